@@ -1,0 +1,1 @@
+"""distgrad: gradients of NumPy and CuPy code by a tape, averaged over MPI ranks."""
