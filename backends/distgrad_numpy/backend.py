@@ -1,0 +1,118 @@
+"""The vocabulary on numpy.ndarray: ufuncs where NumPy has them, methods where they are quicker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.kit import ArrayModuleBackend, scatter_add
+
+Array = np.ndarray[Any, Any]
+
+
+class NumPyBackend(ArrayModuleBackend):
+    """NumPy as a backend."""
+
+    def __init__(self) -> None:
+        super().__init__("numpy", np, KERNELS)
+
+    def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
+        """Return a value as a NumPy array; a scalar of NumPy's becomes one of no dimensions."""
+        return np.array(value, dtype=dtype) if copy else np.asarray(value, dtype=dtype)
+
+    def to_host(self, array: Array) -> Array:
+        """Return the array itself: it is on the host already."""
+        return array
+
+    def device(self, array: Array) -> str:
+        """Return ``"cpu"``."""
+        return "cpu"
+
+
+def create() -> NumPyBackend:
+    """Return the backend; the value of the entry point ``numpy``."""
+    return NumPyBackend()
+
+
+# --- reductions: the ufunc's own method skips the wrapper's argument handling ---------------------
+
+
+def _reduction(ufunc: np.ufunc) -> Callable[..., Any]:
+    def kernel(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
+        return ufunc.reduce(x, axis=axis, keepdims=keepdims)
+
+    return kernel
+
+
+def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
+    half = x.dtype == np.float16  # summed in float32, as np.mean does
+    total = np.add.reduce(x, axis=axis, keepdims=keepdims, dtype=np.float32 if half else None)
+    results = np.size(total)
+    if x.size:
+        mean = total / (x.size // results)
+    else:
+        with np.errstate(invalid="ignore"):  # NaN without np.mean's warning
+            mean = np.true_divide(total, 0)
+    return mean.astype(np.float16) if half else mean
+
+
+# --- structure ----------------------------------------------------------------------------------
+
+
+def _reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
+
+
+def _permute_dims(x: Array, axes: tuple[int, ...]) -> Array:
+    return x.transpose(axes)
+
+
+def _matrix_transpose(x: Array) -> Array:
+    return x.swapaxes(-1, -2)
+
+
+def _astype(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype)
+
+
+def _cumulative_sum(x: Array, axis: int | None = None) -> Array:
+    if axis is None and x.ndim != 1:
+        raise ValueError("cumulative_sum needs an axis")
+    return x.cumsum(axis)
+
+
+# --- neural -------------------------------------------------------------------------------------
+
+
+def _label_cross_entropy(logits: Array, labels: Array) -> Any:
+    classes = logits.shape[-1]
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        wrong = labels[(labels < 0) | (labels >= classes)].ravel()[0]
+        raise IndexError(
+            f"softmax_cross_entropy: label {wrong} is no class; expected 0 to {classes - 1}"
+        )
+    top = logits.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(logits - top).sum(axis=-1))
+    picked = np.take_along_axis(logits, labels[..., None].astype(np.intp), axis=-1)
+    return total - (picked - top)[..., 0]
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "sum": _reduction(np.add),
+    "max": _reduction(np.maximum),
+    "min": _reduction(np.minimum),
+    "prod": _reduction(np.multiply),
+    "all": _reduction(np.logical_and),
+    "any": _reduction(np.logical_or),
+    "mean": _mean,
+    "reshape": _reshape,
+    "permute_dims": _permute_dims,
+    "matrix_transpose": _matrix_transpose,
+    "astype": _astype,
+    "cumulative_sum": _cumulative_sum,
+    "scatter_add": partial(scatter_add, np),
+    "label_cross_entropy": _label_cross_entropy,
+}

@@ -1,0 +1,73 @@
+"""The seam: the one place through which every operation passes, and who hears it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from distgrad.core.op import Op
+
+
+class Listener(Protocol):
+    """Whoever hears each operation after it was computed: a tape, an accumulator, a profiler."""
+
+    def hear(
+        self,
+        op: Op,
+        keys: Sequence[int],
+        arrays: tuple[Any, ...],
+        params: dict[str, Any],
+        output: Any,
+        kernels: Any,
+    ) -> None:
+        """Take note of one operation.
+
+        Parameters
+        ----------
+        op : Op
+            The operation.
+        keys : sequence of int
+            The identity of each input; 0 for a constant that nobody can watch.
+        arrays : tuple
+            The inputs' raw arrays (Python scalars stay what they are).
+        params : dict
+            The metadata of the call.
+        output : Tensor or tuple of Tensor
+            The result.
+        kernels : Kernels
+            The vocabulary on the raw arrays' backend.
+        """
+        ...
+
+    def hear_read(self, variable: Any) -> None:
+        """Take note that a variable is about to be read by an operation."""
+        ...
+
+    def follows(self, key: int) -> bool:
+        """Return whether the value with this identity is differentiated by the listener."""
+        ...
+
+
+Evaluator = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+
+# Who listens. A new thread starts with none: a tape hears its own thread.
+LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("distgrad_listeners", default=())
+
+
+def _unbound(op: Op, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
+    raise RuntimeError(f"{op.name}: no evaluator is bound; import distgrad, not a part of it")
+
+
+_evaluate: Evaluator = _unbound
+
+
+def bind_evaluator(evaluator: Evaluator) -> None:
+    """Say who computes operations; done once, when `distgrad.eager` is imported."""
+    global _evaluate  # noqa: PLW0603  the seam's one late binding: operations stand below values
+    _evaluate = evaluator
+
+
+def apply(op: Op, *inputs: Any, **params: Any) -> Any:
+    """Return the result of an operation on tensors, variables, arrays or scalars."""
+    return _evaluate(op, inputs, params)

@@ -1,0 +1,148 @@
+"""The dtypes: their names, which can be differentiated, and the default one.
+
+A dtype is a `numpy.dtype`, whatever the backend. Promotion between arrays is NumPy's (NEP 50), which
+contains the array API standard's; a Python scalar never widens an array.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from distgrad.errors import DTypeError
+
+DType: TypeAlias = np.dtype[Any]
+DTypeLike: TypeAlias = Any  # a dtype, its name, or a Python or NumPy scalar type
+
+bool_ = np.dtype("bool")
+int8, int16, int32, int64 = (np.dtype(f"int{bits}") for bits in (8, 16, 32, 64))
+uint8, uint16, uint32, uint64 = (np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64))
+float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
+complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
+
+NAMES = (
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
+    "float16 float32 float64 complex64 complex128"
+).split()
+
+_default: DType = float32
+
+
+def default_dtype() -> DType:
+    """Return the dtype of floating values that bring none of their own; float32 unless set."""
+    return _default
+
+
+def set_default_dtype(dtype: DTypeLike) -> None:
+    """Set the dtype of floating values that bring none of their own.
+
+    Parameters
+    ----------
+    dtype : dtype or str
+        A real floating dtype, such as ``"float64"``.
+
+    Raises
+    ------
+    DTypeError
+        If `dtype` is no real floating dtype.
+    """
+    global _default  # noqa: PLW0603  one of the library's few settings (docs: architecture)
+    chosen = as_dtype(dtype)
+    if not is_real_floating(chosen):
+        raise DTypeError(
+            f"set_default_dtype: dtype is {chosen}; expected a real floating dtype, "
+            "such as 'float32' or 'float64'"
+        )
+    _default = chosen
+
+
+@cache
+def _named(name: str) -> DType:
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise DTypeError(
+                "dtype 'bfloat16' needs the package ml_dtypes: pip install ml_dtypes"
+            ) from error
+        return np.dtype(ml_dtypes.bfloat16)
+    if name not in NAMES:
+        raise DTypeError(f"dtype {name!r} is unknown; expected one of {', '.join(NAMES)}, bfloat16")
+    return np.dtype(name)
+
+
+def as_dtype(dtype: DTypeLike) -> DType:
+    """Return a dtype from a dtype, its name, or a scalar type.
+
+    Python's ``float`` means the default dtype and ``complex`` the complex dtype of that precision.
+
+    Raises
+    ------
+    DTypeError
+        If there is no such dtype, or distgrad has no arithmetic for it (strings, objects, dates).
+    """
+    if dtype is float:
+        return _default
+    if dtype is complex:
+        return complex_of(_default)
+    if isinstance(dtype, str):
+        return _named(dtype)
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError:
+        # Another array library's dtype: its last word is the name, as in `torch.float32`.
+        return _named(str(dtype).rpartition(".")[2])
+    if resolved.name not in NAMES and resolved.name != "bfloat16":
+        raise DTypeError(
+            f"dtype {resolved} has no arithmetic here; expected one of {', '.join(NAMES)}, bfloat16"
+        )
+    return resolved
+
+
+def complex_of(dtype: DType) -> DType:
+    """Return the complex dtype whose parts have the precision of a real floating dtype."""
+    return complex128 if dtype == float64 else complex64
+
+
+def is_real_floating(dtype: DType) -> bool:
+    """Return whether a dtype holds real floating numbers (bfloat16 included)."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def is_complex(dtype: DType) -> bool:
+    """Return whether a dtype holds complex numbers."""
+    return dtype.kind == "c"
+
+
+def is_differentiable(dtype: DType) -> bool:
+    """Return whether values of a dtype have derivatives: floating and complex ones do."""
+    return dtype.kind in "fc" or dtype.name == "bfloat16"
+
+
+def result_type(*operands: Any) -> DType:
+    """Return the dtype that an operation on dtypes and Python scalars computes in.
+
+    Parameters
+    ----------
+    *operands : dtype or Python scalar
+        At least one dtype. A Python scalar adapts to the dtypes: it decides the kind, never the
+        width; where it lifts integers to floating numbers, these get the default dtype.
+    """
+    dtypes = [as_dtype(o) for o in operands if not isinstance(o, (bool, int, float, complex))]
+    joint = np.result_type(*dtypes)
+    scalars = [o for o in operands if isinstance(o, (bool, int, float, complex))]
+    for scalar in scalars:
+        joint = _with_scalar(joint, scalar)
+    return joint
+
+
+def _with_scalar(joint: DType, scalar: bool | int | float | complex) -> DType:
+    if isinstance(scalar, complex) and not is_complex(joint):
+        return complex_of(joint if is_real_floating(joint) else _default)
+    if isinstance(scalar, float) and not is_differentiable(joint):
+        return _default
+    if type(scalar) is int and joint == bool_:
+        return int64
+    return joint

@@ -1,0 +1,363 @@
+"""Eager evaluation: the seam's evaluator, which calls kernels and tells whoever listens.
+
+Also here: how values enter (`asarray`), and which backend is in force where no array decides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import numpy as np
+
+from distgrad import backend as backends
+from distgrad.backend.kernels import Kernels
+from distgrad.backend.protocol import Backend
+from distgrad.core.op import Op, Spec
+from distgrad.core.seam import LISTENERS, bind_evaluator
+from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, is_differentiable
+from distgrad.errors import DistgradError, DTypeError, MixedBackendError
+from distgrad.ops import VOCABULARY
+from distgrad.ops.creation import dtype_of_scalar
+from distgrad.ops.elementwise import positive
+from distgrad.ops.structure import TRANSFER
+from distgrad.tensor import Operators, Tensor, new_key
+
+_SCALARS = (bool, int, float, complex)
+_make = Tensor.__new__
+
+
+# --- the evaluator ------------------------------------------------------------------------------
+
+
+def evaluate(
+    op: Op, inputs: tuple[Any, ...], params: dict[str, Any], kernels: Kernels | None = None
+) -> Any:
+    """Compute one operation, and tell whoever listens.
+
+    Parameters
+    ----------
+    op : Op
+        The operation.
+    inputs : tuple
+        Tensors, variables, arrays and scalars.
+    params : dict
+        The metadata.
+    kernels : Kernels, optional
+        Where to compute if no input decides; on the backend in force by default.
+
+    Returns
+    -------
+    Tensor or tuple of Tensor
+
+    Raises
+    ------
+    MixedBackendError
+        If inputs belong to different backends.
+    ShapeError
+        If their shapes do not fit the operation.
+    """
+    # Two tensors or one, of one backend: nearly every call, so it is spelled out.
+    count = len(inputs)
+    if count == 2 and inputs[0].__class__ is Tensor and inputs[1].__class__ is Tensor:
+        first, second = inputs
+        kernels = first.kernels
+        if second.kernels is not kernels:
+            _refuse_mixture(op, first.kernels.backend, second.kernels.backend)
+        arrays: tuple[Any, ...] = (first.array, second.array)
+        keys: tuple[int, ...] = (first.key, second.key)
+    elif count == 1 and inputs[0].__class__ is Tensor:
+        first = inputs[0]
+        kernels = first.kernels
+        arrays = (first.array,)
+        keys = (first.key,)
+    else:
+        kernels, arrays, keys = _admit(op, inputs, kernels)
+
+    kernel = kernels.table.get(op) or kernels.resolve(op)
+    try:
+        result = kernel(*arrays, **params)
+    except (TypeError, ValueError, IndexError) as error:
+        _explain(op, arrays, params, error)
+
+    if op.outputs == 1:
+        home = kernels
+        if result.__class__ is not kernels.array_type:
+            if op is TRANSFER:
+                home = kernels_of(params["backend"])
+            else:  # NumPy's scalars, for no dimensions
+                result = kernels.backend.asarray(result)
+        output = _make(Tensor)
+        output.array = result
+        output.kernels = home
+        output.key = new_key()
+    else:
+        output = tuple(Tensor(kernels.backend.asarray(each), kernels) for each in result)
+    for listener in LISTENERS.get():
+        listener.hear(op, keys, arrays, params, output, kernels)
+    return output
+
+
+def _admit(
+    op: Op, inputs: tuple[Any, ...], kernels: Kernels | None
+) -> tuple[Kernels, tuple[Any, ...], tuple[int, ...]]:
+    """Return the kernels, raw arrays and identities of inputs of any sort."""
+    values = [x.read() if isinstance(x, Operators) else x for x in inputs]
+    found: Kernels | None = None
+    for value in values:
+        if value.__class__ is Tensor:
+            if found is None:
+                found = value.kernels
+            elif value.kernels is not found:
+                _refuse_mixture(op, found.backend, value.kernels.backend)
+    if found is None:
+        found = kernels or _kernels_owning(values) or current_kernels()
+        return _admit_foreign(found, values)
+    arrays, keys = [], []
+    for value in values:
+        if value.__class__ is Tensor:
+            arrays.append(value.array)
+            keys.append(value.key)
+        else:
+            arrays.append(_admitted(op, found, value, values))
+            keys.append(0)
+    return found, tuple(arrays), tuple(keys)
+
+
+def _admit_foreign(
+    kernels: Kernels, values: list[Any]
+) -> tuple[Kernels, tuple[Any, ...], tuple[int, ...]]:
+    """Return arrays for inputs none of which is a tensor; a scalar among arrays stays a scalar."""
+    has_array = any(type(value) not in _SCALARS for value in values)
+    arrays = tuple(
+        value if has_array and type(value) in _SCALARS else asarray_raw(kernels, value)
+        for value in values
+    )
+    return kernels, arrays, (0,) * len(arrays)
+
+
+def _admitted(op: Op, kernels: Kernels, value: Any, values: list[Any]) -> Any:
+    """Return one input that is no tensor, beside tensors of a backend, for its kernels."""
+    if type(value) in (float, complex):
+        # NumPy would lift integers to float64 here; a Python number brings only its kind.
+        dtypes = [v.dtype for v in values if v.__class__ is Tensor]
+        if not any(is_differentiable(dtype) for dtype in dtypes):
+            return kernels.backend.asarray(value, dtype=dtype_of_scalar(value))
+        return value
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim and kernels.backend.name != "numpy":
+        _refuse_mixture(op, kernels.backend, load("numpy"))
+    return asarray_raw(kernels, value)
+
+
+def _refuse_mixture(op: Op, one: Backend, other: Backend) -> NoReturn:
+    raise MixedBackendError(
+        f"{op.name}: the operands belong to the backends {one.name!r} and {other.name!r}; "
+        f"move one of them first, such as x.to(backend={one.name!r})"
+    )
+
+
+def _explain(op: Op, arrays: tuple[Any, ...], params: dict[str, Any], error: Exception) -> NoReturn:
+    """Raise the clearest error for a kernel that failed: the operation's own, if its rule objects."""
+    if isinstance(error, DistgradError):
+        raise error
+    operands = (
+        a if type(a) in _SCALARS else Spec(tuple(a.shape), as_dtype(a.dtype)) for a in arrays
+    )
+    op.spec(*operands, **params)
+    raise error
+
+
+# --- the recorded vocabulary: what rules compute in when their result is to be differentiated ----
+
+
+class Recorded:
+    """The vocabulary on tensors, for rules whose work somebody listens to.
+
+    Parameters
+    ----------
+    kernels : Kernels
+        Where to compute if no input decides.
+    """
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self.complex_dtypes = frozenset((np.dtype("complex64"), np.dtype("complex128")))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in self._kernels.vocabulary:
+            raise AttributeError(f"no operation is called {name!r}")
+        op = self._kernels.vocabulary[name]
+
+        def recorded(*inputs: Any, **params: Any) -> Any:
+            return evaluate(op, inputs, params, self._kernels)
+
+        setattr(self, name, recorded)
+        return recorded
+
+
+# --- backends in force --------------------------------------------------------------------------
+
+_kernels: dict[int, Kernels] = {}  # by the backend's id; the kernels keep the backend alive
+_process_default: Backend | None = None
+_in_force: ContextVar[Backend | None] = ContextVar("distgrad_backend", default=None)
+
+
+def load(backend: str | Backend) -> Backend:
+    """Return a backend from its name, or the backend itself."""
+    return backends.load(backend) if isinstance(backend, str) else backend
+
+
+def kernels_of(backend: str | Backend) -> Kernels:
+    """Return the vocabulary on a backend's arrays."""
+    loaded = load(backend)
+    kernels = _kernels.get(id(loaded))
+    if kernels is None:
+        kernels = _kernels[id(loaded)] = Kernels(loaded, VOCABULARY)
+    return kernels
+
+
+def current_kernels() -> Kernels:
+    """Return the vocabulary on the backend in force."""
+    chosen = _in_force.get() or _process_default
+    return kernels_of(chosen or os.environ.get("DISTGRAD_BACKEND") or "numpy")
+
+
+def set_backend(backend: str | Backend) -> None:
+    """Set the backend on which new arrays are made.
+
+    Parameters
+    ----------
+    backend : str or Backend
+        A name (see `list_backends`) or a backend object.
+
+    Raises
+    ------
+    UnknownBackendError, BackendUnavailableError
+        If there is no such backend, or it does not work here.
+    """
+    global _process_default  # noqa: PLW0603  one of the library's few settings
+    _process_default = load(backend)
+
+
+@contextmanager
+def use_backend(backend: str | Backend) -> Iterator[Backend]:
+    """Make new arrays on a backend within a ``with`` block."""
+    chosen = load(backend)
+    token = _in_force.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _in_force.reset(token)
+
+
+def list_backends() -> tuple[str, ...]:
+    """Return the names of the installed backends; `distgrad.backend.status` says which work."""
+    return backends.known()
+
+
+# --- how values enter ---------------------------------------------------------------------------
+
+
+def _kernels_owning(values: list[Any]) -> Kernels | None:
+    """Return the kernels of the first backend in use that owns one of the values."""
+    for value in values:
+        if isinstance(value, (*_SCALARS, np.generic, np.ndarray, list, tuple)):
+            continue
+        for kernels in _kernels.values():
+            if kernels.backend.owns(value):
+                return kernels
+        module = type(value).__module__.partition(".")[0]
+        if module in backends.known():
+            return kernels_of(module)
+    return None
+
+
+def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = False) -> Any:
+    """Return any value as a raw array of a backend."""
+    if kernels.backend.owns(value):
+        return kernels.backend.asarray(value, dtype=dtype, copy=copy)
+    if isinstance(value, (np.ndarray, np.generic)):
+        as_dtype(value.dtype)
+        return kernels.backend.asarray(value, dtype=dtype, copy=copy)
+    if type(value) in _SCALARS:
+        return kernels.backend.asarray(value, dtype=dtype or dtype_of_scalar(value))
+    if isinstance(value, (list, tuple)):
+        host = np.asarray(_with_tensors_read(value))
+        if host.dtype == object:
+            raise DTypeError(
+                f"asarray: {type(value).__name__} is ragged or holds no numbers; "
+                "expected nested lists of equal lengths"
+            )
+        if dtype is None and host.dtype.kind in "fc" and not _has_numpy_leaf(value):
+            dtype = default_dtype() if host.dtype.kind == "f" else as_dtype(complex)
+        as_dtype(host.dtype)
+        return kernels.backend.asarray(host, dtype=dtype)
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        host = np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+        return asarray_raw(kernels, host, dtype, copy)
+    raise DTypeError(
+        f"asarray: value is a {type(value).__name__}; expected a number, an array, a Tensor, "
+        "a Variable, or nested lists of numbers"
+    )
+
+
+def _with_tensors_read(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_with_tensors_read(each) for each in value]
+    return value.numpy() if isinstance(value, Operators) else value
+
+
+def _has_numpy_leaf(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return hasattr(value, "dtype")
+
+
+def asarray(
+    value: Any,
+    /,
+    *,
+    dtype: DTypeLike | None = None,
+    backend: str | Backend | None = None,
+    copy: bool | None = None,
+) -> Tensor:
+    """Return a value as a tensor.
+
+    Parameters
+    ----------
+    value : Tensor, Variable, array, scalar or nested lists
+        NumPy and CuPy arrays keep their dtype and share their memory unless `copy` is true; Python
+        floats get the default dtype, integers int64.
+    dtype : dtype, optional
+        The dtype wanted.
+    backend : str or Backend, optional
+        Where to put it; by default where it is, or on the backend in force.
+    copy : bool, optional
+        Whether to copy even where memory could be shared.
+
+    Raises
+    ------
+    DTypeError
+        If the value holds no numbers, or lists are ragged.
+    """
+    wanted = None if dtype is None else as_dtype(dtype)
+    if isinstance(value, Operators):
+        tensor = value.read()
+        if backend is not None:
+            tensor = tensor.to(backend=backend)
+        if wanted is not None and wanted != tensor.dtype:
+            return tensor.astype(wanted)  # type: ignore[no-any-return]  # operations return Any
+        return positive(tensor) if copy or tensor is not value else tensor  # type: ignore[no-any-return]
+    if backend is not None:
+        kernels = kernels_of(backend)
+    else:
+        kernels = _kernels_owning([value]) or current_kernels()
+    return Tensor(asarray_raw(kernels, value, wanted, bool(copy)), kernels)
+
+
+bind_evaluator(evaluate)

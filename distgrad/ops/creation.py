@@ -1,0 +1,141 @@
+"""Arrays from nothing: constants and ranges, made on the backend in force."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from distgrad.core.op import Spec
+from distgrad.core.seam import apply
+from distgrad.dtypes import DType, DTypeLike, as_dtype, bool_, complex_of, default_dtype, int64
+from distgrad.ops.families import undifferentiable
+from distgrad.shapes import Shape
+
+
+def _full_spec(*, shape: Shape, fill_value: Any, dtype: DType) -> Spec:
+    return Spec(shape, dtype)
+
+
+FULL = undifferentiable("full", _full_spec)
+
+
+def full(
+    shape: int | Sequence[int],
+    fill_value: bool | int | float | complex,
+    *,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """Return an array of one value.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Its shape.
+    fill_value : scalar
+        The value of every element.
+    dtype : dtype, optional
+        By default bool, int64, the default dtype or its complex one, as `fill_value` is.
+    """
+    chosen = dtype_of_scalar(fill_value) if dtype is None else as_dtype(dtype)
+    return apply(FULL, shape=_as_shape(shape), fill_value=fill_value, dtype=chosen)
+
+
+def zeros(shape: int | Sequence[int], *, dtype: DTypeLike | None = None) -> Any:
+    """Return an array of zeros, of the default dtype unless another is given."""
+    return full(shape, 0, dtype=default_dtype() if dtype is None else dtype)
+
+
+def ones(shape: int | Sequence[int], *, dtype: DTypeLike | None = None) -> Any:
+    """Return an array of ones, of the default dtype unless another is given."""
+    return full(shape, 1, dtype=default_dtype() if dtype is None else dtype)
+
+
+def dtype_of_scalar(value: bool | int | float | complex) -> DType:
+    """Return the dtype that a Python scalar gets where no array decides."""
+    if isinstance(value, bool):
+        return bool_
+    if isinstance(value, int):
+        return int64
+    return default_dtype() if isinstance(value, float) else complex_of(default_dtype())
+
+
+def _as_shape(shape: int | Sequence[int]) -> Shape:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _arange_spec(*, start: Any, stop: Any, step: Any, dtype: DType) -> Spec:
+    return Spec((max(math.ceil((stop - start) / step), 0),), dtype)
+
+
+ARANGE = undifferentiable("arange", _arange_spec)
+
+
+def arange(
+    start: int | float,
+    /,
+    stop: int | float | None = None,
+    step: int | float = 1,
+    *,
+    dtype: DTypeLike | None = None,
+) -> Any:
+    """Return evenly spaced values from `start` up to, but without, `stop`.
+
+    With one argument the values run from 0 up to it. The dtype is int64 where all arguments are
+    integers, and else the default one.
+
+    Raises
+    ------
+    ValueError
+        If `step` is 0.
+    """
+    if stop is None:
+        start, stop = 0, start
+    if step == 0:
+        raise ValueError("arange: step is 0; expected a number that is not 0")
+    if dtype is None:
+        integers = all(isinstance(v, int) for v in (start, stop, step))
+        dtype = int64 if integers else default_dtype()
+    return apply(ARANGE, start=start, stop=stop, step=step, dtype=as_dtype(dtype))
+
+
+def _linspace_spec(*, start: Any, stop: Any, num: int, dtype: DType, endpoint: bool) -> Spec:
+    return Spec((num,), dtype)
+
+
+LINSPACE = undifferentiable("linspace", _linspace_spec)
+
+
+def linspace(
+    start: float, stop: float, /, num: int, *, dtype: DTypeLike | None = None, endpoint: bool = True
+) -> Any:
+    """Return `num` evenly spaced values from `start` to `stop`, which is left out on request."""
+    if dtype is None:
+        is_complex = isinstance(start, complex) or isinstance(stop, complex)
+        dtype = complex_of(default_dtype()) if is_complex else default_dtype()
+    return apply(
+        LINSPACE, start=start, stop=stop, num=num, dtype=as_dtype(dtype), endpoint=endpoint
+    )
+
+
+def _eye_spec(*, n_rows: int, n_cols: int, k: int, dtype: DType) -> Spec:
+    return Spec((n_rows, n_cols), dtype)
+
+
+EYE = undifferentiable("eye", _eye_spec)
+
+
+def eye(
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DTypeLike | None = None
+) -> Any:
+    """Return a matrix with ones on its k-th diagonal (above the main one for k > 0), else zeros."""
+    return apply(
+        EYE,
+        n_rows=n_rows,
+        n_cols=n_rows if n_cols is None else n_cols,
+        k=k,
+        dtype=default_dtype() if dtype is None else as_dtype(dtype),
+    )
+
+
+OPS = (FULL, ARANGE, LINSPACE, EYE)

@@ -1,0 +1,521 @@
+"""Arithmetic and elementwise mathematics: one operation a block, its rule and function together."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from distgrad.core.op import Array, Keep, Kind, Namespace, Op
+from distgrad.core.seam import apply
+from distgrad.ops.families import (
+    binary,
+    conjugate,
+    elementwise_spec,
+    expand_to,
+    fit,
+    floating,
+    joint,
+    real_part,
+    sum_of,
+    sum_to,
+    unary,
+)
+
+# --- sums and differences: nothing is kept but shapes --------------------------------------------
+
+
+def _signed_sum(name: str, sign: int) -> Op:
+    """Return the operation a + b or a - b."""
+
+    def vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+        if xs is None:
+            return g, (g if sign > 0 else -g) if needs[1] else None
+        to_a, to_b = (
+            sum_to(xp, g, shape) if need and g.shape != shape else g
+            for shape, need in zip(xs, needs, strict=True)
+        )
+        return to_a, (to_b if sign > 0 else -to_b) if needs[1] else None
+
+    def jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+        a, b = tangents
+        terms = ([] if a is None else [a]) + ([] if b is None else [b if sign > 0 else -b])
+        return expand_to(xp, sum_of(terms), y)
+
+    return Op(name, Kind.ELEMENTWISE, elementwise_spec(name, joint), vjp, jvp, Keep.SHAPES)
+
+
+ADD = _signed_sum("add", +1)
+SUBTRACT = _signed_sum("subtract", -1)
+
+
+def add(x1: Any, x2: Any, /) -> Any:
+    """Return x1 + x2, element by element, with broadcasting.
+
+    Parameters
+    ----------
+    x1, x2 : Tensor, Variable, array or scalar
+        The terms; their shapes broadcast, their dtypes promote as NumPy's do.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not broadcast.
+    MixedBackendError
+        If the arrays belong to different backends.
+    """
+    return apply(ADD, x1, x2)
+
+
+def subtract(x1: Any, x2: Any, /) -> Any:
+    """Return x1 - x2, element by element, with broadcasting."""
+    return apply(SUBTRACT, x1, x2)
+
+
+# --- products -----------------------------------------------------------------------------------
+
+MULTIPLY = binary("multiply", lambda xp, y, a, b: b, lambda xp, y, a, b: a, keep=((1,), (0,)))
+
+
+def multiply(x1: Any, x2: Any, /) -> Any:
+    """Return x1 * x2, element by element, with broadcasting."""
+    return apply(MULTIPLY, x1, x2)
+
+
+DIVIDE = binary(
+    "divide",
+    lambda xp, y, a, b: 1 / b,
+    lambda xp, y, a, b: -a / (b * b),
+    keep=((1,), (0, 1)),
+    dtype=floating,
+)
+
+
+def divide(x1: Any, x2: Any, /) -> Any:
+    """Return x1 / x2, element by element, with broadcasting; always floating."""
+    return apply(DIVIDE, x1, x2)
+
+
+def _pow_in_base(xp: Namespace, y: Array, a: Array, b: Array) -> Array:
+    # Where the exponent is 0 the derivative is 0 also at base 0, where b * a**(b - 1) is 0 * inf.
+    if isinstance(b, (int, float, complex)):
+        return xp.zeros_like(a) if b == 0 else (2 * a if b == 2 else b * xp.pow(a, b - 1))
+    zero = xp.equal(b, 0)
+    return xp.where(zero, 0, b * xp.pow(a, xp.where(zero, 1, b - 1)))
+
+
+def _pow_in_exponent(xp: Namespace, y: Array, a: Array, b: Array) -> Array:
+    # a**b log(a) tends to 0 for a to +0; so the limit is taken, where the product is 0 * -inf.
+    if isinstance(a, (int, float, complex)):
+        return xp.zeros_like(b) if a == 0 else xp.pow(a, b) * _log_of_scalar(a)
+    zero = xp.equal(a, 0)
+    return xp.where(zero, 0, xp.pow(a, b) * xp.log(xp.where(zero, 1, a)))
+
+
+def _log_of_scalar(a: complex) -> complex:
+    import cmath
+
+    if isinstance(a, complex):
+        return cmath.log(a)
+    return math.log(a) if a > 0 else math.nan
+
+
+POW = binary("pow", _pow_in_base, _pow_in_exponent, keep=((0, 1), (0, 1)))
+
+
+def pow(x1: Any, x2: Any, /) -> Any:
+    """Return x1 to the power of x2, element by element, with broadcasting.
+
+    Notes
+    -----
+    The derivative in the base is 0 where the exponent is 0 (also at base 0, where TensorFlow and
+    JAX give NaN), and the derivative in the exponent is 0 at base 0, its limit from above.
+    """
+    return apply(POW, x1, x2)
+
+
+SQUARE = unary("square", lambda xp, y, x: 2 * x, compose=lambda xp, x: x * x)
+
+
+def square(x: Any, /) -> Any:
+    """Return x * x, element by element."""
+    return apply(SQUARE, x)
+
+
+REMAINDER = binary(
+    "remainder",
+    lambda xp, y, a, b: xp.ones_like(a),
+    lambda xp, y, a, b: -xp.floor(a / b),
+    keep=((0,), (0, 1)),
+)
+
+
+def remainder(x1: Any, x2: Any, /) -> Any:
+    """Return x1 modulo x2 with the sign of x2, element by element.
+
+    Notes
+    -----
+    The derivative is 1 in `x1` and -floor(x1 / x2) in `x2`, also at the jumps.
+    """
+    return apply(REMAINDER, x1, x2)
+
+
+FLOOR_DIVIDE = binary("floor_divide", None, None)
+
+
+def floor_divide(x1: Any, x2: Any, /) -> Any:
+    """Return the largest integer not above x1 / x2; no derivative flows through it."""
+    return apply(FLOOR_DIVIDE, x1, x2)
+
+
+# --- signs --------------------------------------------------------------------------------------
+
+
+def _negative_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (-g,)
+
+
+def _negative_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return -tangents[0]
+
+
+NEGATIVE = Op(
+    "negative",
+    Kind.ELEMENTWISE,
+    elementwise_spec("negative", joint),
+    _negative_vjp,
+    _negative_jvp,
+    Keep.SHAPES,
+)
+
+
+def negative(x: Any, /) -> Any:
+    """Return -x, element by element."""
+    return apply(NEGATIVE, x)
+
+
+def _positive_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (g,)
+
+
+def _positive_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return tangents[0]
+
+
+POSITIVE = Op(
+    "positive",
+    Kind.ELEMENTWISE,
+    elementwise_spec("positive", joint),
+    _positive_vjp,
+    _positive_jvp,
+    Keep.SHAPES,
+)
+
+
+def positive(x: Any, /) -> Any:
+    """Return +x: the same values as a new tensor with an identity of its own on a tape."""
+    return apply(POSITIVE, x)
+
+
+def _abs_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (g * xp.sign(xs[0]),)
+
+
+def _abs_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    slope = tangents[0] * conjugate(xp, xp.sign(xs[0]))
+    return xp.real(slope) if slope.dtype in xp.complex_dtypes else slope
+
+
+ABS = Op("abs", Kind.ELEMENTWISE, elementwise_spec("abs", real_part), _abs_vjp, _abs_jvp)
+
+
+def abs(x: Any, /) -> Any:
+    """Return the absolute value (modulus), element by element.
+
+    Notes
+    -----
+    The derivative at 0 is 0. For complex x the cotangent is g x / ``|x|``.
+    """
+    return apply(ABS, x)
+
+
+def _sign_partial(xp: Namespace, y: Array, x: Array) -> Array:
+    return xp.zeros_like(x)
+
+
+SIGN = unary("sign", _sign_partial)
+
+
+def sign(x: Any, /) -> Any:
+    """Return -1, 0 or 1 (x / ``|x|`` for complex x), element by element; the derivative is 0."""
+    return apply(SIGN, x)
+
+
+# --- exponentials, logarithms, roots ------------------------------------------------------------
+
+EXP = unary("exp", lambda xp, y, x: y, keep=Keep.OUTPUT, dtype=floating)
+EXPM1 = unary("expm1", lambda xp, y, x: y + 1, keep=Keep.OUTPUT, dtype=floating)
+LOG = unary("log", lambda xp, y, x: 1 / x, dtype=floating)
+LOG1P = unary("log1p", lambda xp, y, x: 1 / (1 + x), dtype=floating)
+SQRT = unary("sqrt", lambda xp, y, x: 0.5 / y, keep=Keep.OUTPUT, dtype=floating)
+
+
+def exp(x: Any, /) -> Any:
+    """Return e to the power of x, element by element."""
+    return apply(EXP, x)
+
+
+def expm1(x: Any, /) -> Any:
+    """Return exp(x) - 1, precise near 0, element by element."""
+    return apply(EXPM1, x)
+
+
+def log(x: Any, /) -> Any:
+    """Return the natural logarithm, element by element."""
+    return apply(LOG, x)
+
+
+def log1p(x: Any, /) -> Any:
+    """Return log(1 + x), precise near 0, element by element."""
+    return apply(LOG1P, x)
+
+
+def sqrt(x: Any, /) -> Any:
+    """Return the square root, element by element; its derivative at 0 is inf."""
+    return apply(SQRT, x)
+
+
+LOGADDEXP = binary(
+    "logaddexp",
+    lambda xp, y, a, b: xp.exp(a - y),
+    lambda xp, y, a, b: xp.exp(b - y),
+    keep=Keep.BOTH,
+    dtype=floating,
+)
+
+
+def logaddexp(x1: Any, x2: Any, /) -> Any:
+    """Return log(exp(x1) + exp(x2)) without overflow, element by element."""
+    return apply(LOGADDEXP, x1, x2)
+
+
+# --- trigonometric and hyperbolic functions -----------------------------------------------------
+
+SIN = unary("sin", lambda xp, y, x: xp.cos(x), dtype=floating)
+COS = unary("cos", lambda xp, y, x: -xp.sin(x), dtype=floating)
+TAN = unary("tan", lambda xp, y, x: 1 + y * y, keep=Keep.OUTPUT, dtype=floating)
+ASIN = unary("asin", lambda xp, y, x: 1 / xp.sqrt(1 - x * x), dtype=floating)
+ACOS = unary("acos", lambda xp, y, x: -1 / xp.sqrt(1 - x * x), dtype=floating)
+ATAN = unary("atan", lambda xp, y, x: 1 / (1 + x * x), dtype=floating)
+SINH = unary("sinh", lambda xp, y, x: xp.cosh(x), dtype=floating)
+COSH = unary("cosh", lambda xp, y, x: xp.sinh(x), dtype=floating)
+TANH = unary("tanh", lambda xp, y, x: 1 - y * y, keep=Keep.OUTPUT, dtype=floating)
+ASINH = unary("asinh", lambda xp, y, x: 1 / xp.sqrt(1 + x * x), dtype=floating)
+ACOSH = unary("acosh", lambda xp, y, x: 1 / (xp.sqrt(x - 1) * xp.sqrt(x + 1)), dtype=floating)
+ATANH = unary("atanh", lambda xp, y, x: 1 / (1 - x * x), dtype=floating)
+
+
+def sin(x: Any, /) -> Any:
+    """Return the sine, element by element; x in radians."""
+    return apply(SIN, x)
+
+
+def cos(x: Any, /) -> Any:
+    """Return the cosine, element by element; x in radians."""
+    return apply(COS, x)
+
+
+def tan(x: Any, /) -> Any:
+    """Return the tangent, element by element; x in radians."""
+    return apply(TAN, x)
+
+
+def asin(x: Any, /) -> Any:
+    """Return the inverse sine in radians, element by element."""
+    return apply(ASIN, x)
+
+
+def acos(x: Any, /) -> Any:
+    """Return the inverse cosine in radians, element by element."""
+    return apply(ACOS, x)
+
+
+def atan(x: Any, /) -> Any:
+    """Return the inverse tangent in radians, element by element."""
+    return apply(ATAN, x)
+
+
+def sinh(x: Any, /) -> Any:
+    """Return the hyperbolic sine, element by element."""
+    return apply(SINH, x)
+
+
+def cosh(x: Any, /) -> Any:
+    """Return the hyperbolic cosine, element by element."""
+    return apply(COSH, x)
+
+
+def tanh(x: Any, /) -> Any:
+    """Return the hyperbolic tangent, element by element."""
+    return apply(TANH, x)
+
+
+def asinh(x: Any, /) -> Any:
+    """Return the inverse hyperbolic sine, element by element."""
+    return apply(ASINH, x)
+
+
+def acosh(x: Any, /) -> Any:
+    """Return the inverse hyperbolic cosine, element by element."""
+    return apply(ACOSH, x)
+
+
+def atanh(x: Any, /) -> Any:
+    """Return the inverse hyperbolic tangent, element by element."""
+    return apply(ATANH, x)
+
+
+ATAN2 = binary(
+    "atan2",
+    lambda xp, y, a, b: b / (a * a + b * b),
+    lambda xp, y, a, b: -a / (a * a + b * b),
+    dtype=floating,
+)
+
+
+def atan2(x1: Any, x2: Any, /) -> Any:
+    """Return the angle in radians of the point (x2, x1), element by element."""
+    return apply(ATAN2, x1, x2)
+
+
+# --- rounding: no derivative flows --------------------------------------------------------------
+
+FLOOR = unary("floor", None)
+CEIL = unary("ceil", None)
+ROUND = unary("round", None)
+
+
+def floor(x: Any, /) -> Any:
+    """Return the largest integer not above x; no derivative flows through it."""
+    return apply(FLOOR, x)
+
+
+def ceil(x: Any, /) -> Any:
+    """Return the smallest integer not below x; no derivative flows through it."""
+    return apply(CEIL, x)
+
+
+def round(x: Any, /) -> Any:
+    """Return the nearest integer (the even one of two); no derivative flows through it."""
+    return apply(ROUND, x)
+
+
+# --- the larger and the smaller -----------------------------------------------------------------
+
+
+def _extremum(name: str, first_wins: str) -> Op:
+    """Return maximum or minimum; `first_wins` names the comparison by which x1 is taken."""
+
+    def vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+        a, b = xs
+        first = getattr(xp, first_wins)(a, b)
+        to_a = fit(xp, xp.where(first, g, 0), a) if needs[0] else None
+        to_b = fit(xp, xp.where(first, 0, g), b) if needs[1] else None
+        return to_a, to_b
+
+    def jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+        first = getattr(xp, first_wins)(*xs)
+        return xp.where(first, *(0 if tangent is None else tangent for tangent in tangents))
+
+    return Op(name, Kind.ELEMENTWISE, elementwise_spec(name, joint), vjp, jvp)
+
+
+MAXIMUM = _extremum("maximum", "greater_equal")
+MINIMUM = _extremum("minimum", "less_equal")
+
+
+def maximum(x1: Any, x2: Any, /) -> Any:
+    """Return the larger of x1 and x2, element by element; at a tie the gradient goes to `x1`."""
+    return apply(MAXIMUM, x1, x2)
+
+
+def minimum(x1: Any, x2: Any, /) -> Any:
+    """Return the smaller of x1 and x2, element by element; at a tie the gradient goes to `x1`."""
+    return apply(MINIMUM, x1, x2)
+
+
+# --- complex numbers ----------------------------------------------------------------------------
+
+
+def _conj_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (conjugate(xp, g),)
+
+
+def _conj_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return conjugate(xp, tangents[0])
+
+
+CONJ = Op(
+    "conj", Kind.ELEMENTWISE, elementwise_spec("conj", joint), _conj_vjp, _conj_jvp, Keep.SHAPES
+)
+
+
+def conj(x: Any, /) -> Any:
+    """Return the complex conjugate, element by element; x itself where it is real."""
+    return apply(CONJ, x)
+
+
+def _real_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (xp.astype(g, dtype=xs[0].dtype),)
+
+
+def _real_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return xp.real(tangents[0])
+
+
+REAL = Op(
+    "real",
+    Kind.ELEMENTWISE,
+    elementwise_spec("real", real_part),
+    _real_vjp,
+    _real_jvp,
+    Keep.SPECS,
+)
+
+
+def real(x: Any, /) -> Any:
+    """Return the real part, element by element."""
+    return apply(REAL, x)
+
+
+def _imag_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    if xs[0].dtype not in xp.complex_dtypes:
+        return (xp.zeros_like(g),)
+    return (1j * xp.astype(g, dtype=xs[0].dtype),)
+
+
+def _imag_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return xp.imag(tangents[0])
+
+
+IMAG = Op(
+    "imag",
+    Kind.ELEMENTWISE,
+    elementwise_spec("imag", real_part),
+    _imag_vjp,
+    _imag_jvp,
+    Keep.SPECS,
+)
+
+
+def imag(x: Any, /) -> Any:
+    """Return the imaginary part, element by element."""
+    return apply(IMAG, x)
+
+
+OPS = (
+    (ADD, SUBTRACT, MULTIPLY, DIVIDE, POW, SQUARE, REMAINDER, FLOOR_DIVIDE)
+    + (NEGATIVE, POSITIVE, ABS, SIGN)
+    + (EXP, EXPM1, LOG, LOG1P, SQRT, LOGADDEXP)
+    + (SIN, COS, TAN, ASIN, ACOS, ATAN, SINH, COSH, TANH, ASINH, ACOSH, ATANH, ATAN2)
+    + (FLOOR, CEIL, ROUND, MAXIMUM, MINIMUM, CONJ, REAL, IMAG)
+)

@@ -1,0 +1,279 @@
+"""Operations of neural networks: activations, softmax, cross-entropies from logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
+from distgrad.core.seam import apply
+from distgrad.dtypes import DTypeLike, as_dtype, default_dtype
+from distgrad.errors import DTypeError, ShapeError
+from distgrad.ops.elementwise import multiply, negative, subtract
+from distgrad.ops.families import elementwise_spec, floating, joint, unary, undifferentiable
+from distgrad.ops.reductions import sum as sum_over
+from distgrad.shapes import normalize_axis
+
+# --- activations --------------------------------------------------------------------------------
+
+
+def _relu_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (xp.where(y > 0, g, 0),)
+
+
+def _relu_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return xp.where(y > 0, tangents[0], 0)
+
+
+def _relu_compose(xp: Namespace, x: Array) -> Array:
+    return xp.maximum(x, 0)
+
+
+RELU = Op(
+    "relu",
+    Kind.ELEMENTWISE,
+    elementwise_spec("relu", joint),
+    _relu_vjp,
+    _relu_jvp,
+    Keep.OUTPUT,
+    _relu_compose,
+)
+
+
+def relu(x: Any, /) -> Any:
+    """Return max(x, 0), element by element; the derivative at 0 is 0."""
+    return apply(RELU, x)
+
+
+def _sigmoid_compose(xp: Namespace, x: Array) -> Array:
+    # By tanh, which saturates: exp(-x) would overflow, with a warning, for large negative x.
+    return 0.5 * (xp.tanh(0.5 * x) + 1)
+
+
+SIGMOID = unary(
+    "sigmoid",
+    lambda xp, y, x: y * (1 - y),
+    keep=Keep.OUTPUT,
+    dtype=floating,
+    compose=_sigmoid_compose,
+)
+
+
+def sigmoid(x: Any, /) -> Any:
+    """Return 1 / (1 + exp(-x)), element by element, without overflow."""
+    return apply(SIGMOID, x)
+
+
+def _softplus_compose(xp: Namespace, x: Array) -> Array:
+    return xp.logaddexp(x, xp.zeros_like(x))
+
+
+SOFTPLUS = unary(
+    "softplus", lambda xp, y, x: xp.sigmoid(x), dtype=floating, compose=_softplus_compose
+)
+
+
+def softplus(x: Any, /) -> Any:
+    """Return log(1 + exp(x)), element by element, without overflow."""
+    return apply(SOFTPLUS, x)
+
+
+# --- softmax ------------------------------------------------------------------------------------
+
+
+def _softmax_spec(x: Spec, *, axis: int) -> Spec:
+    normalize_axis("softmax", axis, len(x.shape))
+    return Spec(tuple(x.shape), floating(x))
+
+
+def _softmax_compose(xp: Namespace, x: Array, axis: int) -> Array:
+    weights = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
+    return weights / xp.sum(weights, axis=axis, keepdims=True)
+
+
+def _softmax_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    weighted = g * y
+    return (weighted - y * xp.sum(weighted, axis=params["axis"], keepdims=True),)
+
+
+def _softmax_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    weighted = tangents[0] * y
+    return weighted - y * xp.sum(weighted, axis=params["axis"], keepdims=True)
+
+
+SOFTMAX = Op(
+    "softmax",
+    Kind.OPAQUE,
+    _softmax_spec,
+    _softmax_vjp,
+    _softmax_jvp,
+    Keep.OUTPUT,
+    _softmax_compose,
+)
+
+
+def softmax(x: Any, /, *, axis: int = -1) -> Any:
+    """Return exp(x) / sum(exp(x)) along an axis, without overflow."""
+    return apply(SOFTMAX, x, axis=axis)
+
+
+def _log_softmax_compose(xp: Namespace, x: Array, axis: int) -> Array:
+    return x - xp.logsumexp(x, axis=axis, keepdims=True)
+
+
+def _log_softmax_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (g - xp.exp(y) * xp.sum(g, axis=params["axis"], keepdims=True),)
+
+
+def _log_softmax_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    t = tangents[0]
+    return t - xp.sum(t * xp.exp(y), axis=params["axis"], keepdims=True)
+
+
+LOG_SOFTMAX = Op(
+    "log_softmax",
+    Kind.OPAQUE,
+    _softmax_spec,
+    _log_softmax_vjp,
+    _log_softmax_jvp,
+    Keep.OUTPUT,
+    _log_softmax_compose,
+)
+
+
+def log_softmax(x: Any, /, *, axis: int = -1) -> Any:
+    """Return log(softmax(x)) along an axis, precise where the softmax itself would underflow."""
+    return apply(LOG_SOFTMAX, x, axis=axis)
+
+
+# --- cross-entropies from logits ----------------------------------------------------------------
+
+
+def _one_hot_spec(labels: Spec, *, classes: int, dtype: Any) -> Spec:
+    return Spec((*labels.shape, classes), as_dtype(dtype))
+
+
+ONE_HOT = undifferentiable("one_hot", _one_hot_spec)
+
+
+def one_hot(labels: Any, classes: int, *, dtype: DTypeLike | None = None) -> Any:
+    """Return rows of zeros with a one at each label.
+
+    Parameters
+    ----------
+    labels : Tensor or array of int
+        Of any shape; a label outside 0 ... classes - 1 gives a row of zeros.
+    classes : int
+        The length of the new last axis.
+    dtype : dtype, optional
+        The default dtype unless given.
+    """
+    chosen = default_dtype() if dtype is None else as_dtype(dtype)
+    return apply(ONE_HOT, labels, classes=classes, dtype=chosen)
+
+
+def _cross_entropy_spec(logits: Spec, labels: Spec) -> Spec:
+    expected = tuple(logits.shape)[:-1]
+    if not logits.shape or tuple(labels.shape) != expected:
+        raise ShapeError(
+            f"softmax_cross_entropy: integer labels of shape {expected} expected for logits of "
+            f"shape {tuple(logits.shape)}, got {tuple(labels.shape)}"
+        )
+    return Spec(expected, floating(logits))
+
+
+def _cross_entropy_compose(xp: Namespace, logits: Array, labels: Array) -> Array:
+    classes = logits.shape[-1]
+    picked = xp.one_hot(labels, classes=classes, dtype=logits.dtype)
+    outside = xp.logical_or(labels < 0, labels >= classes)
+    loss = -xp.sum(picked * xp.log_softmax(logits, axis=-1), axis=-1)
+    return xp.where(outside, np.nan, loss)
+
+
+def _cross_entropy_slope(xp: Namespace, logits: Array, labels: Array) -> Array:
+    picked = xp.one_hot(labels, classes=logits.shape[-1], dtype=logits.dtype)
+    return xp.softmax(logits, axis=-1) - picked
+
+
+def _cross_entropy_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return xp.expand_dims(g, axis=-1) * _cross_entropy_slope(xp, *xs), None
+
+
+def _cross_entropy_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return xp.sum(tangents[0] * _cross_entropy_slope(xp, *xs), axis=-1)
+
+
+LABEL_CROSS_ENTROPY = Op(
+    "label_cross_entropy",
+    Kind.OPAQUE,
+    _cross_entropy_spec,
+    _cross_entropy_vjp,
+    _cross_entropy_jvp,
+    Keep.INPUTS,
+    _cross_entropy_compose,
+)
+
+
+def softmax_cross_entropy(*, labels: Any, logits: Any, axis: int = -1) -> Any:
+    """Return the cross-entropy between labels and the softmax of logits, one for each example.
+
+    Parameters
+    ----------
+    labels : Tensor or array
+        Either integers, the class of each example, of the shape of `logits` without `axis`; or
+        probabilities, of the shape of `logits`.
+    logits : Tensor, Variable or array
+        Unnormalised log-probabilities; the classes lie along `axis`.
+    axis : int
+        The axis of the classes; the last for integer labels.
+
+    Returns
+    -------
+    Tensor
+        In nats, of the shape of `logits` without `axis`.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit, or integer labels come with another axis than the last.
+    IndexError
+        If an integer label is no class, on the CPU; elsewhere its loss is NaN.
+
+    Notes
+    -----
+    ``-sum(labels * log_softmax(logits))``, computed so that it cannot overflow.
+    """
+    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    kind = np.dtype(labels.dtype).kind
+    if kind == "b":
+        raise DTypeError("softmax_cross_entropy: labels are bool; expected integers or floating")
+    if kind not in "iu":
+        return negative(sum_over(multiply(labels, log_softmax(logits, axis=axis)), axis=axis))
+    ndim = len(np.shape(logits))
+    if normalize_axis("softmax_cross_entropy", axis, ndim) != ndim - 1:
+        raise ShapeError(
+            f"softmax_cross_entropy: axis is {axis}; with integer labels the classes must lie "
+            "along the last axis: permute_dims the logits first"
+        )
+    return apply(LABEL_CROSS_ENTROPY, logits, labels)
+
+
+def sigmoid_cross_entropy(*, labels: Any, logits: Any) -> Any:
+    """Return the cross-entropy between labels and the sigmoid of logits, element by element.
+
+    Parameters
+    ----------
+    labels : Tensor or array
+        Probabilities between 0 and 1, floating, of the shape of `logits`.
+    logits : Tensor, Variable or array
+        Unnormalised log-odds.
+
+    Notes
+    -----
+    ``softplus(logits) - labels * logits``, which cannot overflow and has the right slope at 0.
+    """
+    return subtract(softplus(logits), multiply(labels, logits))
+
+
+OPS = (RELU, SIGMOID, SOFTPLUS, SOFTMAX, LOG_SOFTMAX, ONE_HOT, LABEL_CROSS_ENTROPY)

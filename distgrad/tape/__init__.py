@@ -1,0 +1,6 @@
+"""The tape: record operations, then walk them back by the chain rule."""
+
+from distgrad.tape.arguments import UnconnectedGradients
+from distgrad.tape.gradient_tape import GradientTape, stop_gradient
+
+__all__ = ["GradientTape", "UnconnectedGradients", "stop_gradient"]

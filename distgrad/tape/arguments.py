@@ -1,0 +1,191 @@
+"""Check what is passed to a tape and bring results into the form that was asked for."""
+
+from __future__ import annotations
+
+import warnings
+from enum import Enum
+from typing import Any
+
+from distgrad import tree
+from distgrad.dtypes import is_complex, is_differentiable
+from distgrad.eager import asarray
+from distgrad.errors import ShapeError, UnconnectedError
+from distgrad.ops.elementwise import real
+from distgrad.ops.structure import astype
+from distgrad.tensor import Operators, Tensor
+from distgrad.variable import Variable
+
+
+class UnconnectedGradients(Enum):
+    """What the gradient is of a source that the target does not depend on.
+
+    ``NONE``: None. ``ZERO``: zeros of the source's shape and dtype. ``ERROR``: an
+    `UnconnectedError` that names the source.
+    """
+
+    NONE = "none"
+    ZERO = "zero"
+    ERROR = "error"
+
+
+def unconnected_policy(given: UnconnectedGradients | str) -> UnconnectedGradients:
+    """Return the policy for unconnected sources from the enum or its value."""
+    try:
+        return UnconnectedGradients(given)
+    except ValueError:
+        raise ValueError(
+            f"Unknown value for unconnected_gradients: {given!r}; expected 'none', 'zero' or 'error'"
+        ) from None
+
+
+def unconnected(
+    policy: UnconnectedGradients, position: int, source: Any, target_recorded: bool
+) -> Tensor | None:
+    """Return what stands for the gradient of a source that the target does not depend on.
+
+    Raises
+    ------
+    UnconnectedError
+        If the policy is to raise.
+    """
+    if policy is UnconnectedGradients.NONE:
+        return None
+    if policy is UnconnectedGradients.ZERO:
+        tensor = _value(source)
+        return Tensor(tensor.kernels.zeros_like(tensor.array), tensor.kernels)
+    name = f"source {position}"
+    if isinstance(source, Variable):
+        name += f", variable {source.name!r},"
+    if not is_differentiable(source.dtype):
+        reason = f"has dtype {source.dtype}, which has no derivative; use a floating dtype"
+    elif not target_recorded:
+        reason = (
+            "has no gradient because the tape has not recorded the target: it was computed outside "
+            "the tape's block, in another thread, or from nothing that the tape watches"
+        )
+    else:
+        reason = (
+            "is not connected to the target: it was not watched when it was used, or the path "
+            "passes stop_gradient, integers, NumPy or an assignment"
+        )
+    raise UnconnectedError(f"gradient: {name} {reason}")
+
+
+def target_leaves(target: Any) -> tuple[list[Any], Any]:
+    """Return the targets as a flat list, and their structure."""
+    if target is None:
+        raise TypeError(
+            "Argument `target` should be a list or nested structure of Tensors or Variables to be "
+            "differentiated, but received None."
+        )
+    return _leaves("target", target)
+
+
+def source_leaves(sources: Any) -> tuple[list[Any], Any]:
+    """Return the sources as a flat list, and their structure; warn of those without derivative."""
+    if sources is None:
+        raise TypeError(
+            "Argument `sources` should be a list or nested structure of Tensors or Variables, but "
+            "received None."
+        )
+    leaves, treedef = _leaves("sources", sources)
+    for position, source in enumerate(leaves):
+        if not is_differentiable(source.dtype):
+            warnings.warn(
+                f"gradient: source {position} has dtype {source.dtype}; expected a floating dtype "
+                "(e.g. float32): its gradient is None; convert it with astype before the tape",
+                stacklevel=4,
+            )
+    return leaves, treedef
+
+
+def _leaves(argument: str, nest: Any) -> tuple[list[Any], Any]:
+    leaves, treedef = tree.flatten(nest)
+    for position, leaf in enumerate(leaves):
+        if not isinstance(leaf, Operators):
+            raise TypeError(
+                f"gradient: {argument} {position} is a {type(leaf).__name__}; expected a Tensor or "
+                "a Variable: convert it with dg.asarray and watch it before computing with it"
+            )
+    return leaves, treedef
+
+
+def matching_seeds(targets: list[Any], treedef: Any, output_gradients: Any) -> list[Tensor]:
+    """Return a cotangent for each target: those given, checked, or ones.
+
+    Raises
+    ------
+    ValueError
+        If `output_gradients` has not the structure of the targets.
+    ShapeError
+        If a cotangent has not its target's shape.
+    """
+    given: list[Any] = [None] * len(targets)
+    if output_gradients is not None:
+        given = _matched(treedef, output_gradients, len(targets))
+    return [
+        _ones_like(target) if cotangent is None else _checked(position, target, cotangent)
+        for position, (target, cotangent) in enumerate(zip(targets, given, strict=True))
+    ]
+
+
+def _matched(treedef: Any, output_gradients: Any, count: int) -> list[Any]:
+    if count == 1 and treedef.num_nodes == 1:  # one target that is no nest
+        return [output_gradients]
+    try:
+        given: list[Any] = treedef.flatten_up_to(output_gradients)
+    except ValueError as error:
+        raise ValueError(
+            "gradient: output_gradients has not the structure of target: expected one cotangent "
+            f"for each of {count} targets, in the same nest ({error})"
+        ) from error
+    return given
+
+
+def _ones_like(target: Any) -> Tensor:
+    tensor = _value(target)
+    return Tensor(tensor.kernels.ones_like(tensor.array), tensor.kernels)
+
+
+def _checked(position: int, target: Any, cotangent: Any) -> Tensor:
+    tensor = _value(target)
+    seed = asarray(cotangent, backend=tensor.kernels.backend)
+    if seed.shape != tensor.shape:
+        raise ShapeError(
+            f"gradient: output_gradients {position} has shape {seed.shape}, its target "
+            f"{tensor.shape}; expected the same shape"
+        )
+    if seed.dtype != tensor.dtype:
+        if is_complex(seed.dtype) and not is_complex(tensor.dtype):
+            raise TypeError(
+                f"gradient: output_gradients {position} is {seed.dtype}, its target {tensor.dtype}; "
+                "expected a real cotangent for a real target"
+            )
+        seed = astype(seed, tensor.dtype)
+    return seed
+
+
+def as_gradient(source: Any, cotangent: Any) -> Tensor:
+    """Return a cotangent as a tensor of its source's dtype; a real source gets the real part."""
+    primal = _value(source)
+    kernels = primal.kernels
+    if isinstance(cotangent, Tensor):
+        if cotangent.dtype == primal.dtype:
+            return cotangent
+        if is_complex(cotangent.dtype) and not is_complex(primal.dtype):
+            cotangent = real(cotangent)
+        return astype(cotangent, primal.dtype)  # type: ignore[no-any-return]
+    if cotangent.__class__ is not kernels.array_type:
+        cotangent = kernels.backend.asarray(cotangent)
+    if cotangent.dtype != primal.array.dtype:
+        if cotangent.dtype in kernels.complex_dtypes and (
+            primal.array.dtype not in kernels.complex_dtypes
+        ):
+            cotangent = kernels.real(cotangent)
+        cotangent = kernels.astype(cotangent, dtype=primal.array.dtype)
+    return Tensor(cotangent, kernels)
+
+
+def _value(holder: Any) -> Tensor:
+    """Return the tensor of a tensor or variable, without the tapes hearing of a read."""
+    return holder._value if isinstance(holder, Variable) else holder

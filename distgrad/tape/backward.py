@@ -1,0 +1,166 @@
+"""Walk records back, from the last to the first, by the chain rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from distgrad.eager import Recorded
+from distgrad.tensor import Tensor
+
+Final = Callable[[int, Any], None]
+
+
+def connected_to(records: Collection[Any], sources: Collection[int]) -> set[int]:
+    """Return the identities of all values that depend on one of the sources."""
+    connected = set(sources)
+    for record in records:
+        if not connected.isdisjoint(record[1]):
+            output = record[2]
+            if output.__class__ is int:
+                connected.add(output)
+            else:
+                connected.update(output)
+    return connected
+
+
+def first_uses(records: Collection[Any], sources: Collection[int]) -> dict[int, list[int]]:
+    """Return for each record's position the sources that no earlier record uses.
+
+    Walking back, the cotangent of such a source is final once that record is done.
+    """
+    awaited = set(sources)
+    uses: dict[int, list[int]] = {}
+    for position, record in enumerate(records):
+        found = awaited.intersection(record[1])
+        if found:
+            uses[position] = sorted(found)
+            awaited -= found
+    return uses
+
+
+def backpropagate(
+    records: list[Any],
+    cotangents: dict[int, Any],
+    sources: Collection[int],
+    *,
+    connected: set[int] | None,
+    recorded: bool,
+    consume: bool,
+    on_final: Final | None = None,
+) -> dict[int, Any]:
+    """Return the cotangents of the sources, by one walk over the records and without recursion.
+
+    Parameters
+    ----------
+    records : list of Record
+        In the order in which the operations ran.
+    cotangents : dict
+        The cotangents of the targets, by identity; used up.
+    sources : collection of int
+        The identities wanted.
+    connected : set of int or None
+        The values that depend on a source; None where every followed value does.
+    recorded : bool
+        Whether to compute with recorded operations on tensors, because somebody listens; otherwise
+        with kernels on raw arrays.
+    consume : bool
+        Whether to take each record off the list, which frees what it keeps as soon as it was used.
+    on_final : callable, optional
+        ``on_final(identity, cotangent)``, called as soon as no record can add to a source any more;
+        the cotangent is None where no target depends on the source.
+
+    Returns
+    -------
+    dict
+        The cotangent of each source that a target depends on.
+    """
+    results: dict[int, Any] = {}
+    uses: dict[int, list[int]] = {}
+    if on_final:
+        uses = first_uses(records, sources)
+        for key in set(sources).difference(*uses.values()):
+            on_final(key, cotangents.get(key))
+    mine: set[int] = set()  # cotangents whose buffer this walk made: it may add in place
+    position = len(records)
+    while position:
+        position -= 1
+        record = records.pop() if consume else records[position]
+        op, follows, output, keys, xs, y, params, kernels = record
+        if output.__class__ is int:
+            g = cotangents.pop(output, None)
+            if g is not None and output in sources:
+                results[output] = g
+        else:
+            g = _several(record, cotangents, sources, results, recorded)
+        if g is not None:
+            needs = (
+                follows
+                if connected is None
+                else [key if key in connected else 0 for key in follows]
+            )
+            xp = kernels
+            if recorded:
+                xp, xs, y = _listened(record)
+            if connected is None or any(needs):
+                for key, term in zip(needs, op.vjp(xp, g, y, xs, params, needs), strict=True):
+                    if key and term is not None:
+                        present = cotangents.get(key)
+                        if present is None:
+                            cotangents[key] = term
+                        elif key in mine and present.dtype == term.dtype:
+                            present += term
+                            cotangents[key] = present
+                        else:
+                            cotangents[key] = present + term
+                            mine.add(key)
+        if position in uses and on_final:
+            for key in uses[position]:
+                on_final(key, cotangents.get(key))
+    for key in sources:
+        if key in cotangents:
+            results[key] = cotangents[key]
+    return results
+
+
+def _several(
+    record: Any,
+    cotangents: dict[int, Any],
+    sources: Collection[int],
+    results: dict[int, Any],
+    recorded: bool,
+) -> list[Any] | None:
+    """Return the cotangents of an operation with several outputs, zeros where one was not used."""
+    _, _, outputs, _, _, specs, _, kernels = record
+    found = [cotangents.pop(key, None) for key in outputs]
+    if all(g is None for g in found):
+        return None
+    for key, g in zip(outputs, found, strict=True):
+        if g is not None and key in sources:
+            results[key] = g
+    filled = []
+    for g, spec in zip(found, specs, strict=True):
+        if g is None:
+            g = kernels.full(shape=tuple(spec.shape), fill_value=0, dtype=spec.dtype)
+            g = Tensor(g, kernels) if recorded else g
+        filled.append(g)
+    return filled
+
+
+def _listened(record: Any) -> tuple[Recorded, Any, Any]:
+    """Return namespace, inputs and output as tensors of their old identity, for those who listen."""
+    _, _, output, keys, xs, y, _, kernels = record
+    array_type = kernels.array_type
+    if xs is not None:
+        xs = tuple(
+            Tensor(x, kernels, key or None) if x.__class__ is array_type else x
+            for x, key in zip(xs, keys, strict=True)
+        )
+    if y.__class__ is array_type:
+        y = Tensor(y, kernels, output)
+    elif y.__class__ is tuple:
+        y = tuple(
+            Tensor(each, kernels, key) if each.__class__ is array_type else each
+            for each, key in zip(y, output, strict=True)
+        )
+    return Recorded(kernels), xs, y

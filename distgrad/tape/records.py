@@ -1,0 +1,100 @@
+"""Records: what a tape writes down of one operation, and how little that may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from distgrad.core.op import Keep, Op, Spec
+
+
+class Record(NamedTuple):
+    """One operation that a tape heard; a tape stores plain tuples in this order, which are cheaper.
+
+    Attributes
+    ----------
+    op : Op
+        The operation.
+    sources : sequence of int
+        The identity of each input that the tape follows; 0 for the others.
+    output : int or tuple of int
+        The identity of the output, or of each of several.
+    keys : sequence of int
+        The identity of every input, also of those that only another tape follows.
+    xs : tuple or None
+        What is kept of the inputs, see `Keep`.
+    y : array or None
+        The output's array, if it is kept; the outputs' specs if there are several.
+    params : dict
+        The metadata.
+    kernels : Kernels
+        The vocabulary on the arrays' backend.
+    """
+
+    op: Op
+    sources: Sequence[int]
+    output: Any
+    keys: Sequence[int]
+    xs: Any
+    y: Any
+    params: dict[str, Any]
+    kernels: Any
+
+
+def kept(op: Op, sources: Sequence[int], arrays: tuple[Any, ...], output: Any) -> tuple[Any, Any]:
+    """Return what a record keeps of the inputs and of the output.
+
+    Parameters
+    ----------
+    op : Op
+        The operation.
+    sources : sequence of int
+        As in `Record`: true where a cotangent will be needed.
+    arrays : tuple
+        The inputs' raw arrays.
+    output : array
+        The output's raw array.
+    """
+    keep = op.keep
+    if keep.__class__ is tuple:
+        return _read_by_needed(keep, sources, arrays, output), None
+    if keep is Keep.OUTPUT:
+        return None, output
+    if keep is Keep.INPUTS:
+        return arrays, None
+    if keep is Keep.SHAPES:
+        if len(arrays) == 1:
+            return (arrays[0].shape,), None
+        # A Python scalar never needs a cotangent: it may count as having the output's shape.
+        shape = output.shape
+        shapes = tuple([getattr(array, "shape", shape) for array in arrays])
+        return None if shapes.count(shape) == len(shapes) else shapes, None
+    if keep is Keep.BOTH:
+        return arrays, output
+    if keep is Keep.REST:
+        return (spec_of(arrays[0]), *arrays[1:]), None
+    return tuple(spec_of(array) for array in arrays), None
+
+
+def _read_by_needed(
+    reads: Any, sources: Sequence[int], arrays: tuple[Any, ...], output: Any
+) -> tuple[Any, ...]:
+    """Return the arrays that needed cotangents are computed from; a spec or None for the others."""
+    read = [positions for source, positions in zip(sources, reads, strict=True) if source]
+    wanted = read[0] if len(read) == 1 else {p for positions in read for p in positions}
+    if len(wanted) == len(arrays):
+        return arrays
+    shape = output.shape
+    return tuple(
+        [
+            array
+            if position in wanted or not hasattr(array, "shape")
+            else (None if array.shape == shape else spec_of(array))
+            for position, array in enumerate(arrays)
+        ]
+    )
+
+
+def spec_of(array: Any) -> Any:
+    """Return the spec of an array; a Python scalar stays what it is."""
+    return Spec(array.shape, array.dtype) if hasattr(array, "shape") else array

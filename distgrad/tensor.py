@@ -1,0 +1,324 @@
+"""Tensor: a thin, immutable handle on one backend's array, with an identity for the tapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.discovery import load
+from distgrad.backend.kernels import Kernels
+from distgrad.backend.protocol import Backend
+from distgrad.core.op import Op
+from distgrad.core.seam import LISTENERS, apply
+from distgrad.dtypes import DType, DTypeLike, as_dtype
+from distgrad.ops import comparison, contractions, elementwise, indexing, reductions, structure
+
+new_key = count(1).__next__  # identities: never 0, which means "a constant"
+
+
+def _binary(op: Op) -> Callable[[Any, Any], Any]:
+    def operator(self: Any, other: Any) -> Any:
+        return apply(op, self, other)
+
+    return operator
+
+
+def _reflected(op: Op) -> Callable[[Any, Any], Any]:
+    def operator(self: Any, other: Any) -> Any:
+        return apply(op, other, self)
+
+    return operator
+
+
+def _unary(op: Op) -> Callable[[Any], Any]:
+    def operator(self: Any) -> Any:
+        return apply(op, self)
+
+    return operator
+
+
+class Operators:
+    """Python's operators and the array methods, for whatever can be read as a tensor."""
+
+    __slots__ = ()
+
+    # np.add(array, tensor) and array + tensor come to __array_ufunc__ below.
+    __add__, __radd__ = _binary(elementwise.ADD), _reflected(elementwise.ADD)
+    __sub__, __rsub__ = _binary(elementwise.SUBTRACT), _reflected(elementwise.SUBTRACT)
+    __mul__, __rmul__ = _binary(elementwise.MULTIPLY), _reflected(elementwise.MULTIPLY)
+    __truediv__, __rtruediv__ = _binary(elementwise.DIVIDE), _reflected(elementwise.DIVIDE)
+    __floordiv__ = _binary(elementwise.FLOOR_DIVIDE)
+    __rfloordiv__ = _reflected(elementwise.FLOOR_DIVIDE)
+    __mod__, __rmod__ = _binary(elementwise.REMAINDER), _reflected(elementwise.REMAINDER)
+    __pow__, __rpow__ = _binary(elementwise.POW), _reflected(elementwise.POW)
+    __matmul__, __rmatmul__ = _binary(contractions.MATMUL), _reflected(contractions.MATMUL)
+    __neg__, __pos__ = _unary(elementwise.NEGATIVE), _unary(elementwise.POSITIVE)
+    __abs__ = _unary(elementwise.ABS)
+    __lt__, __le__ = _binary(comparison.LESS), _binary(comparison.LESS_EQUAL)
+    __gt__, __ge__ = _binary(comparison.GREATER), _binary(comparison.GREATER_EQUAL)
+    __eq__ = _binary(comparison.EQUAL)  # type: ignore[assignment]  # elementwise, as NumPy's
+    __ne__ = _binary(comparison.NOT_EQUAL)  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # == is elementwise, so there is no hash
+
+    def __getitem__(self, key: Any) -> Any:
+        return indexing.getitem(self, key)
+
+    def read(self) -> Tensor:
+        """Return the value as a tensor."""
+        raise TypeError(f"{type(self).__name__} defines no value to read")
+
+    # --- what the value is ----------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return tuple(self.read().array.shape)
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype, as a `numpy.dtype` on every backend."""
+        return as_dtype(self.read().array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.read().array.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the elements, in bytes."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def backend(self) -> Any:
+        """The backend whose array holds the value."""
+        return self.read().kernels.backend
+
+    @property
+    def device(self) -> str:
+        """Where the array lives, such as ``"cpu"`` or ``"cuda:0"``."""
+        tensor = self.read()
+        return str(tensor.kernels.backend.device(tensor.array))
+
+    def numpy(self) -> Any:
+        """Return the values as a NumPy array of their own, or a NumPy scalar for no dimensions."""
+        tensor = self.read()
+        host = tensor.kernels.backend.to_host(tensor.array)
+        return host[()] if host.ndim == 0 else np.array(host)
+
+    def item(self) -> Any:
+        """Return the one element as a Python scalar.
+
+        Raises
+        ------
+        ValueError
+            If there is not exactly one.
+        """
+        return self._host().item()
+
+    def tolist(self) -> Any:
+        """Return the values as nested Python lists, or as a scalar for no dimensions."""
+        return self._host().tolist()
+
+    def _host(self) -> np.ndarray[Any, Any]:
+        tensor = self.read()
+        host: np.ndarray[Any, Any] = tensor.kernels.backend.to_host(tensor.array)
+        return host
+
+    def __float__(self) -> float:
+        return float(self._host())
+
+    def __int__(self) -> int:
+        return int(self._host())
+
+    def __complex__(self) -> complex:
+        return complex(self._host())
+
+    def __bool__(self) -> bool:
+        return bool(self._host())
+
+    def __index__(self) -> int:
+        return self._host().__index__()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a zero-dimensional tensor: it has no axis to count along")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.shape:
+            raise TypeError("a zero-dimensional tensor has no axis to iterate over; use item()")
+        return (self[i] for i in range(self.shape[0]))
+
+    def to(self, *, backend: str | Backend) -> Any:
+        """Return the value on another backend; its gradient comes back to this one.
+
+        Parameters
+        ----------
+        backend : str or Backend
+            Where to; the value is copied by way of the host.
+
+        Raises
+        ------
+        UnknownBackendError, BackendUnavailableError
+            If there is no such backend, or it does not work here.
+        """
+        source = self.backend
+        target = load(backend) if isinstance(backend, str) else backend
+        if target is source:
+            return self.read()
+        return apply(structure.TRANSFER, self, source=source, backend=target)
+
+    # --- NumPy's protocols ----------------------------------------------------------------------
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        tensor = self.read()
+        if any(listener.follows(tensor.key) for listener in LISTENERS.get()):
+            raise TypeError(
+                "np.asarray on a tensor that a tape watches would cut its gradient; "
+                "take t.numpy() for the values, or dg.stop_gradient(t) to cut on purpose"
+            )
+        view = self._host().view()
+        view.flags.writeable = False
+        return np.array(view, dtype=dtype) if copy else view.astype(dtype or view.dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **params: Any) -> Any:
+        op = _UFUNCS.get(ufunc)
+        if op is None or method != "__call__" or params:
+            return NotImplemented
+        return apply(op, *inputs)
+
+    # --- array methods --------------------------------------------------------------------------
+
+    @property
+    def T(self) -> Any:
+        """The matrix transpose of a two-dimensional value."""
+        return structure.permute_dims(self, tuple(reversed(range(self.ndim))))
+
+    @property
+    def mT(self) -> Any:
+        """The value with its last two axes exchanged."""
+        return structure.matrix_transpose(self)
+
+    @property
+    def real(self) -> Any:
+        """The real part."""
+        return elementwise.real(self)
+
+    @property
+    def imag(self) -> Any:
+        """The imaginary part."""
+        return elementwise.imag(self)
+
+    def astype(self, dtype: DTypeLike) -> Any:
+        """Return the value in another dtype; see `distgrad.astype`."""
+        return structure.astype(self, dtype)
+
+    def reshape(self, *shape: Any) -> Any:
+        """Return the elements in another shape, given as one tuple or as several integers."""
+        return structure.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
+        """Return the sum over axes; see `distgrad.sum`."""
+        return reductions.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Any:
+        """Return the mean over axes; see `distgrad.mean`."""
+        return reductions.mean(self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Any:
+        """Return the largest element over axes; see `distgrad.max`."""
+        return reductions.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Any:
+        """Return the smallest element over axes; see `distgrad.min`."""
+        return reductions.min(self, axis=axis, keepdims=keepdims)
+
+    # --- printing -------------------------------------------------------------------------------
+
+    def __format__(self, spec: str) -> str:
+        host = self._host()
+        return format(host[()] if host.ndim == 0 else host, spec)
+
+
+class Tensor(Operators):
+    """An immutable array of one backend, as operations return it.
+
+    Made by operations and by `distgrad.asarray`, not by users.
+
+    Parameters
+    ----------
+    array : array
+        The backend's own array; nobody changes it from now on.
+    kernels : Kernels
+        The vocabulary on such arrays.
+    key : int, optional
+        The identity by which tapes know the value; a new one unless given.
+    """
+
+    __slots__ = ("__weakref__", "array", "kernels", "key")
+
+    array: Any
+    kernels: Kernels
+    key: int
+
+    def __init__(self, array: Any, kernels: Kernels, key: int | None = None) -> None:
+        self.array = array
+        self.kernels = kernels
+        self.key = new_key() if key is None else key
+
+    def read(self) -> Tensor:
+        """Return the tensor itself."""
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            "a Tensor is immutable and takes no item assignment; compute a new one (dg.where), "
+            "or keep the values in a dg.Variable and assign to that"
+        )
+
+    def __str__(self) -> str:
+        host = self._host()
+        text = np.array2string(host) if host.ndim else str(host[()])
+        newline = "\n" if host.ndim > 1 else ""
+        return f"dg.Tensor({newline}{text}, shape={self.shape}, dtype={self.dtype})"
+
+    def __repr__(self) -> str:
+        values = np.array2string(self._host(), separator=", ")
+        return (
+            f"<dg.Tensor: shape={self.shape}, dtype={self.dtype}, backend={self.backend.name}, "
+            f"device={self.device}, numpy={values}>"
+        )
+
+
+_UFUNC_NAMES = {
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctan": "atan",
+    "arcsinh": "asinh",
+    "arccosh": "acosh",
+    "arctanh": "atanh",
+    "arctan2": "atan2",
+    "power": "pow",
+    "absolute": "abs",
+    "fabs": "abs",
+    "conjugate": "conj",
+    "rint": "round",
+    "true_divide": "divide",
+    "mod": "remainder",
+}
+
+_OPS = {op.name: op for family in (elementwise, comparison, contractions) for op in family.OPS}
+_UFUNCS: dict[np.ufunc, Op] = {
+    ufunc: _OPS[_UFUNC_NAMES.get(name, name)]
+    for name, ufunc in vars(np).items()
+    if isinstance(ufunc, np.ufunc) and _UFUNC_NAMES.get(name, name) in _OPS
+}

@@ -1,0 +1,76 @@
+"""Nests of values: lists, tuples, dicts, dataclasses, flattened to leaves and rebuilt.
+
+The traversal is optree's; None is an empty nest, and a dict's leaves come in the order of its sorted
+keys, so that every rank of a job sees the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import optree
+
+Tree: TypeAlias = Any
+TreeDef: TypeAlias = optree.PyTreeSpec
+
+_NAMESPACE = "distgrad"
+_registered: set[type] = set()
+
+
+def flatten(nest: Tree) -> tuple[list[Any], TreeDef]:
+    """Return the leaves of a nest in a fixed order, and its structure."""
+    _register_dataclasses(nest)
+    leaves, treedef = optree.tree_flatten(nest, namespace=_NAMESPACE)
+    return leaves, treedef
+
+
+def unflatten(treedef: TreeDef, leaves: list[Any]) -> Tree:
+    """Return a nest of the given structure with the given leaves."""
+    return optree.tree_unflatten(treedef, leaves)
+
+
+def map(function: Callable[..., Any], nest: Tree, *rest: Tree) -> Tree:
+    """Return a nest of the same structure, with a function applied leaf by leaf."""
+    _register_dataclasses(nest)
+    return optree.tree_map(function, nest, *rest, namespace=_NAMESPACE)
+
+
+def paths(nest: Tree) -> list[str]:
+    """Return a readable path for each leaf, such as ``encoder/0/kernel``, in `flatten`'s order."""
+    _register_dataclasses(nest)
+    accessors = optree.tree_accessors(nest, namespace=_NAMESPACE)
+    return ["/".join(str(getattr(e, "entry", e)) for e in accessor) for accessor in accessors]
+
+
+def _register_dataclasses(nest: Tree) -> None:
+    """Teach optree the dataclasses in a nest, on first sight."""
+    if isinstance(nest, (list, tuple)):
+        for child in nest:
+            _register_dataclasses(child)
+    elif isinstance(nest, dict):
+        for child in nest.values():
+            _register_dataclasses(child)
+    elif dataclasses.is_dataclass(nest) and not isinstance(nest, type):
+        if type(nest) not in _registered:
+            _register_dataclass(type(nest))
+        for field in dataclasses.fields(nest):
+            _register_dataclasses(getattr(nest, field.name))
+
+
+def _register_dataclass(cls: type) -> None:
+    names = tuple(field.name for field in dataclasses.fields(cls))
+
+    def flatten_fields(value: Any) -> tuple[list[Any], None, tuple[str, ...]]:
+        return [getattr(value, name) for name in names], None, names
+
+    def unflatten_fields(_: None, children: Any) -> Any:
+        # Around __init__: a structure may hold gradients or None where fields are validated.
+        value = object.__new__(cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(value, name, child)
+        return value
+
+    optree.register_pytree_node(cls, flatten_fields, unflatten_fields, namespace=_NAMESPACE)
+    _registered.add(cls)

@@ -1,0 +1,236 @@
+"""Variable: a named value that training changes in place, read by operations like a tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.protocol import Backend
+from distgrad.core.seam import LISTENERS
+from distgrad.dtypes import DType, DTypeLike, as_dtype
+from distgrad.eager import asarray, asarray_raw, current_kernels, kernels_of
+from distgrad.errors import DTypeError, ShapeError
+from distgrad.ops.elementwise import positive
+from distgrad.tensor import Operators, Tensor, new_key
+
+
+class Variable(Operators):
+    """A value that can be assigned, and that tapes watch by themselves where it is trainable.
+
+    Parameters
+    ----------
+    initial_value : Tensor, Variable, array, scalar or nested lists
+        The first value, which is copied; shape and dtype stay as they are then.
+    trainable : bool
+        Whether tapes watch the variable when it is read.
+    name : str, optional
+        The name in summaries, messages and checkpoints; ``"Variable"`` unless given.
+    dtype : dtype, optional
+        The dtype; by default the value's, or the default dtype for Python floats.
+    backend : str or Backend, optional
+        Where the value lives; by default where it is, or on the backend in force.
+
+    Examples
+    --------
+    >>> import distgrad as dg
+    >>> x = dg.Variable(3.0)
+    >>> with dg.GradientTape() as tape:
+    ...     y = x**2
+    >>> print(tape.gradient(y, x))
+    dg.Tensor(6.0, shape=(), dtype=float32)
+    """
+
+    __slots__ = ("__weakref__", "_value", "key", "name", "trainable")
+
+    def __init__(
+        self,
+        initial_value: Any,
+        *,
+        trainable: bool = True,
+        name: str | None = None,
+        dtype: DTypeLike | None = None,
+        backend: str | Backend | None = None,
+    ) -> None:
+        if isinstance(initial_value, Operators) and backend is None:
+            kernels = initial_value.read().kernels
+        else:
+            kernels = current_kernels() if backend is None else kernels_of(backend)
+        source = asarray(initial_value, dtype=dtype, backend=kernels.backend)
+        self.key = new_key()
+        self.name = "Variable" if name is None else name
+        self.trainable = trainable
+        array = kernels.backend.asarray(source.array, copy=True)
+        self._value = Tensor(array, kernels, self.key)
+
+    def read(self) -> Tensor:
+        """Return the value under the variable's own identity, and tell whoever listens."""
+        for listener in LISTENERS.get():
+            listener.hear_read(self)
+        return self._value
+
+    def value(self) -> Tensor:
+        """Return the present value as a tensor; a later assignment does not change it."""
+        return positive(self)  # type: ignore[no-any-return]  # operations return Any
+
+    # The value's properties are no reads: a tape need not hear of them.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis; fixed."""
+        return tuple(self._value.array.shape)
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype; fixed."""
+        return as_dtype(self._value.array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes; fixed."""
+        return len(self._value.array.shape)
+
+    @property
+    def backend(self) -> Any:
+        """The backend whose array holds the value."""
+        return self._value.kernels.backend
+
+    @property
+    def device(self) -> str:
+        """Where the array lives."""
+        return self._value.device
+
+    @property
+    def array(self) -> Any:
+        """The backend's own array that holds the present value; not to be changed."""
+        return self._value.array
+
+    @property
+    def kernels(self) -> Any:
+        """The vocabulary on the variable's backend."""
+        return self._value.kernels
+
+    def numpy(self) -> Any:
+        """Return the present value as a NumPy array of its own, or a scalar for no dimensions."""
+        return self._value.numpy()
+
+    def _host(self) -> np.ndarray[Any, Any]:
+        return self._value._host()
+
+    # --- assignment -----------------------------------------------------------------------------
+
+    def assign(self, value: Any) -> Variable:
+        """Replace the value; no gradient flows through an assignment.
+
+        Parameters
+        ----------
+        value : Tensor, Variable, array or scalar
+            Of the variable's shape, or a scalar that fills it; of a dtype of the same kind.
+
+        Returns
+        -------
+        Variable
+            The variable itself.
+
+        Raises
+        ------
+        ShapeError
+            If the shape differs.
+        DTypeError
+            If the dtype is of another kind (complex into floating, floating into integers).
+        """
+        return self._replace("assign", self._admitted("assign", value, copy=True))
+
+    def assign_add(self, delta: Any) -> Variable:
+        """Add to the value; parameters, result and errors as for `assign`."""
+        return self._replace(
+            "assign_add", self._value.array + self._admitted("assign_add", delta, copy=False)
+        )
+
+    def assign_sub(self, delta: Any) -> Variable:
+        """Subtract from the value; parameters, result and errors as for `assign`."""
+        return self._replace(
+            "assign_sub", self._value.array - self._admitted("assign_sub", delta, copy=False)
+        )
+
+    def _admitted(self, method: str, value: Any, *, copy: bool) -> Any:
+        kernels = self._value.kernels
+        if isinstance(value, Operators):
+            # A tensor's array is never changed, so it can be shared; another backend's is brought.
+            tensor = value._value if isinstance(value, Variable) else value.read()
+            if tensor.kernels is not kernels:
+                raise DTypeError(
+                    f"{method}: {self._label} lives on the backend {self.backend.name!r}, the "
+                    f"value on {tensor.backend.name!r}; move it first with .to(backend=...)"
+                )
+            array = tensor.array
+        elif isinstance(value, (bool, int, float, complex)):
+            array = asarray_raw(kernels, np.asarray(value))
+        else:
+            array = asarray_raw(kernels, value, copy=copy)
+        if tuple(array.shape) not in (self.shape, ()):
+            raise ShapeError(
+                f"{method}: {self._label} has shape {self.shape}, the value {tuple(array.shape)}; "
+                "expected the same shape, or a scalar"
+            )
+        given = as_dtype(array.dtype)
+        if given != self.dtype:
+            if not np.can_cast(given, self.dtype, "same_kind"):
+                raise DTypeError(
+                    f"{method}: {self._label} has dtype {self.dtype}, the value {given}; "
+                    f"expected the same kind of number; convert it with .astype({self.dtype.name!r})"
+                )
+            array = kernels.astype(array, dtype=self._value.array.dtype)
+        return array
+
+    def _replace(self, method: str, array: Any) -> Variable:
+        kernels = self._value.kernels
+        if array.__class__ is not kernels.array_type:
+            array = kernels.backend.asarray(array)
+        if tuple(array.shape) != self.shape:  # a scalar fills the variable
+            array = kernels.backend.asarray(
+                kernels.broadcast_to(array, shape=self.shape), copy=True
+            )
+        self._value = Tensor(array, kernels, self.key)
+        return self
+
+    @property
+    def _label(self) -> str:
+        return f"variable {self.name!r}"
+
+    # `v += 1` on the name of a variable would rebind the name to a tensor, silently.
+
+    def __iadd__(self, other: Any) -> Any:
+        self._refuse_in_place("+=", "assign_add")
+
+    def __isub__(self, other: Any) -> Any:
+        self._refuse_in_place("-=", "assign_sub")
+
+    def __imul__(self, other: Any) -> Any:
+        self._refuse_in_place("*=", "assign")
+
+    def __itruediv__(self, other: Any) -> Any:
+        self._refuse_in_place("/=", "assign")
+
+    def _refuse_in_place(self, operator: str, method: str) -> None:
+        raise RuntimeError(
+            f"`variable {operator} value` is not supported: it would rebind the name to a tensor; "
+            f"use variable.{method}(...) to change {self._label}"
+        )
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            f"{self._label} takes no item assignment; assign a whole value, such as "
+            "v.assign(dg.where(mask, new, v))"
+        )
+
+    def __str__(self) -> str:
+        return self.__repr__()
+
+    def __repr__(self) -> str:
+        values = np.array2string(self._host(), separator=", ")
+        trainable = "" if self.trainable else ", trainable=False"
+        return (
+            f"<dg.Variable {self.name!r}: shape={self.shape}, dtype={self.dtype}, "
+            f"backend={self.backend.name}{trainable}, numpy={values}>"
+        )
