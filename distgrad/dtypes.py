@@ -1,7 +1,7 @@
 """The dtypes: their names, which can be differentiated, and the default one.
 
-A dtype is a `numpy.dtype`, whatever the backend. Promotion between arrays is NumPy's (NEP 50), which
-contains the array API standard's; a Python scalar never widens an array.
+A dtype is a `numpy.dtype`, whatever the backend. Promotion between arrays is NumPy's (NEP 50),
+which contains the array API standard's; a Python scalar never widens an array.
 """
 
 from __future__ import annotations
@@ -22,10 +22,22 @@ uint8, uint16, uint32, uint64 = (np.dtype(f"uint{bits}") for bits in (8, 16, 32,
 float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
 complex64, complex128 = np.dtype("complex64"), np.dtype("complex128")
 
-NAMES = (
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
-    "float16 float32 float64 complex64 complex128"
-).split()
+NAMES = [
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+]
 
 _default: DType = float32
 

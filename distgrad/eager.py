@@ -18,7 +18,14 @@ from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
 from distgrad.core.op import Op, Spec
 from distgrad.core.seam import LISTENERS, bind_evaluator
-from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, is_differentiable
+from distgrad.dtypes import (
+    DTypeLike,
+    as_dtype,
+    complex64,
+    complex128,
+    default_dtype,
+    is_differentiable,
+)
 from distgrad.errors import DistgradError, DTypeError, MixedBackendError
 from distgrad.ops import VOCABULARY
 from distgrad.ops.creation import dtype_of_scalar
@@ -60,16 +67,24 @@ def evaluate(
     ShapeError
         If their shapes do not fit the operation.
     """
-    # Two tensors or one, of one backend: nearly every call, so it is spelled out.
-    count = len(inputs)
-    if count == 2 and inputs[0].__class__ is Tensor and inputs[1].__class__ is Tensor:
+    # One tensor, or two of one backend: nearly every call, so it is spelled out.
+    keys: tuple[int, ...]
+    arrays: tuple[Any, ...]
+    if len(inputs) == 2:
         first, second = inputs
-        kernels = first.kernels
-        if second.kernels is not kernels:
-            _refuse_mixture(op, first.kernels.backend, second.kernels.backend)
-        arrays: tuple[Any, ...] = (first.array, second.array)
-        keys: tuple[int, ...] = (first.key, second.key)
-    elif count == 1 and inputs[0].__class__ is Tensor:
+        if first.__class__ is not Tensor and isinstance(first, Operators):
+            first = first.read()
+        if second.__class__ is not Tensor and isinstance(second, Operators):
+            second = second.read()
+        if first.__class__ is Tensor and second.__class__ is Tensor:
+            kernels = first.kernels
+            if second.kernels is not kernels:
+                _refuse_mixture(op, first.kernels.backend, second.kernels.backend)
+            arrays = (first.array, second.array)
+            keys = (first.key, second.key)
+        else:
+            kernels, arrays, keys = _admit(op, (first, second), kernels)
+    elif len(inputs) == 1 and inputs[0].__class__ is Tensor:
         first = inputs[0]
         kernels = first.kernels
         arrays = (first.array,)
@@ -79,7 +94,7 @@ def evaluate(
 
     kernel = kernels.table.get(op) or kernels.resolve(op)
     try:
-        result = kernel(*arrays, **params)
+        result = kernel(*arrays, **params) if params else kernel(*arrays)
     except (TypeError, ValueError, IndexError) as error:
         _explain(op, arrays, params, error)
 
@@ -90,7 +105,7 @@ def evaluate(
                 home = kernels_of(params["backend"])
             else:  # NumPy's scalars, for no dimensions
                 result = kernels.backend.asarray(result)
-        output = _make(Tensor)
+        output: Any = _make(Tensor)
         output.array = result
         output.kernels = home
         output.key = new_key()
@@ -162,7 +177,7 @@ def _refuse_mixture(op: Op, one: Backend, other: Backend) -> NoReturn:
 
 
 def _explain(op: Op, arrays: tuple[Any, ...], params: dict[str, Any], error: Exception) -> NoReturn:
-    """Raise the clearest error for a kernel that failed: the operation's own, if its rule objects."""
+    """Raise the clearest error for a kernel that failed: the rule's own, if it objects."""
     if isinstance(error, DistgradError):
         raise error
     operands = (
@@ -185,19 +200,16 @@ class Recorded:
     """
 
     def __init__(self, kernels: Kernels) -> None:
-        self._kernels = kernels
-        self.complex_dtypes = frozenset((np.dtype("complex64"), np.dtype("complex128")))
+        self.complex_dtypes = frozenset((complex64, complex128))
+        for name, op in kernels.vocabulary.items():
+            setattr(self, name, _recorded(op, kernels))
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in self._kernels.vocabulary:
-            raise AttributeError(f"no operation is called {name!r}")
-        op = self._kernels.vocabulary[name]
 
-        def recorded(*inputs: Any, **params: Any) -> Any:
-            return evaluate(op, inputs, params, self._kernels)
+def _recorded(op: Op, kernels: Kernels) -> Callable[..., Any]:
+    def recorded(*inputs: Any, **params: Any) -> Any:
+        return evaluate(op, inputs, params, kernels)
 
-        setattr(self, name, recorded)
-        return recorded
+    return recorded
 
 
 # --- backends in force --------------------------------------------------------------------------
@@ -218,6 +230,7 @@ def kernels_of(backend: str | Backend) -> Kernels:
     kernels = _kernels.get(id(loaded))
     if kernels is None:
         kernels = _kernels[id(loaded)] = Kernels(loaded, VOCABULARY)
+        kernels.recorded = Recorded(kernels)
     return kernels
 
 
@@ -351,8 +364,8 @@ def asarray(
         if backend is not None:
             tensor = tensor.to(backend=backend)
         if wanted is not None and wanted != tensor.dtype:
-            return tensor.astype(wanted)  # type: ignore[no-any-return]  # operations return Any
-        return positive(tensor) if copy or tensor is not value else tensor  # type: ignore[no-any-return]
+            return tensor.astype(wanted)
+        return positive(tensor) if copy or tensor is not value else tensor
     if backend is not None:
         kernels = kernels_of(backend)
     else:

@@ -59,8 +59,8 @@ class Operators:
     __abs__ = _unary(elementwise.ABS)
     __lt__, __le__ = _binary(comparison.LESS), _binary(comparison.LESS_EQUAL)
     __gt__, __ge__ = _binary(comparison.GREATER), _binary(comparison.GREATER_EQUAL)
-    __eq__ = _binary(comparison.EQUAL)  # type: ignore[assignment]  # elementwise, as NumPy's
-    __ne__ = _binary(comparison.NOT_EQUAL)  # type: ignore[assignment]
+    __eq__ = _binary(comparison.EQUAL)  # elementwise, as NumPy's
+    __ne__ = _binary(comparison.NOT_EQUAL)
     __hash__ = None  # type: ignore[assignment]  # == is elementwise, so there is no hash
 
     def __getitem__(self, key: Any) -> Any:

@@ -1,7 +1,7 @@
 """Nests of values: lists, tuples, dicts, dataclasses, flattened to leaves and rebuilt.
 
-The traversal is optree's; None is an empty nest, and a dict's leaves come in the order of its sorted
-keys, so that every rank of a job sees the same order.
+The traversal is optree's; None is an empty nest, and a dict's leaves come in the order of its
+sorted keys, so that every rank of a job sees the same order.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def _register_dataclass(cls: type) -> None:
     def flatten_fields(value: Any) -> tuple[list[Any], None, tuple[str, ...]]:
         return [getattr(value, name) for name in names], None, names
 
-    def unflatten_fields(_: None, children: Any) -> Any:
+    def unflatten_fields(_: Any, children: Any) -> Any:
         # Around __init__: a structure may hold gradients or None where fields are validated.
-        value = object.__new__(cls)
+        value: Any = object.__new__(cls)
         for name, child in zip(names, children, strict=True):
             object.__setattr__(value, name, child)
         return value

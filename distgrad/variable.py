@@ -71,7 +71,7 @@ class Variable(Operators):
 
     def value(self) -> Tensor:
         """Return the present value as a tensor; a later assignment does not change it."""
-        return positive(self)  # type: ignore[no-any-return]  # operations return Any
+        return positive(self)
 
     # The value's properties are no reads: a tape need not hear of them.
 
@@ -178,7 +178,8 @@ class Variable(Operators):
             if not np.can_cast(given, self.dtype, "same_kind"):
                 raise DTypeError(
                     f"{method}: {self._label} has dtype {self.dtype}, the value {given}; "
-                    f"expected the same kind of number; convert it with .astype({self.dtype.name!r})"
+                    "expected the same kind of number; "
+                    f"convert it with .astype({self.dtype.name!r})"
                 )
             array = kernels.astype(array, dtype=self._value.array.dtype)
         return array

@@ -5,6 +5,7 @@ Importing this module needs CuPy but no driver; `create` is what asks for a devi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,8 @@ class CuPyBackend(ArrayModuleBackend):
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""
-        return cupy.asnumpy(array)
+        host: np.ndarray[Any, Any] = cupy.asnumpy(array)
+        return host
 
     def device(self, array: Any) -> str:
         """Return the CUDA device that holds the array, such as ``"cuda:0"``."""
@@ -64,7 +66,7 @@ def _cumulative_sum(x: Any, axis: int | None = None) -> Any:
     return x.cumsum(axis)
 
 
-KERNELS = {
+KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
     "cumulative_sum": _cumulative_sum,
     "scatter_add": partial(scatter_add, cupy),

@@ -49,7 +49,8 @@ def _reduction(ufunc: np.ufunc) -> Callable[..., Any]:
 
 def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     half = x.dtype == np.float16  # summed in float32, as np.mean does
-    total = np.add.reduce(x, axis=axis, keepdims=keepdims, dtype=np.float32 if half else None)
+    add: Any = np.add
+    total = add.reduce(x, axis=axis, dtype=np.float32 if half else None, keepdims=keepdims)
     results = np.size(total)
     if x.size:
         mean = total / (x.size // results)

@@ -94,11 +94,11 @@ class ArrayModuleBackend:
         adapter = getattr(self, f"_{name}", None)
         function = adapter or getattr(self.module, name, None)
         if function is None or self._speaks_numpy:
-            return function  # type: ignore[no-any-return]  # the module's functions are untyped
+            return function
         return self._promoting(name, function)
 
     def _promoting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a kernel whose operands are brought to one dtype, which the standard leaves open."""
+        """Return a kernel that promotes where the standard leaves promotion open."""
         if name not in _PROMOTING and name not in _FLOATING:
             return function
 

@@ -3,8 +3,8 @@
 *Elementwise* operations need their partial derivatives, *linear* ones their transpose, *bilinear*
 ones a transpose for each argument. Only what belongs to no family states its rules in full.
 
-The cotangent of a complex value follows TensorFlow's and PyTorch's convention: for a real loss it is
-the direction of steepest ascent, so a VJP multiplies by the *conjugate* of a partial derivative.
+The cotangent of a complex value follows TensorFlow's and PyTorch's convention: for a real loss it
+is the direction of steepest ascent, so a VJP multiplies by the *conjugate* of a partial derivative.
 """
 
 from __future__ import annotations

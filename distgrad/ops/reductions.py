@@ -32,7 +32,7 @@ def _index(operand: Any) -> DType:
 
 
 def _reduction_spec(name: str, dtype: Callable[[Any], DType]) -> SpecRule:
-    """Return the spec rule of a reduction; one that has no neutral element refuses an empty axis."""
+    """Return the spec rule of a reduction."""
 
     def spec(x: Spec, *, axis: Axis = None, keepdims: bool = False) -> Spec:
         axes = normalize_axes(name, axis, len(x.shape))
@@ -42,13 +42,13 @@ def _reduction_spec(name: str, dtype: Callable[[Any], DType]) -> SpecRule:
 
 
 def spread(xp: Namespace, value: Array, shape: Shape, axis: Axis, keepdims: bool) -> Array:
-    """Return a reduction's result (or its cotangent) repeated along the axes it was reduced over."""
+    """Return a reduction's result, or its cotangent, repeated along the axes it ran over."""
     return xp.broadcast_to(with_axes(xp, value, shape, axis, keepdims), shape=tuple(shape))
 
 
 def with_axes(xp: Namespace, value: Array, shape: Shape, axis: Axis, keepdims: bool) -> Array:
     """Return a reduction's result with the axes it was reduced over put back as length 1."""
-    if keepdims or not value.shape and not shape:
+    if keepdims or (not value.shape and not shape):
         return value
     axes = normalize_axes("reduction", axis, len(shape))
     return xp.reshape(value, shape=reduced(tuple(shape), axes, keepdims=True))
@@ -264,7 +264,7 @@ PROD = Op("prod", Kind.REDUCTION, _reduction_spec("prod", _summed), _prod_vjp, _
 
 
 def prod(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Return the product over axes; its derivatives are right where elements are 0, to any order."""
+    """Return the product over axes; its derivatives are right at zeros too, to any order."""
     return apply(PROD, x, axis=axis, keepdims=keepdims)
 
 

@@ -34,7 +34,8 @@ def unconnected_policy(given: UnconnectedGradients | str) -> UnconnectedGradient
         return UnconnectedGradients(given)
     except ValueError:
         raise ValueError(
-            f"Unknown value for unconnected_gradients: {given!r}; expected 'none', 'zero' or 'error'"
+            f"Unknown value for unconnected_gradients: {given!r}; "
+            "expected 'none', 'zero' or 'error'"
         ) from None
 
 
@@ -158,8 +159,8 @@ def _checked(position: int, target: Any, cotangent: Any) -> Tensor:
     if seed.dtype != tensor.dtype:
         if is_complex(seed.dtype) and not is_complex(tensor.dtype):
             raise TypeError(
-                f"gradient: output_gradients {position} is {seed.dtype}, its target {tensor.dtype}; "
-                "expected a real cotangent for a real target"
+                f"gradient: output_gradients {position} is {seed.dtype}, its target "
+                f"{tensor.dtype}; expected a real cotangent for a real target"
             )
         seed = astype(seed, tensor.dtype)
     return seed
@@ -174,7 +175,7 @@ def as_gradient(source: Any, cotangent: Any) -> Tensor:
             return cotangent
         if is_complex(cotangent.dtype) and not is_complex(primal.dtype):
             cotangent = real(cotangent)
-        return astype(cotangent, primal.dtype)  # type: ignore[no-any-return]
+        return astype(cotangent, primal.dtype)
     if cotangent.__class__ is not kernels.array_type:
         cotangent = kernels.backend.asarray(cotangent)
     if cotangent.dtype != primal.array.dtype:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from distgrad.eager import Recorded
 from distgrad.tensor import Tensor
 
 Final = Callable[[int, Any], None]
@@ -86,7 +85,7 @@ def backpropagate(
     while position:
         position -= 1
         record = records.pop() if consume else records[position]
-        op, follows, output, keys, xs, y, params, kernels = record
+        op, follows, output, _, xs, y, params, kernels = record
         if output.__class__ is int:
             g = cotangents.pop(output, None)
             if g is not None and output in sources:
@@ -103,7 +102,8 @@ def backpropagate(
             if recorded:
                 xp, xs, y = _listened(record)
             if connected is None or any(needs):
-                for key, term in zip(needs, op.vjp(xp, g, y, xs, params, needs), strict=True):
+                terms = op.vjp(xp, g, y, xs, params, needs)
+                for key, term in zip(needs, terms):  # noqa: B905  strict costs 5 % of a walk
                     if key and term is not None:
                         present = cotangents.get(key)
                         if present is None:
@@ -140,15 +140,16 @@ def _several(
             results[key] = g
     filled = []
     for g, spec in zip(found, specs, strict=True):
-        if g is None:
-            g = kernels.full(shape=tuple(spec.shape), fill_value=0, dtype=spec.dtype)
-            g = Tensor(g, kernels) if recorded else g
-        filled.append(g)
+        if g is not None:
+            filled.append(g)
+            continue
+        zeros = kernels.full(shape=tuple(spec.shape), fill_value=0, dtype=spec.dtype)
+        filled.append(Tensor(zeros, kernels) if recorded else zeros)
     return filled
 
 
-def _listened(record: Any) -> tuple[Recorded, Any, Any]:
-    """Return namespace, inputs and output as tensors of their old identity, for those who listen."""
+def _listened(record: Any) -> tuple[Any, Any, Any]:
+    """Return namespace, inputs and output as tensors of their old identity, to be listened to."""
     _, _, output, keys, xs, y, _, kernels = record
     array_type = kernels.array_type
     if xs is not None:
@@ -163,4 +164,4 @@ def _listened(record: Any) -> tuple[Recorded, Any, Any]:
             Tensor(each, kernels, key) if each.__class__ is array_type else each
             for each, key in zip(y, output, strict=True)
         )
-    return Recorded(kernels), xs, y
+    return kernels.recorded, xs, y

@@ -149,9 +149,10 @@ class GradientTape:
 
     def hear_read(self, variable: Variable) -> None:
         """Watch a trainable variable that is about to be read (called by the seam)."""
-        if self._watch_accessed and variable.trainable and variable.key not in self._variables:
-            if is_differentiable(variable.dtype):
-                self._follow(variable)
+        if not self._watch_accessed or not variable.trainable or variable.key in self._variables:
+            return
+        if is_differentiable(variable.dtype):
+            self._follow(variable)
 
     def follows(self, key: int) -> bool:
         """Return whether the value of an identity is watched, or depends on one that is."""
@@ -187,17 +188,17 @@ class GradientTape:
                 return
         if op.vjp is None:
             return
-        # What is nearly always kept is spelled out here; the rest is in `kept`.
-        if op.outputs != 1:
+        keep = op.keep
+        if output.__class__ is tuple:
             self._hear_several(op, follows, keys, arrays, params, output, kernels)
             return
-        keep = op.keep
-        if keep is Keep.SPECS and not is_differentiable(output.dtype):
-            return  # a cast to integers: where the dtype changes, specs are kept
-        if keep is Keep.INPUTS or (follows is keys and keep.__class__ is tuple and len(keys) == 2):
+        # What is kept most often is spelled out here; the rest is in `kept`.
+        if keep is Keep.INPUTS:
             xs, y = arrays, None
         elif keep is Keep.OUTPUT:
             xs, y = None, output.array
+        elif keep is Keep.SPECS and not is_differentiable(output.dtype):
+            return  # a cast to integers: where the dtype changes, specs are kept
         else:
             xs, y = kept(op, follows, arrays, output.array)
         key = output.key
@@ -417,7 +418,7 @@ class GradientTape:
         if not pairs:
             return
         residuals = {seed.key: seed for seed in seeds.values() if self.follows(seed.key)}
-        for op, _, output, keys, xs, y, _, kernels in history:
+        for _, _, output, keys, xs, y, _, kernels in history:
             for key, x in zip(keys, xs or (), strict=False):
                 if key in self._followed and x.__class__ is kernels.array_type:
                     residuals.setdefault(key, Tensor(x, kernels, key))

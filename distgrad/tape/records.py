@@ -58,17 +58,12 @@ def kept(op: Op, sources: Sequence[int], arrays: tuple[Any, ...], output: Any) -
     keep = op.keep
     if keep.__class__ is tuple:
         return _read_by_needed(keep, sources, arrays, output), None
+    if keep is Keep.SHAPES:
+        return _shapes(arrays, output), None
     if keep is Keep.OUTPUT:
         return None, output
     if keep is Keep.INPUTS:
         return arrays, None
-    if keep is Keep.SHAPES:
-        if len(arrays) == 1:
-            return (arrays[0].shape,), None
-        # A Python scalar never needs a cotangent: it may count as having the output's shape.
-        shape = output.shape
-        shapes = tuple([getattr(array, "shape", shape) for array in arrays])
-        return None if shapes.count(shape) == len(shapes) else shapes, None
     if keep is Keep.BOTH:
         return arrays, output
     if keep is Keep.REST:
@@ -76,20 +71,47 @@ def kept(op: Op, sources: Sequence[int], arrays: tuple[Any, ...], output: Any) -
     return tuple(spec_of(array) for array in arrays), None
 
 
+def _shapes(arrays: tuple[Any, ...], output: Any) -> tuple[Any, ...] | None:
+    """Return the shapes of the inputs; None where all are the output's.
+
+    A Python scalar never needs a cotangent: it may count as having the output's shape.
+    """
+    if len(arrays) == 1:
+        return (arrays[0].shape,)
+    shape = output.shape
+    if len(arrays) == 2:
+        first = getattr(arrays[0], "shape", shape)
+        second = getattr(arrays[1], "shape", shape)
+        return None if first == shape == second else (first, second)
+    shapes = tuple([getattr(array, "shape", shape) for array in arrays])
+    return None if shapes.count(shape) == len(shapes) else shapes
+
+
 def _read_by_needed(
     reads: Any, sources: Sequence[int], arrays: tuple[Any, ...], output: Any
 ) -> tuple[Any, ...]:
     """Return the arrays that needed cotangents are computed from; a spec or None for the others."""
-    read = [positions for source, positions in zip(sources, reads, strict=True) if source]
-    wanted = read[0] if len(read) == 1 else {p for positions in read for p in positions}
-    if len(wanted) == len(arrays):
-        return arrays
     shape = output.shape
+    if len(arrays) == 2:  # most operations; spelled out because it is on the way of each of them
+        if sources[0] and sources[1]:
+            return arrays
+        first, second = arrays
+        read = reads[0] if sources[0] else reads[1]
+        if 0 not in read:
+            own = getattr(first, "shape", shape)
+            first = None if own == shape else Spec(own, first.dtype)
+        if 1 not in read:
+            own = getattr(second, "shape", shape)
+            second = None if own == shape else Spec(own, second.dtype)
+        return first, second
+    needed = {
+        p for source, positions in zip(sources, reads, strict=True) if source for p in positions
+    }
     return tuple(
         [
             array
-            if position in wanted or not hasattr(array, "shape")
-            else (None if array.shape == shape else spec_of(array))
+            if position in needed
+            else (None if getattr(array, "shape", shape) == shape else spec_of(array))
             for position, array in enumerate(arrays)
         ]
     )
