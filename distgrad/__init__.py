@@ -125,6 +125,8 @@ from distgrad.tape import GradientTape, UnconnectedGradients, stop_gradient
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
+__version__ = "0.1.0.dev0"
+
 __all__ = [
     "GradientTape",
     "Tensor",
