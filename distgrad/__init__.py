@@ -121,13 +121,24 @@ from distgrad.ops.structure import (
     stack,
     zeros_like,
 )
-from distgrad.tape import GradientTape, UnconnectedGradients, stop_gradient
+from distgrad.tape import ForwardAccumulator, GradientTape, UnconnectedGradients, stop_gradient
 from distgrad.tensor import Tensor
+from distgrad.transforms import (
+    custom_gradient,
+    grad,
+    grad_pass_through,
+    hvp,
+    jvp,
+    recompute_grad,
+    value_and_grad,
+    vjp,
+)
 from distgrad.variable import Variable
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ForwardAccumulator",
     "GradientTape",
     "Tensor",
     "UnconnectedGradients",
@@ -159,6 +170,7 @@ __all__ = [
     "cos",
     "cosh",
     "cumulative_sum",
+    "custom_gradient",
     "divide",
     "equal",
     "exp",
@@ -173,8 +185,11 @@ __all__ = [
     "floor_divide",
     "full",
     "get_default_dtype",
+    "grad",
+    "grad_pass_through",
     "greater",
     "greater_equal",
+    "hvp",
     "imag",
     "int8",
     "int16",
@@ -183,6 +198,7 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "jvp",
     "less",
     "less_equal",
     "linspace",
@@ -214,6 +230,7 @@ __all__ = [
     "pow",
     "prod",
     "real",
+    "recompute_grad",
     "relu",
     "remainder",
     "reshape",
@@ -245,8 +262,10 @@ __all__ = [
     "uint32",
     "uint64",
     "use_backend",
+    "value_and_grad",
     "var",
     "vecdot",
+    "vjp",
     "where",
     "zeros",
     "zeros_like",

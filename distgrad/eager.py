@@ -6,7 +6,7 @@ Also here: how values enter (`asarray`), and which backend is in force where no 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -114,6 +114,26 @@ def evaluate(
     for listener in LISTENERS.get():
         listener.hear(op, keys, arrays, params, output, kernels)
     return output
+
+
+def emit(op: Op, inputs: Sequence[Any], output: Any) -> None:
+    """Tell whoever listens of an operation that was computed elsewhere.
+
+    Parameters
+    ----------
+    op : Op
+        The operation, with its rules.
+    inputs : sequence of Tensor or Variable
+        What it was computed from.
+    output : Tensor or tuple of Tensor
+        The result, under identities of its own.
+    """
+    tensors = [each.read() for each in inputs]
+    first = output if isinstance(output, Tensor) else output[0]
+    keys = tuple([each.key for each in tensors])
+    arrays = tuple([each.array for each in tensors])
+    for listener in LISTENERS.get():
+        listener.hear(op, keys, arrays, {}, output, first.kernels)
 
 
 def _admit(

@@ -1,6 +1,7 @@
 """The tape: record operations, then walk them back by the chain rule."""
 
 from distgrad.tape.arguments import UnconnectedGradients
+from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape, stop_gradient
 
-__all__ = ["GradientTape", "UnconnectedGradients", "stop_gradient"]
+__all__ = ["ForwardAccumulator", "GradientTape", "UnconnectedGradients", "stop_gradient"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from distgrad.tensor import Tensor
@@ -153,10 +153,7 @@ def _listened(record: Any) -> tuple[Any, Any, Any]:
     _, _, output, keys, xs, y, _, kernels = record
     array_type = kernels.array_type
     if xs is not None:
-        xs = tuple(
-            Tensor(x, kernels, key or None) if x.__class__ is array_type else x
-            for x, key in zip(xs, keys, strict=True)
-        )
+        xs = as_tensors(xs, keys, kernels)
     if y.__class__ is array_type:
         y = Tensor(y, kernels, output)
     elif y.__class__ is tuple:
@@ -165,3 +162,12 @@ def _listened(record: Any) -> tuple[Any, Any, Any]:
             for each, key in zip(y, output, strict=True)
         )
     return kernels.recorded, xs, y
+
+
+def as_tensors(arrays: Sequence[Any], keys: Sequence[int], kernels: Any) -> tuple[Any, ...]:
+    """Return raw arrays as tensors of their old identities; what is no array stays what it is."""
+    array_type = kernels.array_type
+    return tuple(
+        Tensor(array, kernels, key or None) if array.__class__ is array_type else array
+        for array, key in zip(arrays, keys, strict=True)
+    )

@@ -1,0 +1,220 @@
+"""Derivatives of functions, by the names of JAX and torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from distgrad import tree
+from distgrad.dtypes import is_complex, is_differentiable
+from distgrad.eager import asarray
+from distgrad.errors import DTypeError, ShapeError
+from distgrad.ops.elementwise import positive
+from distgrad.tape.forward import ForwardAccumulator
+from distgrad.tape.gradient_tape import GradientTape
+from distgrad.tensor import Operators, Tensor
+
+ArgNums = int | Sequence[int]
+
+
+def grad(f: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """Return a function that computes the gradient of a function with a scalar result.
+
+    Parameters
+    ----------
+    f : callable
+        Returns a real scalar, or with `has_aux` a pair of it and anything.
+    argnums : int or sequence of int
+        The positional arguments to differentiate with respect to: nests of floating values.
+    has_aux : bool
+        Whether `f` returns a pair.
+
+    Returns
+    -------
+    callable
+        Takes the arguments of `f`; returns the gradient in the structure of the argument (a tuple
+        of them for several `argnums`), or with `has_aux` a pair of it and the rest.
+
+    Raises
+    ------
+    ShapeError
+        If the result is no scalar.
+    DTypeError
+        If an argument holds integers, or the result is complex.
+
+    Examples
+    --------
+    >>> import distgrad as dg
+    >>> print(dg.grad(lambda x: x**3)(2.0))
+    dg.Tensor(12.0, shape=(), dtype=float32)
+    """
+    both = value_and_grad(f, argnums, has_aux)
+
+    @wraps(f)
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        value, gradients = both(*args, **kwargs)
+        return (gradients, value[1]) if has_aux else gradients
+
+    return gradient
+
+
+def value_and_grad(
+    f: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function that computes both the value and the gradient; see `grad`."""
+
+    @wraps(f)
+    def both(*args: Any, **kwargs: Any) -> Any:
+        places = _places("value_and_grad", argnums, len(args))
+        fresh = list(args)
+        for place in places:
+            fresh[place] = _fresh("value_and_grad", args[place], place)
+        chosen = [fresh[place] for place in places]
+        with GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(chosen)
+            result = f(*fresh, **kwargs)
+            target = _scalar(result[0] if has_aux else result)
+        gradients = tape.gradient(target, chosen, unconnected_gradients="zero")
+        return result, gradients[0] if isinstance(argnums, int) else tuple(gradients)
+
+    return both
+
+
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """Return the value of a function and its vector-Jacobian product.
+
+    Parameters
+    ----------
+    f : callable
+        Returns a nest of values, or with `has_aux` a pair of it and anything.
+    *primals : nests of floating values
+        The arguments of `f`.
+    has_aux : bool
+        Whether `f` returns a pair.
+
+    Returns
+    -------
+    value : nest of Tensor
+        What `f` returns.
+    pullback : callable
+        Takes a cotangent in the structure of `value`; returns a tuple with the cotangent of each
+        primal. It can be called again and again.
+    aux
+        With `has_aux`, the rest of what `f` returned.
+    """
+    fresh = [_fresh("vjp", primal, place) for place, primal in enumerate(primals)]
+    with GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(fresh)
+        result = f(*fresh)
+    value = result[0] if has_aux else result
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        """Return the cotangents of the primals from that of the value."""
+        pulled = tape.gradient(value, fresh, cotangent, unconnected_gradients="zero")
+        return tuple(pulled)
+
+    return (value, pullback, result[1]) if has_aux else (value, pullback)
+
+
+def jvp(
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
+    """Return the value of a function and its Jacobian-vector product, in forward mode.
+
+    Parameters
+    ----------
+    f : callable
+        Returns a nest of values, or with `has_aux` a pair of it and anything.
+    primals : sequence of nests of floating values
+        The arguments of `f`.
+    tangents : sequence like `primals`
+        The direction.
+    has_aux : bool
+        Whether `f` returns a pair.
+
+    Returns
+    -------
+    value, tangent : nests of Tensor
+        In the structure that `f` returns; the tangent is zero where nothing depends on a primal.
+    aux
+        With `has_aux`, the rest of what `f` returned.
+    """
+    fresh = [_fresh("jvp", primal, place) for place, primal in enumerate(primals)]
+    with ForwardAccumulator(fresh, list(tangents)) as accumulator:
+        result = f(*fresh)
+    value = tree.map(asarray, result[0] if has_aux else result)
+    tangent = accumulator.jvp(value, unconnected_gradients="zero")
+    return (value, tangent, result[1]) if has_aux else (value, tangent)
+
+
+def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the gradient of a scalar function and its Hessian-vector product.
+
+    Parameters
+    ----------
+    f : callable
+        Returns a real scalar.
+    primals, tangents : sequence of nests of floating values
+        The arguments of `f`, and the direction.
+
+    Returns
+    -------
+    gradient, product : tuple of nests of Tensor
+        For each primal the gradient, and the Hessian times the direction.
+
+    Notes
+    -----
+    Forward mode over reverse mode: about the cost of two gradients, and no Hessian in memory.
+    """
+    gradient = grad(f, argnums=tuple(range(len(primals))))
+    value, product = jvp(gradient, primals, tangents)[:2]
+    return value, product
+
+
+def _places(operation: str, argnums: ArgNums, count: int) -> tuple[int, ...]:
+    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for place in places:
+        if not -count <= place < count:
+            raise TypeError(
+                f"{operation}: argnums names argument {place}, but the function was called with "
+                f"{count} positional arguments"
+            )
+    return tuple(place % count for place in places)
+
+
+def _fresh(operation: str, argument: Any, place: int) -> Any:
+    """Return an argument as tensors of their own identity: passed twice, it is two arguments."""
+
+    def convert(leaf: Any) -> Tensor:
+        tensor = asarray(leaf)
+        if not is_differentiable(tensor.dtype):
+            raise DTypeError(
+                f"{operation}: argument {place} has dtype {tensor.dtype}, which has no derivative; "
+                "expected floating values (write 2.0 for 2)"
+            )
+        return positive(tensor)
+
+    return tree.map(convert, argument)
+
+
+def _scalar(result: Any) -> Any:
+    if not isinstance(result, Operators):
+        raise TypeError(
+            f"grad: the function returned a {type(result).__name__}; expected a scalar Tensor, or "
+            "with has_aux=True a pair that begins with one"
+        )
+    if result.shape != ():
+        raise ShapeError(
+            f"grad: the function returned shape {result.shape}; expected a scalar: take dg.sum or "
+            "dg.mean of it, or use dg.vjp"
+        )
+    if is_complex(result.dtype):
+        raise DTypeError(
+            f"grad: the function returned {result.dtype}; expected a real scalar: take its real "
+            "part or absolute value"
+        )
+    return result

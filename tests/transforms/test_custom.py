@@ -1,0 +1,167 @@
+"""Rules that users write: custom gradients, straight-through, recomputation, to any order."""
+
+import weakref
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.errors import DTypeError, ShapeError
+
+
+@dg.custom_gradient
+def log1pexp(x):
+    e = dg.exp(x)
+    return dg.log(1 + e), lambda upstream: upstream * (1 - 1 / (1 + e))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_the_rule_is_used_where_the_formula_would_overflow():
+    with np.errstate(over="ignore"):
+        assert float(dg.grad(log1pexp)(1000.0)) == 1.0
+
+
+def test_higher_orders_pass_through_values_that_the_function_computed():
+    s = sigmoid(0.4)
+    x = dg.asarray(0.4, dtype="float64")
+
+    assert float(dg.grad(dg.grad(log1pexp))(x)) == pytest.approx(s * (1 - s))
+    assert float(dg.grad(dg.grad(dg.grad(log1pexp)))(x)) == pytest.approx(
+        s * (1 - s) * (1 - 2 * s)
+    )
+
+
+def test_forward_mode_transposes_the_rule():
+    s = sigmoid(0.4)
+    x = dg.asarray(0.4, dtype="float64")
+
+    assert float(dg.jvp(log1pexp, (x,), (2.0,))[1]) == pytest.approx(2 * s)
+    assert float(dg.jvp(dg.grad(log1pexp), (x,), (1.0,))[1]) == pytest.approx(s * (1 - s))
+
+
+def test_a_gradient_function_with_a_custom_gradient_of_its_own_chains():
+    # TensorFlow gives None for the second order here (its issue 34503).
+    @dg.custom_gradient
+    def cube(x):
+        @dg.custom_gradient
+        def slope(x, upstream):
+            def rule(u):
+                return u * upstream * 6 * x, u * 3 * x * x
+
+            return upstream * 3 * x * x, rule
+
+        return x * x * x, lambda upstream: slope(x, upstream)
+
+    assert float(dg.grad(dg.grad(cube))(2.0)) == 12.0
+
+
+def test_captured_variables_get_the_gradients_that_the_rule_returns():
+    w = dg.Variable(3.0, name="w")
+
+    @dg.custom_gradient
+    def f(x):
+        def rule(upstream, variables):
+            assert [v.name for v in variables] == ["w"]
+            return upstream * 100.0, [upstream * 7.0]
+
+        return x * w, rule
+
+    x = dg.Variable(2.0)
+    with dg.GradientTape() as tape:
+        y = f(x)
+    to_x, to_w = tape.gradient(y, [x, w])
+
+    assert float(to_x) == 100.0
+    assert float(to_w) == 7.0
+
+
+def test_methods_keywords_and_several_outputs_work():
+    class Model:
+        @dg.custom_gradient
+        def split(self_x, *, scale):  # noqa: N805  bound as a method in the next line
+            return (self_x * scale, self_x + scale), lambda a, b: a * scale + b
+
+    first, second = Model.split(dg.asarray(2.0), scale=3.0)
+    gradient = dg.grad(lambda x: sum(Model.split(x, scale=3.0)))(2.0)
+
+    assert (float(first), float(second)) == (6.0, 5.0)
+    assert float(gradient) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (lambda u: (u, u), ValueError, "expected to return 1 gradients, but returned 2"),
+        (lambda u: np.ones(5, np.float32), ShapeError, r"shape \(5,\), its argument \(2,\)"),
+        (lambda u: u * 1j, DTypeError, "expected a real gradient"),
+    ],
+)
+def test_a_rule_that_returns_nonsense_is_refused(returned, error, message):
+    f = dg.custom_gradient(lambda x: (x * 1.0, returned))
+    x = dg.Variable([1.0, 2.0])
+    with dg.GradientTape() as tape:
+        y = f(x)
+
+    with pytest.raises(error, match=message):
+        tape.gradient(y, x)
+
+
+def test_a_rule_that_forgets_captured_variables_is_refused():
+    w = dg.Variable(3.0, name="forgotten")
+
+    with pytest.raises(TypeError, match="must accept keyword argument 'variables'.*forgotten"):
+        dg.custom_gradient(lambda x: (x * w, lambda u: u))(dg.asarray(1.0))
+
+
+def test_straight_through_passes_the_gradient_and_keeps_the_value():
+    f = dg.grad_pass_through(dg.round)
+
+    value, gradient = dg.value_and_grad(lambda x: dg.sum(f(x) * x))(np.array([1.2, 2.7]))
+
+    assert float(value) == pytest.approx(1.2 + 3 * 2.7)
+    np.testing.assert_allclose(gradient.numpy(), [1.2 + 1, 2.7 + 3], rtol=1e-6)
+
+
+def block(x, w):
+    return dg.tanh(x * w) * x
+
+
+def test_recomputation_gives_the_same_derivatives_to_second_order():
+    again = dg.recompute_grad(block)
+    x, w = dg.asarray(0.6, dtype="float64"), dg.asarray(1.3, dtype="float64")
+    for order in (lambda f: f, dg.grad, lambda f: dg.grad(dg.grad(f))):
+        assert float(order(again)(x, w)) == pytest.approx(float(order(block)(x, w)), rel=1e-13)
+
+    forward = dg.jvp(dg.grad(again), (x, w), (1.0, 0.0))[1]
+    assert float(forward) == pytest.approx(float(dg.grad(dg.grad(block))(x, w)), rel=1e-13)
+
+
+def test_recomputation_reaches_captured_variables():
+    w = dg.Variable(1.3)
+    again = dg.recompute_grad(lambda x: block(x, w))
+    with dg.GradientTape() as tape:
+        y = again(dg.asarray(0.6))
+
+    assert float(tape.gradient(y, w)) == pytest.approx(0.36 / np.cosh(0.78) ** 2, rel=1e-5)
+
+
+def test_recomputation_keeps_no_value_of_the_function():
+    seen = []
+
+    @dg.recompute_grad
+    def f(x):
+        inside = dg.exp(x)  # exp keeps its output on a tape
+        seen.append(weakref.ref(inside.array))
+        return dg.sum(inside)
+
+    x = dg.Variable(np.ones(7))
+    with dg.GradientTape() as tape:
+        y = f(x)
+    dead = seen[0]() is None
+
+    np.testing.assert_allclose(tape.gradient(y, x).numpy(), np.exp(np.ones(7)))
+    assert dead
+    assert len(seen) == 2
