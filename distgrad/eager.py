@@ -25,12 +25,13 @@ from distgrad.dtypes import (
     complex128,
     default_dtype,
     is_differentiable,
+    result_type,
 )
 from distgrad.errors import DistgradError, DTypeError, MixedBackendError
 from distgrad.ops import VOCABULARY
 from distgrad.ops.creation import dtype_of_scalar
 from distgrad.ops.elementwise import positive
-from distgrad.ops.structure import TRANSFER
+from distgrad.ops.structure import TRANSFER, stack
 from distgrad.tensor import Operators, Tensor, new_key
 
 _SCALARS = (bool, int, float, complex)
@@ -67,7 +68,7 @@ def evaluate(
     ShapeError
         If their shapes do not fit the operation.
     """
-    # One tensor, or two of one backend: nearly every call, so it is spelled out.
+    # One tensor, two of one backend, or one and a number: nearly every call, so it is spelled out.
     keys: tuple[int, ...]
     arrays: tuple[Any, ...]
     if len(inputs) == 2:
@@ -78,10 +79,15 @@ def evaluate(
             second = second.read()
         if first.__class__ is Tensor and second.__class__ is Tensor:
             kernels = first.kernels
-            if second.kernels is not kernels:
-                _refuse_mixture(op, first.kernels.backend, second.kernels.backend)
-            arrays = (first.array, second.array)
+            if second.kernels is kernels:
+                arrays = (first.array, second.array)
+            else:
+                kernels, arrays = _lift(op, (first, second))
             keys = (first.key, second.key)
+        elif first.__class__ is Tensor and _stays(second, first):
+            kernels, arrays, keys = first.kernels, (first.array, second), (first.key, 0)
+        elif second.__class__ is Tensor and _stays(first, second):
+            kernels, arrays, keys = second.kernels, (first, second.array), (0, second.key)
         else:
             kernels, arrays, keys = _admit(op, (first, second), kernels)
     elif len(inputs) == 1 and inputs[0].__class__ is Tensor:
@@ -140,26 +146,31 @@ def _admit(
     op: Op, inputs: tuple[Any, ...], kernels: Kernels | None
 ) -> tuple[Kernels, tuple[Any, ...], tuple[int, ...]]:
     """Return the kernels, raw arrays and identities of inputs of any sort."""
-    values = [x.read() if isinstance(x, Operators) else x for x in inputs]
-    found: Kernels | None = None
-    for value in values:
-        if value.__class__ is Tensor:
-            if found is None:
-                found = value.kernels
-            elif value.kernels is not found:
-                _refuse_mixture(op, found.backend, value.kernels.backend)
-    if found is None:
+    values = [_read(x) for x in inputs]
+    tensors = [value for value in values if value.__class__ is Tensor]
+    if not tensors:
         found = kernels or _kernels_owning(values) or current_kernels()
         return _admit_foreign(found, values)
+    found, lifted = _lift(op, tensors)
+    rest = iter(lifted)
     arrays, keys = [], []
     for value in values:
         if value.__class__ is Tensor:
-            arrays.append(value.array)
+            arrays.append(next(rest))
             keys.append(value.key)
         else:
             arrays.append(_admitted(op, found, value, values))
             keys.append(0)
     return found, tuple(arrays), tuple(keys)
+
+
+def _read(value: Any) -> Any:
+    """Return the tensor of a variable, or of lists that hold tensors; else the value itself."""
+    if isinstance(value, Operators):
+        return value.read()
+    if isinstance(value, (list, tuple)) and holds_tensors(value):
+        return _stacked(value)
+    return value
 
 
 def _admit_foreign(
@@ -174,6 +185,15 @@ def _admit_foreign(
     return kernels, arrays, (0,) * len(arrays)
 
 
+def _stays(scalar: Any, tensor: Tensor) -> bool:
+    """Return whether a value is a Python scalar that goes to the kernel as it is."""
+    kind = scalar.__class__
+    return kind is int or (kind is float and getattr(tensor.array.dtype, "kind", "") in _FLOATING)
+
+
+_FLOATING = ("f", "c")  # NumPy's letters for dtypes that a Python float does not widen
+
+
 def _admitted(op: Op, kernels: Kernels, value: Any, values: list[Any]) -> Any:
     """Return one input that is no tensor, beside tensors of a backend, for its kernels."""
     if type(value) in (float, complex):
@@ -184,9 +204,32 @@ def _admitted(op: Op, kernels: Kernels, value: Any, values: list[Any]) -> Any:
         return value
     if type(value) in _SCALARS:
         return value
-    if isinstance(value, np.ndarray) and value.ndim and kernels.backend.name != "numpy":
+    if isinstance(value, np.ndarray) and value.ndim and not _takes_numpy(kernels):
         _refuse_mixture(op, kernels.backend, load("numpy"))
     return asarray_raw(kernels, value)
+
+
+def _takes_numpy(kernels: Kernels) -> bool:
+    """Return whether a NumPy array may meet a backend's arrays without being moved on request."""
+    return kernels.level > 0 or kernels.backend.name == "numpy"
+
+
+def _lift(op: Op, tensors: Sequence[Tensor]) -> tuple[Kernels, tuple[Any, ...]]:
+    """Return the kernels of the highest level among tensors, and all as arrays of that level."""
+    top = max((tensor.kernels for tensor in tensors), key=_level)
+    arrays = []
+    for tensor in tensors:
+        if tensor.kernels is top:
+            arrays.append(tensor.array)
+        elif tensor.kernels.level < top.level:
+            arrays.append(top.backend.lift(tensor))  # type: ignore[attr-defined]  # a level has it
+        else:
+            _refuse_mixture(op, top.backend, tensor.kernels.backend)
+    return top, tuple(arrays)
+
+
+def _level(kernels: Kernels) -> int:
+    return kernels.level
 
 
 def _refuse_mixture(op: Op, one: Backend, other: Backend) -> NoReturn:
@@ -320,12 +363,7 @@ def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = Fa
     if type(value) in _SCALARS:
         return kernels.backend.asarray(value, dtype=dtype or dtype_of_scalar(value))
     if isinstance(value, (list, tuple)):
-        host = np.asarray(_with_tensors_read(value))
-        if host.dtype == object:
-            raise DTypeError(
-                f"asarray: {type(value).__name__} is ragged or holds no numbers; "
-                "expected nested lists of equal lengths"
-            )
+        host = as_host(value)
         if dtype is None and host.dtype.kind in "fc" and not _has_numpy_leaf(value):
             dtype = default_dtype() if host.dtype.kind == "f" else as_dtype(complex)
         as_dtype(host.dtype)
@@ -339,10 +377,55 @@ def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = Fa
     )
 
 
-def _with_tensors_read(value: Any) -> Any:
+def as_host(value: Any) -> np.ndarray[Any, Any]:
+    """Return Python's numbers, or nested lists of them, as a NumPy array in double precision.
+
+    Raises
+    ------
+    DTypeError
+        If lists are ragged, or hold no numbers.
+    """
+    try:
+        host = np.asarray(value)
+    except ValueError as error:  # NumPy's word for lists of unequal lengths
+        raise DTypeError(_NO_NUMBERS.format(type(value).__name__)) from error
+    if host.dtype.kind not in "biufc" and host.dtype.name != "bfloat16":
+        raise DTypeError(_NO_NUMBERS.format(type(value).__name__))
+    return host
+
+
+_NO_NUMBERS = (
+    "asarray: {} is ragged or holds no numbers; expected nested lists of equal lengths, of numbers"
+)
+
+
+def holds_tensors(value: Any) -> bool:
+    """Return whether nested lists hold a tensor or variable."""
     if isinstance(value, (list, tuple)):
-        return [_with_tensors_read(each) for each in value]
-    return value.numpy() if isinstance(value, Operators) else value
+        return any(holds_tensors(each) for each in value)
+    return isinstance(value, Operators)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _stacked(value: Any) -> Tensor:
+    """Return nested lists that hold tensors as one tensor, by operations that tapes hear."""
+    leaves = list(_leaves(value))
+    home = next(leaf for leaf in leaves if isinstance(leaf, Operators)).backend
+    joint = result_type(*(leaf if type(leaf) in _SCALARS else leaf.dtype for leaf in leaves))
+
+    def stacked(part: Any) -> Any:
+        if isinstance(part, (list, tuple)):
+            return stack([stacked(each) for each in part])
+        return part if isinstance(part, Operators) else asarray(part, dtype=joint, backend=home)
+
+    return stacked(value)
 
 
 def _has_numpy_leaf(value: Any) -> bool:
@@ -379,6 +462,8 @@ def asarray(
         If the value holds no numbers, or lists are ragged.
     """
     wanted = None if dtype is None else as_dtype(dtype)
+    if isinstance(value, (list, tuple)) and holds_tensors(value):
+        value = _stacked(value)
     if isinstance(value, Operators):
         tensor = value.read()
         if backend is not None:
@@ -391,6 +476,23 @@ def asarray(
     else:
         kernels = _kernels_owning([value]) or current_kernels()
     return Tensor(asarray_raw(kernels, value, wanted, bool(copy)), kernels)
+
+
+def beside(value: Any, tensor: Tensor) -> Tensor:
+    """Return a value as a tensor that can meet another one in an operation.
+
+    Parameters
+    ----------
+    value : Tensor, Variable, array, scalar or nested lists
+        What comes from a user: a cotangent, a tangent.
+    tensor : Tensor
+        Whose backend it goes to, unless it belongs to a transformation on a higher level.
+    """
+    if isinstance(value, Operators):
+        own = value.read()
+        if own.kernels.level > tensor.kernels.level:
+            return own
+    return asarray(value, backend=tensor.kernels.backend)
 
 
 bind_evaluator(evaluate)

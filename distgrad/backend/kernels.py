@@ -28,6 +28,9 @@ class Kernels:
     ----------
     array_type : type
         The class of the backend's arrays.
+    level : int
+        0 for a backend of numbers; higher for a transformation, to whose arrays those of lower
+        levels are lifted where they meet (its backend has a method ``lift(tensor)`` for that).
     complex_dtypes : frozenset
         The complex dtypes as the backend's arrays spell them.
     table : dict of Op to callable
@@ -39,6 +42,7 @@ class Kernels:
     def __init__(self, backend: Backend, vocabulary: Mapping[str, Op]) -> None:
         self.backend = backend
         self.vocabulary = vocabulary
+        self.level: int = getattr(backend, "level", 0)
         self.array_type: type = type(backend.asarray(0.0))
         self.complex_dtypes: frozenset[Any] = frozenset(
             backend.asarray(0.0, dtype=dtype).dtype for dtype in (complex64, complex128)

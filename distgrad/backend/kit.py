@@ -14,7 +14,8 @@ import numpy as np
 
 from distgrad.backend.protocol import API_VERSION
 from distgrad.core.op import Placeholder, Slice
-from distgrad.dtypes import result_type
+from distgrad.dtypes import as_dtype, float32, float64, int64, is_complex, result_type
+from distgrad.errors import DTypeError, PositionError
 
 # Kernels whose array arguments promote to one dtype before they meet.
 _PROMOTING = frozenset(
@@ -85,7 +86,13 @@ class ArrayModuleBackend:
         """Return a dtype as the module spells it."""
         if self._speaks_numpy or not isinstance(dtype, np.dtype):
             return dtype
-        return getattr(self.module, dtype.name)
+        own = getattr(self.module, dtype.name, None)
+        if own is None:
+            raise DTypeError(
+                f"backend {self.name!r} has no dtype {dtype.name}; "
+                "expected one of the Python array API standard's"
+            )
+        return own
 
     def kernel(self, name: str) -> Callable[..., Any] | None:
         """Return the kernel of an operation: a special one, an adapted one, or the module's own."""
@@ -106,11 +113,18 @@ class ArrayModuleBackend:
             scalars = (bool, int, float, complex)
             joint = result_type(*(o if isinstance(o, scalars) else o.dtype for o in operands))
             if name in _FLOATING and joint.kind in "biu":
-                joint = np.sqrt(np.zeros((), joint)).dtype
+                joint = self._lifted(name, joint)
             own = self.own_dtype(joint)
             return function(*(self._brought_to(own, o) for o in operands), **params)
 
         return kernel
+
+    def _lifted(self, name: str, integers: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the floating dtype in which integers are computed with, as by NumPy."""
+        if name in ("divide", "mean"):
+            return float64
+        lifted = np.sqrt(np.zeros((), integers)).dtype
+        return lifted if hasattr(self.module, lifted.name) else float32
 
     def _brought_to(self, own: Any, operand: Any) -> Any:
         if not self.owns(operand):
@@ -157,18 +171,43 @@ class ArrayModuleBackend:
         return self.module.eye(n_rows, n_cols, k=k, dtype=self.own_dtype(dtype))
 
     def _one_hot(self, labels: Any, *, classes: int, dtype: Any) -> Any:
-        positions = self.module.arange(classes, dtype=labels.dtype)
-        hits = self.module.expand_dims(labels, axis=-1) == positions
+        # In int64: in the labels' own dtype, such as uint8, the classes might not all fit.
+        own = self.own_dtype(int64)
+        wide = labels if self._speaks_numpy else self._brought_to(own, labels)
+        hits = self.module.expand_dims(wide, axis=-1) == self.module.arange(classes, dtype=own)
         return self.module.astype(hits, self.own_dtype(dtype))
+
+    # Real numbers are complex numbers too, which the standard leaves open.
+
+    def _conj(self, x: Any) -> Any:
+        return self.module.conj(x) if self._is_complex(x) else x
+
+    def _real(self, x: Any) -> Any:
+        return self.module.real(x) if self._is_complex(x) else x
+
+    def _imag(self, x: Any) -> Any:
+        return self.module.imag(x) if self._is_complex(x) else self.module.zeros_like(x)
+
+    def _is_complex(self, x: Any) -> bool:
+        return self._speaks_numpy or is_complex(as_dtype(x.dtype))
 
     # --- indexing: the standard knows less of it than the vocabulary ----------------------------
 
     def _getitem(self, x: Any, *arrays: Any, index: tuple[Any, ...]) -> Any:
-        if self._speaks_numpy or not arrays:
-            return x[subscript(index, arrays)]
-        # The standard takes integer arrays only among themselves; NumPy takes any mixture.
-        hosts = tuple(self.to_host(a) for a in arrays)
-        return self.asarray(self.to_host(x)[subscript(index, hosts)])
+        try:
+            if self._speaks_numpy:
+                return x[subscript(index, arrays)]
+            if not arrays:
+                # The standard leaves open what fewer indices than axes mean, without an ellipsis.
+                return x[subscript(index if Ellipsis in index else (*index, Ellipsis), ())]
+            # The standard takes integer arrays only among themselves; NumPy takes any mixture.
+            hosts = tuple(self.to_host(a) for a in arrays)
+            return self.asarray(self.to_host(x)[subscript(index, hosts)])
+        except IndexError as error:
+            raise PositionError(
+                f"getitem: {error}; the array has shape {tuple(x.shape)}, expected positions "
+                "within it, from -n to n - 1 along an axis of length n"
+            ) from error
 
     def _scatter_add(
         self, g: Any, *arrays: Any, index: tuple[Any, ...], shape: tuple[int, ...]

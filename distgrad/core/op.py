@@ -80,6 +80,9 @@ VJPRule: TypeAlias = Callable[
 JVPRule: TypeAlias = Callable[
     [Namespace, Sequence[Array | None], Array, Any, dict[str, Any]], Array
 ]
+BatchRule: TypeAlias = Callable[
+    [Namespace, int, Sequence[bool], Sequence[Array], dict[str, Any]], Array
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +115,8 @@ class Op:
     compose : callable, optional
         ``compose(xp, *arrays, **params)``: the operation in terms of others, for backends without
         a kernel of this name.
+    batch : callable, optional
+        ``batch(xp, size, batched, arrays, params) -> array``, see `distgrad.ops.batching`.
     outputs : int or None
         How many outputs; 1 is a bare array, None a tuple of a length known only after the call.
     """
@@ -123,6 +128,7 @@ class Op:
     jvp: JVPRule | None = None
     keep: Keep | tuple[tuple[int, ...], ...] = Keep.INPUTS
     compose: Callable[..., Any] | None = None
+    batch: BatchRule | None = None
     outputs: int | None = 1
 
     def __repr__(self) -> str:

@@ -9,15 +9,16 @@ from typing import Any
 from distgrad.core.op import Array, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
+from distgrad.ops import batching
 from distgrad.ops.elementwise import conj, multiply
-from distgrad.ops.families import conjugate, fit, joint, sum_of
+from distgrad.ops.families import conjugate, fit, joint, shape_of, sum_of
 from distgrad.ops.reductions import sum as sum_over
 from distgrad.ops.structure import permute_dims, reshape
 from distgrad.shapes import Shape, broadcast, normalize_axes
 
 
 def _matmul_spec(a: Spec, b: Spec) -> Spec:
-    left, right = tuple(a.shape), tuple(b.shape)
+    left, right = shape_of(a), shape_of(b)
     if not left or not right:
         raise ShapeError(
             f"matmul: operands of one axis or more expected, got shapes {left} and {right}; "
@@ -80,7 +81,15 @@ def _matmul_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) ->
     return sum_of(terms)
 
 
-MATMUL = Op("matmul", Kind.CONTRACTION, _matmul_spec, _matmul_vjp, _matmul_jvp, keep=((1,), (0,)))
+MATMUL = Op(
+    "matmul",
+    Kind.CONTRACTION,
+    _matmul_spec,
+    _matmul_vjp,
+    _matmul_jvp,
+    keep=((1,), (0,)),
+    batch=batching.matmul,
+)
 
 
 def matmul(x1: Any, x2: Any, /) -> Any:

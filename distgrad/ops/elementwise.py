@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from distgrad.ops.families import (
     fit,
     floating,
     joint,
+    quotient,
+    real_cotangent,
     real_part,
     sum_of,
     sum_to,
@@ -84,9 +87,9 @@ def multiply(x1: Any, x2: Any, /) -> Any:
 DIVIDE = binary(
     "divide",
     lambda xp, y, a, b: 1 / b,
-    lambda xp, y, a, b: -a / (b * b),
+    lambda xp, y, a, b: -(a / b) / b,  # b * b would overflow for half of a dtype's exponents
     keep=((1,), (0, 1)),
-    dtype=floating,
+    dtype=quotient,
 )
 
 
@@ -100,23 +103,24 @@ def _pow_in_base(xp: Namespace, y: Array, a: Array, b: Array) -> Array:
     if isinstance(b, (int, float, complex)):
         return xp.zeros_like(a) if b == 0 else (2 * a if b == 2 else b * xp.pow(a, b - 1))
     zero = xp.equal(b, 0)
-    return xp.where(zero, 0, b * xp.pow(a, xp.where(zero, 1, b - 1)))
+    # By the kernel and not by `*`: integer exponents are promoted on every backend.
+    return xp.where(zero, 0, xp.multiply(b, xp.pow(a, xp.where(zero, 1, b - 1))))
 
 
 def _pow_in_exponent(xp: Namespace, y: Array, a: Array, b: Array) -> Array:
-    # a**b log(a) tends to 0 for a to +0; so the limit is taken, where the product is 0 * -inf.
+    # a**b log(a) tends to 0 for a to +0, where the product is 0 * -inf; and a negative real base
+    # has a power at single exponents only. Base 1 stands in there: 1**b log(1) is 0.
+    if isinstance(a, complex) and a.imag == 0 and not hasattr(a, "dtype"):
+        a = a.real
+    if b.dtype in xp.complex_dtypes:
+        a = a + 0j if isinstance(a, (int, float, complex)) else xp.astype(a, dtype=b.dtype)
     if isinstance(a, (int, float, complex)):
-        return xp.zeros_like(b) if a == 0 else xp.pow(a, b) * _log_of_scalar(a)
-    zero = xp.equal(a, 0)
-    return xp.where(zero, 0, xp.pow(a, b) * xp.log(xp.where(zero, 1, a)))
-
-
-def _log_of_scalar(a: complex) -> complex:
-    import cmath
-
-    if isinstance(a, complex):
-        return cmath.log(a)
-    return math.log(a) if a > 0 else math.nan
+        if a == 0 if isinstance(a, complex) else a <= 0:
+            return xp.zeros_like(b)
+        return xp.pow(a, b) * (cmath.log(a) if isinstance(a, complex) else math.log(a))
+    outside = xp.equal(a, 0) if a.dtype in xp.complex_dtypes else xp.less_equal(a, 0)
+    base = xp.where(outside, 1, a)
+    return xp.pow(base, b) * xp.log(base)
 
 
 POW = binary("pow", _pow_in_base, _pow_in_exponent, keep=((0, 1), (0, 1)))
@@ -128,7 +132,8 @@ def pow(x1: Any, x2: Any, /) -> Any:
     Notes
     -----
     The derivative in the base is 0 where the exponent is 0 (also at base 0, where TensorFlow and
-    JAX give NaN), and the derivative in the exponent is 0 at base 0, its limit from above.
+    JAX give NaN). The derivative in the exponent is 0 at base 0, its limit from above, and, as in
+    TensorFlow, at a negative real base, where PyTorch and JAX give NaN.
     """
     return apply(POW, x1, x2)
 
@@ -217,7 +222,7 @@ def positive(x: Any, /) -> Any:
 
 
 def _abs_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    return (g * xp.sign(xs[0]),)
+    return (real_cotangent(xp, g) * xp.sign(xs[0]),)
 
 
 def _abs_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
@@ -238,15 +243,35 @@ def abs(x: Any, /) -> Any:
     return apply(ABS, x)
 
 
-def _sign_partial(xp: Namespace, y: Array, x: Array) -> Array:
-    return xp.zeros_like(x)
+def _sign_turned(xp: Namespace, x: Array, tangent: Array) -> Array:
+    """Return how x / ``|x|`` turns with x: by what of the tangent lies across x."""
+    if x.dtype not in xp.complex_dtypes:
+        return xp.zeros_like(tangent)
+    zero = xp.equal(x, 0)
+    length = xp.where(zero, 1, xp.abs(x))
+    unit = x / length
+    across = tangent - unit * xp.real(xp.conj(unit) * tangent)
+    return xp.where(zero, 0, across / length)
 
 
-SIGN = unary("sign", _sign_partial)
+def _sign_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (_sign_turned(xp, xs[0], g),)
+
+
+def _sign_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return _sign_turned(xp, xs[0], tangents[0])
+
+
+SIGN = Op("sign", Kind.ELEMENTWISE, elementwise_spec("sign", joint), _sign_vjp, _sign_jvp)
 
 
 def sign(x: Any, /) -> Any:
-    """Return -1, 0 or 1 (x / ``|x|`` for complex x), element by element; the derivative is 0."""
+    """Return -1, 0 or 1, or x / ``|x|`` for complex x, element by element.
+
+    Notes
+    -----
+    The derivative is 0 for real x, also at 0. For complex x it is that of a rotation; 0 at 0.
+    """
     return apply(SIGN, x)
 
 
@@ -284,10 +309,15 @@ def sqrt(x: Any, /) -> Any:
     return apply(SQRT, x)
 
 
+def _finite_below(xp: Namespace, y: Array) -> Array:
+    # Where both terms are exp(-inf) the sum has no slope; exp(-inf + inf) would be NaN.
+    return xp.where(xp.equal(y, -math.inf), 0, y)
+
+
 LOGADDEXP = binary(
     "logaddexp",
-    lambda xp, y, a, b: xp.exp(a - y),
-    lambda xp, y, a, b: xp.exp(b - y),
+    lambda xp, y, a, b: xp.exp(a - _finite_below(xp, y)),
+    lambda xp, y, a, b: xp.exp(b - _finite_below(xp, y)),
     keep=Keep.BOTH,
     dtype=floating,
 )
@@ -465,7 +495,7 @@ def conj(x: Any, /) -> Any:
 
 
 def _real_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    return (xp.astype(g, dtype=xs[0].dtype),)
+    return (xp.astype(real_cotangent(xp, g), dtype=xs[0].dtype),)
 
 
 def _real_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
@@ -490,7 +520,7 @@ def real(x: Any, /) -> Any:
 def _imag_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     if xs[0].dtype not in xp.complex_dtypes:
         return (xp.zeros_like(g),)
-    return (1j * xp.astype(g, dtype=xs[0].dtype),)
+    return (1j * xp.astype(real_cotangent(xp, g), dtype=xs[0].dtype),)
 
 
 def _imag_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:

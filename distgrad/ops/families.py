@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec, SpecRule
-from distgrad.dtypes import DType, bool_, is_differentiable, result_type
+from distgrad.core.op import Array, BatchRule, Keep, Kind, Namespace, Op, Spec, SpecRule
+from distgrad.dtypes import DType, bool_, float64, is_differentiable, result_type
 from distgrad.shapes import Shape, broadcast, broadcast_axes
 
 Partial: TypeAlias = Callable[..., Array]  # (xp, y, *inputs) -> derivative in one input
@@ -49,6 +49,15 @@ def conjugate(xp: Namespace, factor: Array) -> Array:
     return xp.conj(factor) if factor.dtype in xp.complex_dtypes else factor
 
 
+def real_cotangent(xp: Namespace, cotangent: Array) -> Array:
+    """Return the cotangent of a real value, whose imaginary part, if any, means nothing.
+
+    It has one where the real value met a complex one further on. Linear rules may pass it on, but
+    one that goes from a real value back to a complex one has to leave it out.
+    """
+    return xp.real(cotangent) if cotangent.dtype in xp.complex_dtypes else cotangent
+
+
 def shape_of(value: Any) -> Shape:
     """Return the shape of an array, a spec or a Python scalar."""
     return () if type(value) in _SCALARS else tuple(value.shape)
@@ -66,6 +75,12 @@ def floating(*operands: Any) -> DType:
     """Return the dtype to which the operands promote; NumPy's floating one for integers."""
     dtype = joint(*operands)
     return dtype if is_differentiable(dtype) else np.sqrt(np.zeros((), dtype)).dtype
+
+
+def quotient(*operands: Any) -> DType:
+    """Return the dtype to which the operands promote; float64 for integers of any width."""
+    dtype = joint(*operands)
+    return dtype if is_differentiable(dtype) else float64
 
 
 def boolean(*operands: Any) -> DType:
@@ -225,6 +240,7 @@ def linear(
     kind: Kind = Kind.VIEW,
     keep: Keep = Keep.SHAPES,
     compose: Callable[..., Array] | None = None,
+    batch: BatchRule | None = None,
 ) -> Op:
     """Return an operation that is linear in its one differentiable argument, the first.
 
@@ -242,7 +258,7 @@ def linear(
         See `Op`.
     keep : Keep
         ``SHAPES``, ``SPECS`` or ``REST``.
-    compose : callable, optional
+    compose, batch : callable, optional
         See `Op`.
     """
 
@@ -263,7 +279,7 @@ def linear(
     ) -> Array:
         return getattr(xp, name)(tangents[0], *xs[1:], **params)
 
-    return Op(name, kind, spec, vjp, jvp, keep, compose)
+    return Op(name, kind, spec, vjp, jvp, keep, compose, batch)
 
 
 def undifferentiable(
@@ -272,6 +288,7 @@ def undifferentiable(
     *,
     kind: Kind = Kind.OPAQUE,
     compose: Callable[..., Array] | None = None,
+    batch: BatchRule | None = None,
 ) -> Op:
     """Return an operation that has no derivative: the tape ends there."""
-    return Op(name, kind, spec, compose=compose)
+    return Op(name, kind, spec, compose=compose, batch=batch)

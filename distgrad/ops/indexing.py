@@ -10,7 +10,8 @@ import numpy as np
 from distgrad.backend.kit import subscript
 from distgrad.core.op import Array, Keep, Kind, Namespace, Placeholder, Slice, Spec
 from distgrad.core.seam import apply
-from distgrad.errors import ShapeError
+from distgrad.errors import PositionError, ShapeError
+from distgrad.ops import batching
 from distgrad.ops.families import linear
 from distgrad.shapes import Shape, normalize_axis
 
@@ -30,8 +31,15 @@ def encode(key: Any) -> tuple[Index, list[Any]]:
             index.append(int(part))
         else:
             index.append(Placeholder.ARRAY)
-            arrays.append(np.asarray(part) if isinstance(part, (bool, list)) else part)
+            arrays.append(_positions(part))
     return tuple(index), arrays
+
+
+def _positions(part: Any) -> Any:
+    """Return what stands in a placeholder; a list goes to the backend of what is indexed."""
+    if isinstance(part, (bool, np.bool_)):
+        return np.asarray(part)
+    return np.empty(0, np.int64) if isinstance(part, list) and not part else part
 
 
 def _bound(value: Any) -> int | None:
@@ -41,11 +49,19 @@ def _bound(value: Any) -> int | None:
 def _getitem_spec(x: Spec, *arrays: Spec, index: Index) -> Spec:
     # NumPy's own rules on an array of the same shape that takes no memory.
     stand_in = np.broadcast_to(np.empty((), np.bool_), tuple(x.shape))
-    positions = tuple(np.zeros(a.shape, a.dtype) for a in arrays)
+    positions = tuple(_stand_in(a) for a in arrays)
     try:
         return Spec(stand_in[subscript(index, positions)].shape, x.dtype)
     except IndexError as error:
-        raise ShapeError(f"getitem: {error}; the array has shape {tuple(x.shape)}") from error
+        raise PositionError(f"getitem: {error}; the array has shape {tuple(x.shape)}") from error
+
+
+def _stand_in(positions: Spec) -> np.ndarray[Any, Any]:
+    """Return an index array of a shape; a mask picks one element, which fits any other index."""
+    array = np.zeros(positions.shape, positions.dtype)
+    if array.dtype == np.bool_ and array.size:
+        array.flat[0] = True
+    return array
 
 
 def _getitem_transpose(
@@ -54,7 +70,14 @@ def _getitem_transpose(
     return xp.scatter_add(g, *arrays, index=index, shape=tuple(primal.shape))
 
 
-GETITEM = linear("getitem", _getitem_transpose, _getitem_spec, kind=Kind.OPAQUE, keep=Keep.REST)
+GETITEM = linear(
+    "getitem",
+    _getitem_transpose,
+    _getitem_spec,
+    kind=Kind.OPAQUE,
+    keep=Keep.REST,
+    batch=batching.getitem,
+)
 
 
 def getitem(x: Any, key: Any, /) -> Any:
@@ -69,8 +92,9 @@ def getitem(x: Any, key: Any, /) -> Any:
 
     Raises
     ------
-    ShapeError
-        If an index is out of range or there are too many.
+    PositionError
+        If an index is out of range, there are too many, or a mask does not fit; an `IndexError`
+        too. CuPy does not look into index arrays that lie on the device: they wrap around.
     """
     index, arrays = encode(key)
     return apply(GETITEM, x, *arrays, index=index)
@@ -87,7 +111,12 @@ def _scatter_add_transpose(
 
 
 SCATTER_ADD = linear(
-    "scatter_add", _scatter_add_transpose, _scatter_add_spec, kind=Kind.OPAQUE, keep=Keep.REST
+    "scatter_add",
+    _scatter_add_transpose,
+    _scatter_add_spec,
+    kind=Kind.OPAQUE,
+    keep=Keep.REST,
+    batch=batching.scatter_add,
 )
 
 
@@ -114,9 +143,8 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
             raise ShapeError(f"take: axis is needed for an array of {ndim} axes; give axis=")
         axis = 0
     place = normalize_axis("take", axis, ndim)
-    positions = indices if hasattr(indices, "dtype") else np.asarray(indices, dtype=np.int64)
     index = (*(Slice(None, None, None),) * place, Placeholder.ARRAY)
-    return apply(GETITEM, x, positions, index=index)
+    return apply(GETITEM, x, _positions(indices), index=index)
 
 
 OPS = (GETITEM, SCATTER_ADD)

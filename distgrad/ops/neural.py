@@ -8,10 +8,18 @@ import numpy as np
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import DTypeLike, as_dtype, default_dtype
+from distgrad.dtypes import DTypeLike, as_dtype, bool_, default_dtype
 from distgrad.errors import DTypeError, ShapeError
+from distgrad.ops import batching
 from distgrad.ops.elementwise import multiply, negative, subtract
-from distgrad.ops.families import elementwise_spec, floating, joint, unary, undifferentiable
+from distgrad.ops.families import (
+    elementwise_spec,
+    floating,
+    joint,
+    quotient,
+    unary,
+    undifferentiable,
+)
 from distgrad.ops.reductions import sum as sum_over
 from distgrad.shapes import normalize_axis
 
@@ -55,7 +63,7 @@ SIGMOID = unary(
     "sigmoid",
     lambda xp, y, x: y * (1 - y),
     keep=Keep.OUTPUT,
-    dtype=floating,
+    dtype=quotient,
     compose=_sigmoid_compose,
 )
 
@@ -83,7 +91,11 @@ def softplus(x: Any, /) -> Any:
 
 
 def _softmax_spec(x: Spec, *, axis: int) -> Spec:
-    normalize_axis("softmax", axis, len(x.shape))
+    place = normalize_axis("softmax", axis, len(x.shape))
+    if not x.shape[place] and 0 not in (*x.shape[:place], *x.shape[place + 1 :]):
+        raise ShapeError(
+            f"softmax: axis {place} of shape {tuple(x.shape)} has no classes; expected 1 or more"
+        )
     return Spec(tuple(x.shape), floating(x))
 
 
@@ -110,6 +122,7 @@ SOFTMAX = Op(
     _softmax_jvp,
     Keep.OUTPUT,
     _softmax_compose,
+    batching.along_one_axis("softmax"),
 )
 
 
@@ -139,6 +152,7 @@ LOG_SOFTMAX = Op(
     _log_softmax_jvp,
     Keep.OUTPUT,
     _log_softmax_compose,
+    batching.along_one_axis("log_softmax"),
 )
 
 
@@ -154,7 +168,7 @@ def _one_hot_spec(labels: Spec, *, classes: int, dtype: Any) -> Spec:
     return Spec((*labels.shape, classes), as_dtype(dtype))
 
 
-ONE_HOT = undifferentiable("one_hot", _one_hot_spec)
+ONE_HOT = undifferentiable("one_hot", _one_hot_spec, batch=batching.trailing("one_hot"))
 
 
 def one_hot(labels: Any, classes: int, *, dtype: DTypeLike | None = None) -> Any:
@@ -185,9 +199,10 @@ def _cross_entropy_spec(logits: Spec, labels: Spec) -> Spec:
 
 def _cross_entropy_compose(xp: Namespace, logits: Array, labels: Array) -> Array:
     classes = logits.shape[-1]
-    picked = xp.one_hot(labels, classes=classes, dtype=logits.dtype)
+    picked = xp.one_hot(labels, classes=classes, dtype=bool_)
     outside = xp.logical_or(labels < 0, labels >= classes)
-    loss = -xp.sum(picked * xp.log_softmax(logits, axis=-1), axis=-1)
+    # By a choice and not a product: a class that is ruled out has log-probability -inf.
+    loss = -xp.sum(xp.where(picked, xp.log_softmax(logits, axis=-1), 0), axis=-1)
     return xp.where(outside, np.nan, loss)
 
 
@@ -212,6 +227,7 @@ LABEL_CROSS_ENTROPY = Op(
     _cross_entropy_jvp,
     Keep.INPUTS,
     _cross_entropy_compose,
+    batching.trailing("label_cross_entropy"),
 )
 
 
@@ -244,8 +260,9 @@ def softmax_cross_entropy(*, labels: Any, logits: Any, axis: int = -1) -> Any:
     -----
     ``-sum(labels * log_softmax(logits))``, computed so that it cannot overflow.
     """
-    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
-    kind = np.dtype(labels.dtype).kind
+    # A list is passed on as it is, and goes to the backend of the logits.
+    dtype = as_dtype(labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype)
+    kind = dtype.kind
     if kind == "b":
         raise DTypeError("softmax_cross_entropy: labels are bool; expected integers or floating")
     if kind not in "iu":

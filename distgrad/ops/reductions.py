@@ -13,8 +13,9 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, bool_, int64
 from distgrad.errors import ShapeError
+from distgrad.ops import batching
 from distgrad.ops.elementwise import conj, multiply, real, sqrt, subtract
-from distgrad.ops.families import floating, joint, linear, undifferentiable
+from distgrad.ops.families import floating, joint, linear, quotient, undifferentiable
 from distgrad.shapes import Axis, Shape, normalize_axes, normalize_axis, reduced
 
 
@@ -31,12 +32,21 @@ def _index(operand: Any) -> DType:
     return int64
 
 
-def _reduction_spec(name: str, dtype: Callable[[Any], DType]) -> SpecRule:
-    """Return the spec rule of a reduction."""
+def _reduction_spec(
+    name: str, dtype: Callable[[Any], DType], *, of_something: bool = False
+) -> SpecRule:
+    """Return the spec rule of a reduction; of nothing it may have no value, as the largest has."""
 
     def spec(x: Spec, *, axis: Axis = None, keepdims: bool = False) -> Spec:
-        axes = normalize_axes(name, axis, len(x.shape))
-        return Spec(reduced(tuple(x.shape), axes, keepdims), dtype(x))
+        shape = tuple(x.shape)
+        axes = normalize_axes(name, axis, len(shape))
+        result = Spec(reduced(shape, axes, keepdims), dtype(x))
+        if of_something and not _count(shape, axis) and 0 not in result.shape:
+            raise ShapeError(
+                f"{name}: an array of shape {shape} has nothing to take the {name} of over axes "
+                f"{axes}; expected lengths of 1 or more"
+            )
+        return result
 
     return spec
 
@@ -102,13 +112,15 @@ def _positive_count(shape: Shape, axis: Axis) -> int:
 
 
 def _mean_compose(xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-    return xp.sum(x, axis=axis, keepdims=keepdims) / _count(tuple(x.shape), axis)
+    total = xp.sum(x, axis=axis, keepdims=keepdims)
+    count = _count(tuple(x.shape), axis)
+    return total / count if count else total * float("nan")
 
 
 MEAN = linear(
     "mean",
     _mean_transpose,
-    _reduction_spec("mean", floating),
+    _reduction_spec("mean", quotient),
     kind=Kind.REDUCTION,
     compose=_mean_compose,
 )
@@ -132,14 +144,16 @@ def var(
         The axes to average over; all of them by default.
     correction : float
         Subtracted from the number of elements in the divisor: 0 for the population's variance,
-        1 for the unbiased estimate (Bessel's correction).
+        1 for the unbiased estimate (Bessel's correction); NaN if nothing is left.
     keepdims : bool
         Whether these axes stay, with length 1.
     """
     centred = subtract(x, mean(x, axis=axis, keepdims=True))
     squares = real(multiply(centred, conj(centred)))
     total = sum(squares, axis=axis, keepdims=keepdims)
-    return total / builtins.max(_count(tuple(centred.shape), axis) - correction, 0.0)
+    freedom = _count(tuple(centred.shape), axis) - correction
+    # Of too small a sample nothing can be said: NaN, without NumPy's warning of a division by 0.
+    return total / freedom if freedom > 0 else total * float("nan")
 
 
 def std(
@@ -171,7 +185,9 @@ def _extremum(name: str) -> Op:
         share = winners(xp, y, xs[0], axis, keepdims)
         return xp.sum(tangents[0] * share, axis=axis, keepdims=keepdims)
 
-    return Op(name, Kind.REDUCTION, _reduction_spec(name, joint), vjp, jvp, Keep.BOTH)
+    return Op(
+        name, Kind.REDUCTION, _reduction_spec(name, joint, of_something=True), vjp, jvp, Keep.BOTH
+    )
 
 
 MAX = _extremum("max")
@@ -188,8 +204,16 @@ def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     return apply(MIN, x, axis=axis, keepdims=keepdims)
 
 
-ARGMAX = undifferentiable("argmax", _reduction_spec("argmax", _index))
-ARGMIN = undifferentiable("argmin", _reduction_spec("argmin", _index))
+ARGMAX = undifferentiable(
+    "argmax",
+    _reduction_spec("argmax", _index, of_something=True),
+    batch=batching.along_one_axis("argmax"),
+)
+ARGMIN = undifferentiable(
+    "argmin",
+    _reduction_spec("argmin", _index, of_something=True),
+    batch=batching.along_one_axis("argmin"),
+)
 
 
 def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -289,10 +313,12 @@ def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 def _logsumexp_compose(xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     top = xp.max(x, axis=axis, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, 0)
-    total = xp.log(xp.sum(xp.exp(x - top), axis=axis, keepdims=True)) + top
+    # An infinite largest term is the result; the rest is computed around it without a warning.
+    below = xp.minimum(x - xp.where(xp.isfinite(top), top, 0), 0)
+    total = xp.sum(xp.exp(below), axis=axis, keepdims=True)
+    result = top + xp.log(xp.where(xp.equal(total, 0), 1, total))
     shape = reduced(tuple(x.shape), normalize_axes("logsumexp", axis, len(x.shape)), keepdims)
-    return xp.reshape(total, shape=shape)
+    return xp.reshape(result, shape=shape)
 
 
 def _logsumexp_weights(xp: Namespace, y: Array, x: Array, params: dict[str, Any]) -> Array:
@@ -315,7 +341,7 @@ def _logsumexp_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any)
 LOGSUMEXP = Op(
     "logsumexp",
     Kind.REDUCTION,
-    _reduction_spec("logsumexp", floating),
+    _reduction_spec("logsumexp", floating, of_something=True),
     _logsumexp_vjp,
     _logsumexp_jvp,
     Keep.BOTH,
@@ -349,7 +375,11 @@ def _cumulative_sum_spec(x: Spec, *, axis: int | None = None) -> Spec:
 
 
 CUMULATIVE_SUM = linear(
-    "cumulative_sum", _cumulative_sum_transpose, _cumulative_sum_spec, kind=Kind.OPAQUE
+    "cumulative_sum",
+    _cumulative_sum_transpose,
+    _cumulative_sum_spec,
+    kind=Kind.OPAQUE,
+    batch=batching.along_one_axis("cumulative_sum"),
 )
 
 

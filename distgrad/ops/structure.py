@@ -13,7 +13,8 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike, as_dtype
 from distgrad.errors import ShapeError
-from distgrad.ops.families import joint, linear, sum_to, undifferentiable
+from distgrad.ops import batching
+from distgrad.ops.families import joint, linear, shape_of, sum_to, undifferentiable
 from distgrad.shapes import Axis, Shape, broadcast, normalize_axes, normalize_axis
 
 # --- shape --------------------------------------------------------------------------------------
@@ -33,7 +34,7 @@ def _reshape_transpose(xp: Namespace, g: Array, primal: Shape, shape: Shape) -> 
     return xp.reshape(g, shape=tuple(primal))
 
 
-RESHAPE = linear("reshape", _reshape_transpose, _reshape_spec)
+RESHAPE = linear("reshape", _reshape_transpose, _reshape_spec, batch=batching.reshape)
 
 
 def reshape(x: Any, /, shape: int | Sequence[int]) -> Any:
@@ -64,7 +65,9 @@ def _broadcast_to_transpose(xp: Namespace, g: Array, primal: Shape, shape: Shape
     return sum_to(xp, g, tuple(primal))
 
 
-BROADCAST_TO = linear("broadcast_to", _broadcast_to_transpose, _broadcast_to_spec)
+BROADCAST_TO = linear(
+    "broadcast_to", _broadcast_to_transpose, _broadcast_to_spec, batch=batching.broadcast_to
+)
 
 
 def broadcast_to(x: Any, /, shape: Sequence[int]) -> Any:
@@ -81,7 +84,9 @@ def _expand_dims_transpose(xp: Namespace, g: Array, primal: Shape, axis: int) ->
     return xp.reshape(g, shape=tuple(primal))
 
 
-EXPAND_DIMS = linear("expand_dims", _expand_dims_transpose, _expand_dims_spec)
+EXPAND_DIMS = linear(
+    "expand_dims", _expand_dims_transpose, _expand_dims_spec, batch=batching.expand_dims
+)
 
 
 def expand_dims(x: Any, /, *, axis: int = 0) -> Any:
@@ -103,7 +108,7 @@ def _squeeze_transpose(xp: Namespace, g: Array, primal: Shape, axis: Axis) -> Ar
     return xp.reshape(g, shape=tuple(primal))
 
 
-SQUEEZE = linear("squeeze", _squeeze_transpose, _squeeze_spec)
+SQUEEZE = linear("squeeze", _squeeze_transpose, _squeeze_spec, batch=batching.along_axes("squeeze"))
 
 
 def squeeze(x: Any, /, axis: Axis = None) -> Any:
@@ -129,7 +134,9 @@ def _permute_dims_transpose(xp: Namespace, g: Array, primal: Shape, axes: Shape)
     return xp.permute_dims(g, axes=tuple(int(a) for a in np.argsort(np.mod(axes, len(axes)))))
 
 
-PERMUTE_DIMS = linear("permute_dims", _permute_dims_transpose, _permute_dims_spec)
+PERMUTE_DIMS = linear(
+    "permute_dims", _permute_dims_transpose, _permute_dims_spec, batch=batching.permute_dims
+)
 
 
 def permute_dims(x: Any, /, axes: Sequence[int]) -> Any:
@@ -147,7 +154,12 @@ def _matrix_transpose_transpose(xp: Namespace, g: Array, primal: Shape) -> Array
     return xp.matrix_transpose(g)
 
 
-MATRIX_TRANSPOSE = linear("matrix_transpose", _matrix_transpose_transpose, _matrix_transpose_spec)
+MATRIX_TRANSPOSE = linear(
+    "matrix_transpose",
+    _matrix_transpose_transpose,
+    _matrix_transpose_spec,
+    batch=batching.trailing("matrix_transpose"),
+)
 
 
 def matrix_transpose(x: Any, /) -> Any:
@@ -164,7 +176,7 @@ def _flip_transpose(xp: Namespace, g: Array, primal: Shape, axis: Axis = None) -
     return xp.flip(g, axis=axis)
 
 
-FLIP = linear("flip", _flip_transpose, _flip_spec)
+FLIP = linear("flip", _flip_transpose, _flip_spec, batch=batching.along_axes("flip"))
 
 
 def flip(x: Any, /, *, axis: Axis = None) -> Any:
@@ -197,10 +209,10 @@ def astype(x: Any, dtype: DTypeLike, /) -> Any:
 
 
 def _concat_spec(*xs: Spec, axis: int) -> Spec:
-    first = tuple(xs[0].shape)
+    first = shape_of(xs[0])
     place = normalize_axis("concat", axis, len(first))
     for position, x in enumerate(xs):
-        shape = tuple(x.shape)
+        shape = shape_of(x)
         if len(shape) != len(first) or any(
             n != m for a, (n, m) in enumerate(zip(shape, first, strict=True)) if a != place
         ):
@@ -231,7 +243,15 @@ def _concat_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) ->
     )
 
 
-CONCAT = Op("concat", Kind.OPAQUE, _concat_spec, _concat_vjp, _concat_jvp, Keep.SHAPES)
+CONCAT = Op(
+    "concat",
+    Kind.OPAQUE,
+    _concat_spec,
+    _concat_vjp,
+    _concat_jvp,
+    Keep.SHAPES,
+    batch=batching.concat,
+)
 
 
 def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:

@@ -8,12 +8,14 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.dtypes import is_complex, is_differentiable
-from distgrad.eager import asarray
+from distgrad.eager import as_host, asarray, beside, holds_tensors
 from distgrad.errors import ShapeError, UnconnectedError
 from distgrad.ops.elementwise import real
 from distgrad.ops.structure import astype
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
+
+_FROM_PYTHON = (bool, int, float, complex, list, tuple)
 
 
 class UnconnectedGradients(Enum):
@@ -52,7 +54,7 @@ def unconnected(
     if policy is UnconnectedGradients.NONE:
         return None
     if policy is UnconnectedGradients.ZERO:
-        tensor = _value(source)
+        tensor = value_of(source)
         return Tensor(tensor.kernels.zeros_like(tensor.array), tensor.kernels)
     name = f"source {position}"
     if isinstance(source, Variable):
@@ -89,13 +91,13 @@ def source_leaves(sources: Any) -> tuple[list[Any], Any]:
             "Argument `sources` should be a list or nested structure of Tensors or Variables, but "
             "received None."
         )
-    leaves, treedef = _leaves("sources", sources)
+    leaves, treedef = _leaves("source", sources)
     for position, source in enumerate(leaves):
         if not is_differentiable(source.dtype):
             warnings.warn(
                 f"gradient: source {position} has dtype {source.dtype}; expected a floating dtype "
                 "(e.g. float32): its gradient is None; convert it with astype before the tape",
-                stacklevel=4,
+                stacklevel=3,
             )
     return leaves, treedef
 
@@ -144,13 +146,20 @@ def _matched(treedef: Any, output_gradients: Any, count: int) -> list[Any]:
 
 
 def _ones_like(target: Any) -> Tensor:
-    tensor = _value(target)
+    tensor = value_of(target)
     return Tensor(tensor.kernels.ones_like(tensor.array), tensor.kernels)
 
 
 def _checked(position: int, target: Any, cotangent: Any) -> Tensor:
-    tensor = _value(target)
-    seed = asarray(cotangent, backend=tensor.kernels.backend)
+    tensor = value_of(target)
+    if isinstance(cotangent, Operators):
+        seed = beside(value_of(cotangent), tensor)
+    else:
+        # In double precision until it gets the target's dtype; copied, because gradients may share
+        # the memory of an array that the caller goes on to change.
+        python = isinstance(cotangent, _FROM_PYTHON) and not holds_tensors(cotangent)
+        given = as_host(cotangent) if python else cotangent
+        seed = asarray(given, backend=tensor.kernels.backend, copy=True)
     if seed.shape != tensor.shape:
         raise ShapeError(
             f"gradient: output_gradients {position} has shape {seed.shape}, its target "
@@ -168,7 +177,7 @@ def _checked(position: int, target: Any, cotangent: Any) -> Tensor:
 
 def as_gradient(source: Any, cotangent: Any) -> Tensor:
     """Return a cotangent as a tensor of its source's dtype; a real source gets the real part."""
-    primal = _value(source)
+    primal = value_of(source)
     kernels = primal.kernels
     if isinstance(cotangent, Tensor):
         if cotangent.dtype == primal.dtype:
@@ -187,6 +196,6 @@ def as_gradient(source: Any, cotangent: Any) -> Tensor:
     return Tensor(cotangent, kernels)
 
 
-def _value(holder: Any) -> Tensor:
+def value_of(holder: Any) -> Tensor:
     """Return the tensor of a tensor or variable, without the tapes hearing of a read."""
     return holder._value if isinstance(holder, Variable) else holder

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from distgrad.core.op import Spec
+from distgrad.dtypes import as_dtype
 from distgrad.tensor import Tensor
 
 Final = Callable[[int, Any], None]
@@ -130,7 +132,10 @@ def _several(
     results: dict[int, Any],
     recorded: bool,
 ) -> list[Any] | None:
-    """Return the cotangents of an operation with several outputs, zeros where one was not used."""
+    """Return the cotangents of an operation with several outputs.
+
+    An output that was not used has zeros of its spec, or None where the record has no spec of it.
+    """
     _, _, outputs, _, _, specs, _, kernels = record
     found = [cotangents.pop(key, None) for key in outputs]
     if all(g is None for g in found):
@@ -140,7 +145,7 @@ def _several(
             results[key] = g
     filled = []
     for g, spec in zip(found, specs, strict=True):
-        if g is not None:
+        if g is not None or spec is None:
             filled.append(g)
             continue
         zeros = kernels.full(shape=tuple(spec.shape), fill_value=0, dtype=spec.dtype)
@@ -165,9 +170,16 @@ def _listened(record: Any) -> tuple[Any, Any, Any]:
 
 
 def as_tensors(arrays: Sequence[Any], keys: Sequence[int], kernels: Any) -> tuple[Any, ...]:
-    """Return raw arrays as tensors of their old identities; what is no array stays what it is."""
+    """Return raw arrays as tensors of their old identities, and specs with the dtypes of tensors.
+
+    Whatever else there is stays what it is.
+    """
     array_type = kernels.array_type
     return tuple(
-        Tensor(array, kernels, key or None) if array.__class__ is array_type else array
-        for array, key in zip(arrays, keys, strict=True)
+        [
+            Tensor(array, kernels, key or None)
+            if array.__class__ is array_type
+            else (Spec(array.shape, as_dtype(array.dtype)) if array.__class__ is Spec else array)
+            for array, key in zip(arrays, keys, strict=True)
+        ]
     )

@@ -13,10 +13,10 @@ from distgrad import tree
 from distgrad.core.op import Keep, Op
 from distgrad.core.seam import LISTENERS, Listener
 from distgrad.dtypes import is_differentiable
-from distgrad.eager import asarray
+from distgrad.eager import beside
 from distgrad.errors import ShapeError, UnconnectedError
 from distgrad.ops.structure import astype
-from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
+from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy, value_of
 from distgrad.tape.backward import as_tensors
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
@@ -87,7 +87,7 @@ class ForwardAccumulator:
                 f"ForwardAccumulator: primal {position} was specified as a primal multiple times; "
                 "add the tangents and pass it once"
             )
-        direction = asarray(tangent, backend=primal.backend)
+        direction = beside(tangent, value_of(primal))
         if direction.shape != primal.shape:
             raise ShapeError(
                 f"ForwardAccumulator: tangent {position} has shape {direction.shape}, its primal "
@@ -183,7 +183,8 @@ class ForwardAccumulator:
         outside = listeners[: _position(listeners, self)]
         LISTENERS.set(outside)
         try:
-            if outside:
+            # A tangent of a transformation's level is lifted by the evaluator alone.
+            if outside or any(t is not None and t.kernels.level for t in tangents):
                 xs = as_tensors(arrays, keys, kernels)
                 result = op.jvp(kernels.recorded, tangents, output, xs, params)
             else:

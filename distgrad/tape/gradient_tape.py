@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from distgrad import tree
-from distgrad.core.op import Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
@@ -24,14 +23,15 @@ from distgrad.tape.arguments import (
     unconnected_policy,
 )
 from distgrad.tape.backward import backpropagate, connected_to
-from distgrad.tape.records import kept, spec_of
+from distgrad.tape.history import History, history_of, record_of_gradient
+from distgrad.tape.recorder import Recorder
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
 
 OnReady = Callable[[int, Tensor | None], None]
 
 
-class GradientTape:
+class GradientTape(Recorder):
     """Record the operations of a block for automatic differentiation in reverse mode.
 
     Within its ``with`` block the tape hears every operation of its thread that involves a watched
@@ -60,18 +60,25 @@ class GradientTape:
 
     def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
         self._persistent = persistent
-        self._stopped = 0
         self._watch_accessed = watch_accessed_variables
+        self._entered = False  # ever
+        self._inside = False  # its block, now
         self._recording = False
-        self._entered = False
-        self._spent = False
+        self._stopped = 0  # how many blocks of stop_recording are open
+        self._spent = False  # it has given its gradient, or was closed, and must be entered anew
+        self._closed = False
         self._clear()
 
     def _clear(self) -> None:
-        self._records: list[Any] = []
-        self._roots: set[int] = set()  # watched values
-        self._followed: set[int] = set()  # those, and all that depend on them
+        super().__init__()
         self._variables: dict[int, Variable] = {}
+        self._history: History | None = None
+        self._spent = self._closed = False
+
+    def _release(self) -> None:
+        variables = self._variables
+        self._clear()
+        self._variables, self._spent = variables, True
 
     # --- recording ------------------------------------------------------------------------------
 
@@ -83,8 +90,7 @@ class GradientTape:
             )
         if self._spent:
             self._clear()
-            self._spent = False
-        self._entered = True
+        self._entered = self._inside = True
         self._resume()
         return self
 
@@ -94,8 +100,8 @@ class GradientTape:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._recording:
-            self._pause()
+        self._inside = False
+        self._pause()
 
     def _resume(self) -> None:
         LISTENERS.set((*LISTENERS.get(), self))
@@ -118,13 +124,20 @@ class GradientTape:
         ------
         ValueError
             If the nest holds anything else.
+        TapeError
+            If the tape has given its gradient or was closed, and has not been entered anew.
 
         Warns
         -----
         UserWarning
             If a value is not floating: it has no gradient.
         """
-        for value in tree.flatten(tensor)[0]:
+        if self._spent:
+            raise TapeError(
+                f"watch: this tape {'is closed' if self._closed else 'has given its gradient'}; "
+                "enter it anew first, or make another GradientTape"
+            )
+        for value in [None] if tensor is None else tree.flatten(tensor)[0]:
             if not isinstance(value, Operators):
                 raise ValueError(
                     f"watch: Passed in object {value!r} of type {type(value).__name__!r}, not "
@@ -138,89 +151,20 @@ class GradientTape:
                     stacklevel=2,
                 )
                 continue
-            self._follow(value)
+            self._watch(value)
 
-    def _follow(self, value: Any) -> None:
-        key = value.key
-        self._roots.add(key)
-        self._followed.add(key)
+    def _watch(self, value: Any) -> None:
+        self.follow(value.key)
         if isinstance(value, Variable):
-            self._variables[key] = value
+            self._variables[value.key] = value
 
     def hear_read(self, variable: Variable) -> None:
         """Watch a trainable variable that is about to be read (called by the seam)."""
-        if not self._watch_accessed or not variable.trainable or variable.key in self._variables:
+        if variable.key in self._variables or not (self._watch_accessed and variable.trainable):
             return
-        if is_differentiable(variable.dtype):
-            self._follow(variable)
-
-    def follows(self, key: int) -> bool:
-        """Return whether the value of an identity is watched, or depends on one that is."""
-        return key in self._followed
-
-    def hear(
-        self,
-        op: Op,
-        keys: Sequence[int],
-        arrays: tuple[Any, ...],
-        params: dict[str, Any],
-        output: Any,
-        kernels: Any,
-    ) -> None:
-        """Record one operation, if it involves a followed value (called by the seam)."""
-        followed = self._followed
-        follows: Sequence[int]
-        if len(keys) == 2:
-            first, second = keys
-            if first in followed:
-                follows = keys if second in followed else (first, 0)
-            elif second in followed:
-                follows = (0, second)
-            else:
-                return
-        elif len(keys) == 1:
-            if keys[0] not in followed:
-                return
-            follows = keys
-        else:
-            follows = [key if key in followed else 0 for key in keys]
-            if not any(follows):
-                return
-        if op.vjp is None:
-            return
-        keep = op.keep
-        if output.__class__ is tuple:
-            self._hear_several(op, follows, keys, arrays, params, output, kernels)
-            return
-        # What is kept most often is spelled out here; the rest is in `kept`.
-        if keep is Keep.INPUTS:
-            xs, y = arrays, None
-        elif keep is Keep.OUTPUT:
-            xs, y = None, output.array
-        elif keep is Keep.SPECS and not is_differentiable(output.dtype):
-            return  # a cast to integers: where the dtype changes, specs are kept
-        else:
-            xs, y = kept(op, follows, arrays, output.array)
-        key = output.key
-        self._records.append((op, follows, key, keys, xs, y, params, kernels))
-        followed.add(key)
-
-    def _hear_several(
-        self,
-        op: Op,
-        follows: Sequence[int],
-        keys: Sequence[int],
-        arrays: tuple[Any, ...],
-        params: dict[str, Any],
-        outputs: tuple[Tensor, ...],
-        kernels: Any,
-    ) -> None:
-        xs, y = kept(op, follows, arrays, tuple(each.array for each in outputs))
-        if y is None:
-            y = tuple(spec_of(each.array) for each in outputs)
-        names = tuple(each.key for each in outputs)
-        self._records.append((op, follows, names, keys, xs, y, params, kernels))
-        self._followed.update(names)
+        # A tape whose gradient was asked for in another thread still listens, but is spent.
+        if is_differentiable(variable.dtype) and not self._spent:
+            self._watch(variable)
 
     @contextmanager
     def stop_recording(self) -> Iterator[None]:
@@ -239,7 +183,9 @@ class GradientTape:
                 "with dg.GradientTape() as tape"
             )
         if not self._recording and not self._stopped:
-            raise ValueError("Tape is not recording: its block has been left")
+            raise ValueError(
+                "Tape is not recording: its block has been left, or it has given its gradient"
+            )
         if self._recording:
             self._pause()
         self._stopped += 1
@@ -247,7 +193,9 @@ class GradientTape:
             yield
         finally:
             self._stopped -= 1
-            if not self._stopped:
+            if self._inside and not self._stopped and not self._closed:
+                if self._spent:  # a plain tape gave its gradient meanwhile: what follows is new
+                    self._clear()
                 self._resume()
 
     def reset(self) -> None:
@@ -263,13 +211,10 @@ class GradientTape:
         self._clear()
 
     def close(self) -> None:
-        """Release all that the tape holds; it gives no more gradients."""
-        if self._recording:
-            self._pause()
-        variables = self._variables
-        self._clear()
-        self._variables = variables
-        self._spent = True
+        """Release all that the tape holds; it gives no gradients until it is entered anew."""
+        self._pause()
+        self._release()
+        self._closed = True
 
     def watched_variables(self) -> tuple[Variable, ...]:
         """Return the variables that the tape watches, in the order of their creation."""
@@ -324,21 +269,23 @@ class GradientTape:
         direction of steepest ascent, as in TensorFlow and PyTorch; JAX returns its conjugate.
         """
         policy = unconnected_policy(unconnected_gradients)
-        if self._spent or not self._entered:
-            raise TapeError(
-                "A non-persistent GradientTape can only be used to compute one set of gradients "
-                "(or jacobians); make it with persistent=True, or record anew"
-                if self._spent
-                else "gradient: this tape has recorded nothing, its block was never entered"
-            )
+        self._refuse_if_spent()
         targets, target_treedef = target_leaves(target)
         wanted, treedef = source_leaves(sources)
-        seeds = self._seeds(targets, target_treedef, output_gradients)
         listeners = LISTENERS.get()
         others = tuple(each for each in listeners if each is not self)
-        LISTENERS.set(others)
         try:
-            gradients = self._differentiate(seeds, wanted, bool(others), on_ready)
+            if self._persistent:  # what becomes of output_gradients belongs to the derivative
+                LISTENERS.set((*others, self))
+            cotangents = matching_seeds(targets, target_treedef, output_gradients)
+            seeds = self._seeds(targets, cotangents, {source.key for source in wanted})
+        finally:
+            LISTENERS.set(listeners)
+        try:
+            LISTENERS.set(others)
+            # A cotangent of a transformation's level is lifted by the evaluator alone.
+            recorded = bool(others) or any(seed.kernels.level for seed in seeds.values())
+            gradients = self._differentiate(seeds, wanted, recorded, on_ready)
         finally:
             if self._persistent:
                 LISTENERS.set(listeners)
@@ -351,38 +298,55 @@ class GradientTape:
         ]
         return tree.unflatten(treedef, results)
 
-    def _release(self) -> None:
-        self._records, self._spent = [], True
+    def _refuse_if_spent(self) -> None:
+        if self._closed:
+            raise TapeError("gradient: this tape is closed; enter it anew, or close it later")
+        if self._spent:
+            raise TapeError(
+                "A non-persistent GradientTape can only be used to compute one set of gradients "
+                "(or jacobians); make it with persistent=True, or record anew"
+            )
+        if not self._entered:
+            raise TapeError("gradient: this tape has recorded nothing, its block was never entered")
 
-    def _seeds(self, targets: list[Any], treedef: Any, output_gradients: Any) -> dict[int, Tensor]:
-        """Return the cotangents to start from, by the identity of their target."""
+    def _seeds(
+        self, targets: list[Any], cotangents: list[Tensor], wanted: Collection[int]
+    ) -> dict[int, Tensor]:
+        """Return the cotangents to start from, by the identity of their target.
+
+        A target that the tape does not follow depends on no source but itself.
+        """
         seeds: dict[int, Tensor] = {}
-        given = matching_seeds(targets, treedef, output_gradients)
-        for target, seed in zip(targets, given, strict=True):
-            if target.key in self._followed:
-                seeds[target.key] = seeds[target.key] + seed if target.key in seeds else seed
+        for target, seed in zip(targets, cotangents, strict=True):
+            key = target.key
+            if key in self.followed or (key in wanted and is_differentiable(target.dtype)):
+                seeds[key] = seeds[key] + seed if key in seeds else seed
         return seeds
 
     def _differentiate(
         self, seeds: dict[int, Tensor], wanted: list[Any], recorded: bool, on_ready: OnReady | None
     ) -> list[Tensor | None]:
         """Return the gradient of each source; the tape itself does not hear how it is computed."""
-        records = self._records
+        history = self._history_of(seeds) if self._persistent else None
+        records = self.records if history is None else history.records
         holders = {source.key: source for source in wanted}
-        connected = None if self._roots <= holders.keys() else connected_to(records, holders.keys())
-        history = list(records) if self._persistent else None
+        connected = None if self.roots <= holders.keys() else connected_to(records, holders.keys())
         finished: dict[int, Tensor | None] = dict.fromkeys(holders)
 
         def finish(key: int, cotangent: Any) -> None:
             if cotangent is not None:
                 finished[key] = as_gradient(holders[key], cotangent)
 
-        def finish_and_tell(key: int, cotangent: Any) -> None:
-            finish(key, cotangent)
-            if on_ready:
-                for position, source in enumerate(wanted):
-                    if source.key == key:
-                        on_ready(position, finished[key])
+        announce = None
+        if on_ready:
+            positions: dict[int, list[int]] = {key: [] for key in holders}
+            for position, source in enumerate(wanted):
+                positions[source.key].append(position)
+
+            def announce(key: int, cotangent: Any) -> None:
+                finish(key, cotangent)
+                for position in positions[key]:
+                    on_ready(position, finished[key])
 
         found = backpropagate(
             records,
@@ -390,79 +354,27 @@ class GradientTape:
             holders.keys(),
             connected=connected,
             recorded=recorded,
-            consume=not self._persistent,
-            on_final=finish_and_tell if on_ready else None,
+            consume=history is None,
+            on_final=announce,
         )
-        if not on_ready:
+        if announce is None:
             for key, cotangent in found.items():
                 finish(key, cotangent)
         gradients = [finished[source.key] for source in wanted]
-        if history is not None:
-            self._record_gradient(history, seeds, wanted, gradients, connected)
+        pairs = [(s, g) for s, g in zip(wanted, gradients, strict=True) if g is not None]
+        if history is not None and pairs:
+            record = record_of_gradient(history, seeds, self.followed, pairs, connected)
+            if record is not None:
+                self.records.append(record)
+                self.followed.update(record.output)
         return gradients
 
-    def _record_gradient(
-        self,
-        history: list[Any],
-        seeds: dict[int, Tensor],
-        wanted: list[Any],
-        gradients: list[Tensor | None],
-        connected: set[int] | None,
-    ) -> None:
-        """Record how gradients came about as one record, unfolded only if they are differentiated.
-
-        Its inputs are all that the walk read. Its VJP walks again, now with recorded operations
-        under an inner tape, and differentiates that.
-        """
-        pairs = [(s.key, s, g) for s, g in zip(wanted, gradients, strict=True) if g is not None]
-        if not pairs:
-            return
-        residuals = {seed.key: seed for seed in seeds.values() if self.follows(seed.key)}
-        for _, _, output, keys, xs, y, _, kernels in history:
-            for key, x in zip(keys, xs or (), strict=False):
-                if key in self._followed and x.__class__ is kernels.array_type:
-                    residuals.setdefault(key, Tensor(x, kernels, key))
-            if y.__class__ is kernels.array_type:
-                residuals.setdefault(output, Tensor(y, kernels, output))
-        if not residuals:
-            return
-        inputs = list(residuals.values())
-        sources = [key for key, _, _ in pairs]
-        holders = [source for _, source, _ in pairs]
-
-        def vjp(
-            xp: Any, g: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[int]
-        ) -> list[Any]:
-            raw = g[0].__class__ is not Tensor
-            with GradientTape(watch_accessed_variables=False) as inner:
-                inner.watch(inputs)
-                again = backpropagate(
-                    history,
-                    dict(seeds),
-                    set(sources),
-                    connected=connected,
-                    recorded=True,
-                    consume=False,
-                )
-                outputs = [
-                    as_gradient(holder, again[key])
-                    for key, holder in zip(sources, holders, strict=True)
-                ]
-            cotangents = [
-                Tensor(each, output.kernels) if raw else each
-                for each, output in zip(g, outputs, strict=True)
-            ]
-            pulled = inner.gradient(outputs, inputs, cotangents)
-            return [None if p is None else (p.array if raw else p) for p in pulled]
-
-        first = pairs[0][2]
-        outputs = tuple(gradient for _, _, gradient in pairs)
-        op = Op("gradient", Kind.OPAQUE, lambda *specs: specs, vjp, outputs=None)
-        names = tuple(g.key for g in outputs)
-        specs = tuple(Spec(g.array.shape, g.array.dtype) for g in outputs)
-        keys = tuple(residuals)
-        self._records.append((op, keys, names, keys, None, specs, {}, first.kernels))
-        self._followed.update(names)
+    def _history_of(self, seeds: dict[int, Tensor]) -> History:
+        """Return a history that contains whatever computed the targets, the last one if it does."""
+        history = self._history
+        if history is None or any(key > history.until for key in seeds):
+            history = self._history = history_of(self.records, self.followed)
+        return history
 
 
 def stop_gradient(x: Any) -> Tensor:

@@ -66,11 +66,7 @@ def value_and_grad(
 
     @wraps(f)
     def both(*args: Any, **kwargs: Any) -> Any:
-        places = _places("value_and_grad", argnums, len(args))
-        fresh = list(args)
-        for place in places:
-            fresh[place] = _fresh("value_and_grad", args[place], place)
-        chosen = [fresh[place] for place in places]
+        fresh, chosen = fresh_arguments("value_and_grad", argnums, args)
         with GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(chosen)
             result = f(*fresh, **kwargs)
@@ -173,6 +169,25 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     gradient = grad(f, argnums=tuple(range(len(primals))))
     value, product = jvp(gradient, primals, tangents)[:2]
     return value, product
+
+
+def fresh_arguments(
+    operation: str, argnums: ArgNums, args: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Return the arguments with the chosen ones as tensors of their own identity, and the chosen.
+
+    Raises
+    ------
+    TypeError
+        If `argnums` names an argument that is not there.
+    DTypeError
+        If a chosen argument holds integers.
+    """
+    places = _places(operation, argnums, len(args))
+    fresh = list(args)
+    for place in places:
+        fresh[place] = _fresh(operation, args[place], place)
+    return fresh, [fresh[place] for place in places]
 
 
 def _places(operation: str, argnums: ArgNums, count: int) -> tuple[int, ...]:

@@ -1,0 +1,385 @@
+"""vmap: run a function on a whole batch at once, by a backend whose arrays hide the batch axis."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, wraps
+from typing import Any, NoReturn, cast
+
+from distgrad import tree
+from distgrad.backend.kernels import Kernels
+from distgrad.backend.protocol import API_VERSION
+from distgrad.core.op import Op
+from distgrad.core.seam import apply
+from distgrad.dtypes import DType
+from distgrad.eager import asarray, kernels_of
+from distgrad.errors import DistgradError, ShapeError
+from distgrad.ops import VOCABULARY
+from distgrad.ops.batching import rule_of
+from distgrad.ops.structure import astype, broadcast_to, concat, permute_dims, stack
+from distgrad.shapes import normalize_axis
+from distgrad.tensor import Tensor
+
+Axes = Any  # an integer, None, or a nest of them
+
+_SCALARS = (bool, int, float, complex)
+
+
+class BatchedValueError(DistgradError, TypeError):
+    """Python code inside `vmap` asked for a value, which differs from example to example.
+
+    Control flow and conversion to NumPy need one value; take `dg.where` in place of ``if``.
+    """
+
+
+# --- the backend: arrays with a hidden batch axis -------------------------------------------------
+
+
+class Batched:
+    """A tensor with a hidden batch axis in front, or one that is the same for the whole batch.
+
+    Parameters
+    ----------
+    value : Tensor
+        On the backend below; the batch axis, if it has one, is its first.
+    is_batched : bool
+        Whether it has one.
+    backend : BatchBackend
+        Whose array this is.
+    """
+
+    __slots__ = ("__weakref__", "backend", "is_batched", "value")
+
+    __array_ufunc__ = None  # a NumPy array on the left gives way to the operators here
+
+    def __init__(self, value: Tensor, is_batched: bool, backend: BatchBackend) -> None:
+        self.value = value
+        self.is_batched = is_batched
+        self.backend = backend
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that one example has."""
+        return self.value.shape[1:] if self.is_batched else self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes that one example has."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype."""
+        return self.value.dtype
+
+    def __repr__(self) -> str:
+        return f"<batched: shape={self.shape}, dtype={self.dtype}>"
+
+
+def _operator(name: str, *, reflected: bool = False) -> Callable[..., Batched]:
+    def operator(self: Batched, *others: Any) -> Batched:
+        operands = (*others, self) if reflected else (self, *others)
+        return self.backend.compute(VOCABULARY[name], operands, {})
+
+    return operator
+
+
+for _name, _symbol in {
+    "add": "add",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "truediv",
+    "floor_divide": "floordiv",
+    "remainder": "mod",
+    "pow": "pow",
+    "matmul": "matmul",
+}.items():
+    setattr(Batched, f"__{_symbol}__", _operator(_name))
+    setattr(Batched, f"__r{_symbol}__", _operator(_name, reflected=True))
+for _name, _symbol in {
+    "negative": "neg",
+    "positive": "pos",
+    "abs": "abs",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "equal": "eq",
+    "not_equal": "ne",
+}.items():
+    setattr(Batched, f"__{_symbol}__", _operator(_name))
+Batched.__hash__ = None  # type: ignore[assignment]  # == is elementwise
+
+
+class BatchBackend:
+    """The backend that applies batching rules.
+
+    Parameters
+    ----------
+    level : int
+        How deep in nested `vmap` calls: operands of lower levels are lifted to the highest.
+    """
+
+    name = "batch"
+    api_version = API_VERSION
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+
+    def asarray(self, value: Any, *, dtype: DType | None = None, copy: bool = False) -> Batched:
+        """Return a value as one that is the same for the whole batch."""
+        if isinstance(value, Batched) and value.backend is self:
+            if dtype is None or dtype == value.dtype:
+                return value
+            return Batched(astype(value.value, dtype), value.is_batched, self)
+        return Batched(asarray(value, dtype=dtype), False, self)
+
+    def lift(self, tensor: Tensor) -> Batched:
+        """Return a tensor of a lower level as an array of this one."""
+        return Batched(tensor, False, self)
+
+    def owns(self, value: Any) -> bool:
+        """Return whether a value is an array of this level."""
+        return isinstance(value, Batched) and value.backend is self
+
+    def kernel(self, name: str) -> Callable[..., Batched]:
+        """Return the kernel of an operation: its batching rule."""
+        op = VOCABULARY[name]
+
+        def kernel(*operands: Any, **params: Any) -> Batched:
+            return self.compute(op, operands, params)
+
+        return kernel
+
+    def compute(self, op: Op, operands: Sequence[Any], params: dict[str, Any]) -> Batched:
+        """Return the result of an operation on arrays of this level, lower arrays and scalars."""
+        values: list[Any] = []
+        batched: list[bool] = []
+        for operand in operands:
+            if isinstance(operand, Batched) and operand.backend is self:
+                values.append(operand.value)
+                batched.append(operand.is_batched)
+            else:
+                values.append(operand if type(operand) in _SCALARS else asarray(operand))
+                batched.append(False)
+        if True not in batched:
+            return Batched(apply(op, *values, **params), False, self)
+        first = values[batched.index(True)]
+        size = first.shape[0]
+        rule = rule_of(op)
+        xp = first.kernels.recorded
+        result = rule(xp, size, batched, values, params) if rule else NotImplemented
+        if result is NotImplemented:
+            result = _one_by_one(op, size, values, batched, params)
+        return Batched(result, True, self)
+
+    def to_host(self, array: Batched) -> NoReturn:
+        """Refuse: there is a value for each example, and none for all."""
+        raise BatchedValueError(
+            "vmap: the code asks for the value of an array that differs from example to example; "
+            "take dg.where in place of `if`, and keep print and numpy() outside of vmap"
+        )
+
+    def device(self, array: Batched) -> str:
+        """Return where the array lives."""
+        return array.value.device
+
+    def synchronize(self) -> None:
+        """Return at once: the work is the lower backend's."""
+
+
+def _one_by_one(
+    op: Op, size: int, values: Sequence[Any], batched: Sequence[bool], params: dict[str, Any]
+) -> Any:
+    warnings.warn(
+        f"vmap: {op.name} has no batching rule for these arguments; the {size} examples are "
+        "computed one by one, which is slow",
+        stacklevel=2,
+    )
+    results = [
+        apply(op, *(v[i] if b else v for v, b in zip(values, batched, strict=True)), **params)
+        for i in range(size)
+    ]
+    return stack(results)
+
+
+@cache
+def _kernels_at(level: int) -> Kernels:
+    return kernels_of(BatchBackend(level))
+
+
+# --- vmap ---------------------------------------------------------------------------------------
+
+# How many calls of vmap this one stands in.
+_depth: ContextVar[int] = ContextVar("distgrad_vmap_depth", default=0)
+
+
+@contextmanager
+def _deeper() -> Iterator[Kernels]:
+    level = _depth.get() + 1
+    token = _depth.set(level)
+    try:
+        yield _kernels_at(level)
+    finally:
+        _depth.reset(token)
+
+
+def vmap(
+    f: Callable[..., Any],
+    in_axes: Axes = 0,
+    out_axes: Axes = 0,
+    *,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """Return a function that maps `f` over an axis of its arguments, all examples at once.
+
+    Parameters
+    ----------
+    f : callable
+        Takes and returns nests of arrays, and sees one example; no control flow on values.
+    in_axes : int, None, or sequence of such or of nests, one for each argument
+        The axis of each argument to map over; None where an argument is the same for all.
+    out_axes : int, or nest like the result
+        Where the batch axis goes in each output.
+    chunk_size : int, optional
+        How many examples to compute at once; fewer take less memory. All by default.
+
+    Returns
+    -------
+    callable
+        Takes arguments with a batch axis each, returns results with one.
+
+    Raises
+    ------
+    ShapeError
+        If arguments differ in the length of their batch axis, or none is mapped.
+    BatchedValueError
+        If `f` asks for the value of an array.
+
+    Warns
+    -----
+    UserWarning
+        If an operation has no batching rule, and the examples are computed one by one.
+
+    Examples
+    --------
+    >>> import distgrad as dg
+    >>> per_example = dg.vmap(dg.grad(lambda w, x: dg.sum(w * x) ** 2), in_axes=(None, 0))
+    >>> per_example(dg.asarray([1.0, 2.0]), dg.asarray([[1.0, 0.0], [0.0, 1.0]])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"vmap: chunk_size is {chunk_size}; expected 1 or more, or None")
+
+    @wraps(f)
+    def mapped(*args: Any) -> Any:
+        leaves, treedef = tree.flatten(list(args))
+        leaves = [asarray(leaf) for leaf in leaves]
+        axes = _leaf_axes(in_axes, args)
+        size = _batch_size(leaves, axes)
+        front = [
+            leaf if axis is None else _axis_to_front(leaf, axis)
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+        step = size if chunk_size is None else chunk_size
+        parts = []
+        result_treedef: Any = None
+        for start in range(0, max(size, 1), max(step, 1)):
+            some = [
+                leaf if axis is None or step >= size else leaf[start : start + step]
+                for leaf, axis in zip(front, axes, strict=True)
+            ]
+            count = min(step, size - start)
+            outputs, result_treedef = _run(f, some, axes, treedef, count)
+            parts.append(outputs)
+        whole = parts[0] if len(parts) == 1 else [concat(each) for each in zip(*parts, strict=True)]
+        places = _leaf_places(out_axes, result_treedef, len(whole))
+        moved = [_front_to_axis(x, place) for x, place in zip(whole, places, strict=True)]
+        return tree.unflatten(result_treedef, moved)
+
+    return mapped
+
+
+def _run(
+    f: Callable[..., Any], leaves: list[Tensor], axes: list[int | None], treedef: Any, size: int
+) -> tuple[list[Tensor], Any]:
+    """Return the outputs for one chunk, with the batch axis in front of each."""
+    with _deeper() as kernels:
+        backend: Any = kernels.backend
+        wrapped = [
+            leaf if axis is None else Tensor(Batched(leaf, True, backend), kernels)
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+        result = f(*tree.unflatten(treedef, wrapped))
+    outputs, result_treedef = tree.flatten(result)
+    return [_unwrapped(output, kernels, size) for output in outputs], result_treedef
+
+
+def _unwrapped(output: Any, kernels: Kernels, size: int) -> Tensor:
+    tensor = asarray(output)
+    if tensor.kernels is kernels:
+        if tensor.array.is_batched:
+            return tensor.array.value
+        tensor = tensor.array.value
+    return broadcast_to(tensor, (size, *tensor.shape))
+
+
+def _leaf_axes(in_axes: Axes, args: Sequence[Any]) -> list[int | None]:
+    """Return the mapped axis of each leaf of the arguments."""
+    if in_axes is None or isinstance(in_axes, int):
+        given: Sequence[Any] = [in_axes] * len(args)
+    elif isinstance(in_axes, (tuple, list)) and len(in_axes) == len(args):
+        given = in_axes
+    else:
+        raise ValueError(
+            f"vmap: in_axes is {in_axes!r} for {len(args)} arguments; expected an integer, None, "
+            "or one of these for each argument"
+        )
+    result: list[int | None] = []
+    for axes, arg in zip(given, args, strict=True):
+        count = len(tree.flatten(arg)[0])
+        if axes is None or isinstance(axes, int):
+            result.extend([axes] * count)
+        else:
+            treedef = tree.flatten(arg)[1]
+            result.extend(cast("list[int | None]", treedef.flatten_up_to(axes)))
+    return result
+
+
+def _batch_size(leaves: list[Tensor], axes: list[int | None]) -> int:
+    sizes: dict[int, int] = {}
+    for position, (leaf, axis) in enumerate(zip(leaves, axes, strict=True)):
+        if axis is not None:
+            length = leaf.shape[normalize_axis("vmap", axis, leaf.ndim)]
+            sizes.setdefault(length, position)
+    if not sizes:
+        raise ShapeError("vmap: no argument is mapped; expected in_axes with an integer in it")
+    if len(sizes) > 1:
+        found = " and ".join(f"{size} (array {place})" for size, place in sizes.items())
+        raise ShapeError(f"vmap: the mapped axes have lengths {found}; expected one length")
+    return next(iter(sizes))
+
+
+def _axis_to_front(x: Tensor, axis: int) -> Tensor:
+    place = normalize_axis("vmap", axis, x.ndim)
+    if place == 0:
+        return x
+    return permute_dims(x, (place, *(a for a in range(x.ndim) if a != place)))
+
+
+def _front_to_axis(x: Tensor, axis: int) -> Tensor:
+    place = normalize_axis("vmap: out_axes", axis, x.ndim)
+    if place == 0:
+        return x
+    order = list(range(1, x.ndim))
+    order.insert(place, 0)
+    return permute_dims(x, order)
+
+
+def _leaf_places(out_axes: Axes, treedef: Any, count: int) -> list[int]:
+    if isinstance(out_axes, int):
+        return [out_axes] * count
+    return list(treedef.flatten_up_to(out_axes))

@@ -1,0 +1,107 @@
+"""Measure what talking to other ranks costs: seconds and bytes of every verb of a communicator."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from distgrad.distributed import Communicator
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What communication took since the meter was last read.
+
+    Attributes
+    ----------
+    seconds : float
+        Time spent in verbs, waiting for late ranks included.
+    exposed_seconds : float
+        The part of it in which the rank could not compute: all of it, since verbs block.
+    bytes_sent : int
+        Bytes of the arrays that this rank gave to the others, each counted once: what a verb's
+        algorithm sends on the wire is up to twice as much, and MPI does not tell.
+    """
+
+    seconds: float = 0.0
+    exposed_seconds: float = 0.0
+    bytes_sent: int = 0
+
+
+class MeteredCommunicator:
+    """A communicator that passes every verb on to another and adds up what it costs.
+
+    Parameters
+    ----------
+    inner : Communicator
+        Does the work.
+
+    Examples
+    --------
+    >>> import distgrad.distributed as dist
+    >>> ranks = MeteredCommunicator(dist.RecordedCommunicator(size=2))
+    >>> ranks.allreduce(np.arange(3.0))
+    array([0., 2., 4.])
+    >>> ranks.read().bytes_sent
+    24
+    >>> ranks.read().bytes_sent
+    0
+    """
+
+    def __init__(self, inner: Communicator) -> None:
+        self._inner = inner
+        self.rank = inner.rank
+        self.size = inner.size
+        self.local_rank = inner.local_rank
+        self._seconds = 0.0
+        self._bytes = 0
+
+    @property
+    def started(self) -> int:
+        """How many collective operations this rank has begun."""
+        return self._inner.started
+
+    def read(self) -> Cost:
+        """Return the cost since the last reading, and start again from zero."""
+        cost = Cost(self._seconds, self._seconds, self._bytes)
+        self._seconds, self._bytes = 0.0, 0
+        return cost
+
+    def allreduce(self, array: Array, op: str = "sum", *, out: Array | None = None) -> Array:
+        """Reduce as the inner communicator does."""
+        started = time.perf_counter()
+        result = self._inner.allreduce(array, op, out=out)
+        self._add(started, array.nbytes)
+        return result
+
+    def broadcast(self, array: Array, root: int = 0) -> Array:
+        """Broadcast as the inner communicator does; only the root sends."""
+        started = time.perf_counter()
+        result = self._inner.broadcast(array, root)
+        self._add(started, array.nbytes if self.rank == root else 0)
+        return result
+
+    def allgather(self, array: Array) -> Array:
+        """Gather as the inner communicator does."""
+        started = time.perf_counter()
+        result = self._inner.allgather(array)
+        self._add(started, array.nbytes)
+        return result
+
+    def barrier(self) -> None:
+        """Wait as the inner communicator does."""
+        started = time.perf_counter()
+        self._inner.barrier()
+        self._add(started, 0)
+
+    def abort(self, code: int = 1) -> NoReturn:
+        """End all ranks at once."""
+        self._inner.abort(code)
+
+    def _add(self, started: float, sent: int) -> None:
+        if self.size > 1:  # a single process talks to nobody
+            self._seconds += time.perf_counter() - started
+            self._bytes += sent

@@ -1,0 +1,88 @@
+"""Write what a training job measured, one JSON object a line."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from distgrad.variable import Variable
+
+
+class MetricsFile:
+    """A file of metrics, one JSON object a line, whole after every step.
+
+    Parameters
+    ----------
+    path : path-like
+        Replaced if it exists. Its folder has to exist.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        # Line buffered: a job that is killed leaves every finished step on disk.
+        self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Append one object; floats keep every digit that their double has.
+
+        Raises
+        ------
+        ValueError
+            If a number is infinite or not a number, which JSON cannot say.
+        """
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def variables_sha256(variables: Iterable[Variable]) -> str:
+    """Return the SHA-256 of the variables' bytes in the order of their names, in hexadecimal.
+
+    Parameters
+    ----------
+    variables : iterable of Variable
+        Their names have to differ, or the order and so the digest would be a matter of chance.
+
+    Raises
+    ------
+    ValueError
+        If two variables have the same name.
+
+    Notes
+    -----
+    Two jobs with the same digest hold the same bits; the elements count in C order, in the
+    byte order of the machine.
+    """
+    by_name: dict[str, Variable] = {}
+    for variable in variables:
+        if variable.name in by_name:
+            raise ValueError(
+                f"variables_sha256: names have to differ, got {variable.name!r} twice; "
+                "name the variables: Variable(value, name=...)"
+            )
+        by_name[variable.name] = variable
+    digest = hashlib.sha256()
+    for name in sorted(by_name):
+        digest.update(np.ascontiguousarray(by_name[name].numpy()).tobytes())
+    return digest.hexdigest()

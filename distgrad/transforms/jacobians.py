@@ -1,0 +1,166 @@
+"""Jacobians and Hessians of functions: all rows, or columns, at once by `vmap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+from distgrad import tree
+from distgrad.batching import vmap
+from distgrad.dtypes import is_complex
+from distgrad.eager import asarray, use_backend
+from distgrad.errors import DTypeError
+from distgrad.ops.creation import eye
+from distgrad.ops.structure import reshape
+from distgrad.tape.forward import ForwardAccumulator
+from distgrad.tape.gradient_tape import GradientTape
+from distgrad.tensor import Tensor
+from distgrad.transforms.functional import ArgNums, fresh_arguments, grad
+
+
+def jacrev(
+    f: Callable[..., Any],
+    argnums: ArgNums = 0,
+    has_aux: bool = False,
+    *,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian in reverse mode, all rows at once.
+
+    Parameters
+    ----------
+    f : callable
+        Returns a nest of real arrays, or with `has_aux` a pair of it and anything.
+    argnums : int or sequence of int
+        The positional arguments to differentiate with respect to: nests of real floating values.
+    has_aux : bool
+        Whether `f` returns a pair.
+    chunk_size : int, optional
+        How many rows to compute at once; fewer take less memory. All by default.
+
+    Returns
+    -------
+    callable
+        Takes the arguments of `f`. Returns a nest like the result of `f`, in which each output is
+        replaced by a nest like the argument (a tuple of them for several `argnums`) of arrays of
+        shape ``(*output.shape, *argument.shape)``. With `has_aux` a pair of that and the rest.
+
+    Raises
+    ------
+    DTypeError
+        If an output or argument is complex, or an argument holds integers.
+
+    Notes
+    -----
+    Cheaper than `jacfwd` where there are fewer outputs than inputs.
+    """
+
+    @wraps(f)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        fresh, chosen = fresh_arguments("jacrev", argnums, args)
+        with GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(chosen)
+            result = f(*fresh, **kwargs)
+
+        def of_output(output: Any) -> Any:
+            target = _real("jacrev", asarray(output))
+            pull = partial(tape.gradient, target, chosen, unconnected_gradients="zero")
+            by_row = vmap(lambda unit: pull(output_gradients=unit), chunk_size=chunk_size)
+            rows = by_row(unit_tensors(target))
+            found = tree.map(lambda r: reshape(r, (*target.shape, *r.shape[1:])), rows)
+            return found[0] if isinstance(argnums, int) else tuple(found)
+
+        rows = tree.map(of_output, result[0] if has_aux else result)
+        return (rows, result[1]) if has_aux else rows
+
+    return jacobian
+
+
+def jacfwd(
+    f: Callable[..., Any],
+    argnums: ArgNums = 0,
+    has_aux: bool = False,
+    *,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """Return a function that computes the Jacobian in forward mode, all columns at once.
+
+    Parameters, result and errors are those of `jacrev`.
+
+    Notes
+    -----
+    Cheaper than `jacrev` where there are fewer inputs than outputs.
+    """
+
+    @wraps(f)
+    def jacobian(*args: Any, **kwargs: Any) -> Any:
+        fresh, chosen = fresh_arguments("jacfwd", argnums, args)
+        leaves, treedef = tree.flatten(chosen)
+        by_leaf: list[list[Any]] = []
+        value: Any = None
+        rest: Any = None
+        for leaf in leaves:
+
+            def column(unit: Any, leaf: Any = leaf) -> Any:
+                nonlocal value, rest
+                with ForwardAccumulator(_real("jacfwd", leaf), unit) as accumulator:
+                    result = f(*fresh, **kwargs)
+                value, rest = result if has_aux else (result, None)
+                outputs = [_real("jacfwd", asarray(each)) for each in tree.flatten(value)[0]]
+                return accumulator.jvp(outputs, unconnected_gradients="zero")
+
+            columns = vmap(column, out_axes=-1, chunk_size=chunk_size)(unit_tensors(leaf))
+            by_leaf.append([reshape(c, (*c.shape[:-1], *leaf.shape)) for c in columns])
+
+        def of_output(position: int) -> Any:
+            found = tree.unflatten(treedef, [columns[position] for columns in by_leaf])
+            return found[0] if isinstance(argnums, int) else tuple(found)
+
+        count, result_treedef = len(tree.flatten(value)[0]), tree.flatten(value)[1]
+        columns = tree.unflatten(result_treedef, [of_output(place) for place in range(count)])
+        return (columns, rest) if has_aux else columns
+
+    return jacobian
+
+
+def hessian(
+    f: Callable[..., Any], argnums: ArgNums = 0, *, chunk_size: int | None = None
+) -> Callable[..., Any]:
+    """Return a function that computes the Hessian of a scalar function, all columns at once.
+
+    Parameters
+    ----------
+    f : callable
+        Returns a real scalar.
+    argnums : int or sequence of int
+        The positional arguments to differentiate with respect to.
+    chunk_size : int, optional
+        How many columns to compute at once. All by default.
+
+    Returns
+    -------
+    callable
+        Takes the arguments of `f`; returns arrays of shape ``(*argument.shape, *argument.shape)``,
+        in a nest like the argument in a nest like the argument.
+
+    Notes
+    -----
+    Forward mode over reverse mode.
+    """
+    return jacfwd(grad(f, argnums), argnums, chunk_size=chunk_size)
+
+
+def unit_tensors(x: Tensor) -> Tensor:
+    """Return an array of shape (x.size, *x.shape): for each element a one there, else zeros."""
+    with use_backend(x.backend):
+        return reshape(eye(x.size, dtype=x.dtype), (x.size, *x.shape))
+
+
+def _real(operation: str, x: Tensor) -> Tensor:
+    if is_complex(x.dtype):
+        raise DTypeError(
+            f"{operation}: a value is {x.dtype}; expected real arrays: differentiate the real and "
+            "imaginary parts"
+        )
+    return x

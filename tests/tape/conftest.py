@@ -1,0 +1,33 @@
+"""Fixtures for the tape's tests: a second backend, and life without the cycle collector."""
+
+import gc
+
+import array_api_strict
+import pytest
+
+from distgrad.backend.kit import ArrayModuleBackend
+from distgrad.core import LISTENERS
+
+
+@pytest.fixture(scope="session")
+def strict():
+    """Return a backend over the reference module of the array API standard."""
+    return ArrayModuleBackend("strict", array_api_strict)
+
+
+@pytest.fixture
+def only_references_count():
+    """Switch the cycle collector off: what dies now, dies because nobody refers to it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left_listening():
+    """Fail a test that leaves a tape listening, which would disturb the tests after it."""
+    yield
+    left = LISTENERS.get()
+    LISTENERS.set(())
+    assert left == ()

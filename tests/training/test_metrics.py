@@ -1,0 +1,65 @@
+"""Metrics are whole lines of JSON, and the digest of variables names their bits."""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.training import MetricsFile, variables_sha256
+
+
+def test_every_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsFile(path) as metrics:
+        metrics.write({"step": 1, "loss": 0.1 + 0.2})
+
+        assert json.loads(path.read_text()) == {"step": 1, "loss": 0.1 + 0.2}
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("old\n")
+    with MetricsFile(path) as metrics:
+        metrics.write({"final": True})
+
+    assert path.read_text() == '{"final": true}\n'
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_json_cannot_say_is_refused(tmp_path, number):
+    with MetricsFile(tmp_path / "m.jsonl") as metrics, pytest.raises(ValueError, match="JSON"):
+        metrics.write({"loss": number})
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        MetricsFile(tmp_path / "missing" / "metrics.jsonl")
+
+
+def test_the_digest_is_over_the_bytes_in_the_order_of_the_names():
+    first, second = np.arange(6, dtype="float32").reshape(2, 3), np.array(7.0)
+    variables = [dg.Variable(second, name="b"), dg.Variable(first, name="a")]
+
+    digest = variables_sha256(variables)
+
+    assert digest == hashlib.sha256(first.tobytes() + second.tobytes()).hexdigest()
+
+
+def test_one_bit_changes_the_digest():
+    values = np.ones(5)
+    other = values.copy()
+    other[3] = np.nextafter(1.0, 2.0)
+
+    digests = {variables_sha256([dg.Variable(v, name="a")]) for v in (values, other)}
+
+    assert len(digests) == 2
+
+
+def test_two_variables_of_one_name_are_refused():
+    variables = [dg.Variable(1.0, name="a"), dg.Variable(2.0, name="a")]
+
+    with pytest.raises(ValueError, match="'a' twice"):
+        variables_sha256(variables)
