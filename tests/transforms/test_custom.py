@@ -29,9 +29,7 @@ def test_higher_orders_pass_through_values_that_the_function_computed():
     x = dg.asarray(0.4, dtype="float64")
 
     assert float(dg.grad(dg.grad(log1pexp))(x)) == pytest.approx(s * (1 - s))
-    assert float(dg.grad(dg.grad(dg.grad(log1pexp)))(x)) == pytest.approx(
-        s * (1 - s) * (1 - 2 * s)
-    )
+    assert float(dg.grad(dg.grad(dg.grad(log1pexp)))(x)) == pytest.approx(s * (1 - s) * (1 - 2 * s))
 
 
 def test_forward_mode_transposes_the_rule():

@@ -1,0 +1,176 @@
+"""vmap: one run for the whole batch gives what a loop over the examples gives."""
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.batching import BatchedValueError
+from distgrad.errors import ShapeError
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(5, 3))
+CUBES = RNG.normal(size=(5, 3, 4))
+W = RNG.normal(size=(3, 4))
+STACK = RNG.normal(size=(2, 4, 3))
+
+
+def loop(f, *arrays):
+    return np.stack([np.asarray(f(*(dg.asarray(a[i]) for a in arrays))) for i in range(5)])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x * 2.0 - 1.0,
+        lambda x: x + dg.asarray(W),
+        lambda x: x * dg.asarray(W[:, :1]),
+        lambda x: dg.sum(x),
+        lambda x: dg.mean(x, axis=0, keepdims=True),
+        lambda x: dg.max(x, axis=-1),
+        lambda x: dg.prod(x, axis=(0, 1)),
+        lambda x: dg.logsumexp(x, axis=1),
+        lambda x: dg.argmax(x),
+        lambda x: dg.argmax(x, axis=1, keepdims=True),
+        lambda x: dg.softmax(x, axis=0),
+        lambda x: dg.cumulative_sum(x, axis=-1),
+        lambda x: dg.reshape(x, (2, -1)),
+        lambda x: dg.broadcast_to(x, (2, 3, 4)),
+        lambda x: dg.permute_dims(x, (1, 0)),
+        lambda x: x.mT,
+        lambda x: dg.squeeze(dg.expand_dims(x, axis=-1), -1),
+        lambda x: dg.flip(x),
+        lambda x: dg.flip(x, axis=0),
+        lambda x: dg.concat([x, dg.asarray(W), x], axis=1),
+        lambda x: dg.stack([x, x]),
+        lambda x: x @ dg.asarray(W).mT,
+        lambda x: dg.asarray(W).mT @ x,
+        lambda x: x @ x.mT,
+        lambda x: x[0] @ x[1],
+        lambda x: x[:, 0] @ dg.asarray(W),
+        lambda x: dg.asarray(W) @ x[0],
+        lambda x: x[0] @ x.mT,
+        lambda x: x @ x[0],
+        lambda x: x @ dg.asarray(STACK),
+        lambda x: x[1],
+        lambda x: x[::2, ::-1],
+        lambda x: x[..., None, 0],
+        lambda x: x[[0, 2, 2]],
+        lambda x: x[[0, 2], [1, 3]],
+        lambda x: x[None, [0, 2], :, None],
+        lambda x: x[[0, 1], None, [2, 3]],
+        lambda x: dg.where(x > 0, x, 0.0),
+        lambda x: dg.where(x > 0, x, dg.asarray(W)),
+        lambda x: dg.astype(x, "float32"),
+        lambda x: dg.zeros((3, 4)) + x,
+        lambda x: dg.asarray(7.0),
+    ],
+)
+def test_one_run_equals_a_loop(f):
+    np.testing.assert_allclose(dg.vmap(f)(CUBES).numpy(), loop(f, CUBES), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda x, i: x[i],
+        lambda x, i: x[:, i],
+        lambda x, i: x[i, i],
+        lambda x, i: dg.take(x, i, axis=1),
+    ],
+)
+def test_positions_of_ones_own_are_picked_and_their_gradients_put_back(pick):
+    positions = np.array([[0, 2], [1, 1], [2, 0], [0, 0], [2, 1]])
+
+    def slope(x, i):
+        return dg.grad(lambda x: dg.sum(pick(x, i) ** 2))(x)
+
+    np.testing.assert_allclose(
+        dg.vmap(pick)(CUBES, positions).numpy(), loop(pick, CUBES, positions)
+    )
+    np.testing.assert_allclose(
+        dg.vmap(slope)(CUBES, positions).numpy(), loop(slope, CUBES, positions)
+    )
+
+
+def test_cross_entropy_of_ones_own_label():
+    labels = np.array([0, 3, 1, 2, 2])
+
+    def loss(x, label):
+        return dg.softmax_cross_entropy(labels=label, logits=dg.sum(x, axis=0))
+
+    np.testing.assert_allclose(
+        dg.vmap(loss)(CUBES, labels).numpy(), loop(loss, CUBES, labels), rtol=1e-12
+    )
+
+
+def test_per_example_gradients_of_shared_weights():
+    def loss(w, x):
+        return dg.sum(dg.tanh(x @ w) ** 2)
+
+    found = dg.vmap(dg.grad(loss), in_axes=(None, 0))(W, X)
+
+    expected = loop(lambda x: dg.grad(loss)(dg.asarray(W), x), X)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+def test_a_tape_outside_differentiates_through_vmap():
+    w = dg.Variable(W)
+    with dg.GradientTape() as tape:
+        mapped = dg.sum(dg.vmap(lambda x: dg.sum(dg.tanh(x @ w) ** 2))(X))
+    with dg.GradientTape() as plain:
+        direct = dg.sum(dg.tanh(X @ w) ** 2)
+
+    np.testing.assert_allclose(
+        tape.gradient(mapped, w).numpy(), plain.gradient(direct, w).numpy(), rtol=1e-12
+    )
+
+
+def test_vmap_nests():
+    products = dg.vmap(lambda x: dg.vmap(lambda y: dg.sum(x * y))(X))(X)
+
+    np.testing.assert_allclose(products.numpy(), X @ X.T)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 5, 9])
+def test_chunks_change_nothing_but_memory(chunk_size):
+    f = dg.grad(lambda x: dg.sum(dg.sin(x) ** 3))
+
+    np.testing.assert_allclose(dg.vmap(f, chunk_size=chunk_size)(X).numpy(), dg.vmap(f)(X).numpy())
+
+
+def test_axes_are_named_for_arguments_leaves_and_results():
+    def f(nest, shift):
+        return {"sum": nest["a"] + nest["b"], "shift": shift * nest["a"]}
+
+    nest = {"a": X, "b": X.T.copy()}
+    mapped = dg.vmap(f, in_axes=({"a": 0, "b": 1}, None), out_axes={"sum": 1, "shift": 0})
+    found = mapped(nest, 2.0)
+
+    np.testing.assert_allclose(found["sum"].numpy(), (2 * X).T)
+    np.testing.assert_allclose(found["shift"].numpy(), 2 * X)
+
+
+def test_an_operation_without_a_rule_is_computed_one_by_one_with_a_warning():
+    positions = np.array([0, 1, 2, 0, 1])
+
+    with pytest.warns(UserWarning, match="getitem has no batching rule"):
+        found = dg.vmap(lambda x, i: x[1:, i])(CUBES, positions)
+
+    np.testing.assert_array_equal(found.numpy(), loop(lambda x, i: x[1:, i], CUBES, positions))
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "keywords", "error", "message"),
+    [
+        (lambda x: 1.0 if x > 0 else 2.0, (X[:, 0],), {}, BatchedValueError, "take dg.where"),
+        (lambda x: x.numpy(), (X,), {}, BatchedValueError, "differs from example to example"),
+        (lambda x, y: x, (X, X[:2]), {}, ShapeError, "lengths 5 .* and 2"),
+        (lambda x: x, (X,), {"in_axes": None}, ShapeError, "no argument is mapped"),
+        (lambda x: x, (X,), {"in_axes": 2}, ShapeError, "axis is 2"),
+        (lambda x: x, (X,), {"in_axes": (0, 0)}, ValueError, "for 1 arguments"),
+        (lambda x: x, (X,), {"chunk_size": 0}, ValueError, "chunk_size is 0"),
+    ],
+)
+def test_what_vmap_cannot_do_is_refused(f, args, keywords, error, message):
+    with pytest.raises(error, match=message):
+        dg.vmap(f, **keywords)(*args)

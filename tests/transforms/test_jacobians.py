@@ -1,0 +1,101 @@
+"""Jacobians and Hessians: both modes agree with each other and with differences."""
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.errors import DTypeError
+
+RNG = np.random.default_rng(5)
+W = RNG.normal(size=(3, 4))
+X = RNG.normal(size=3)
+JACOBIANS = pytest.mark.parametrize("jacobian", [dg.jacrev, dg.jacfwd])
+
+
+def net(x):
+    return dg.tanh(x @ dg.asarray(W))
+
+
+def by_differences(f, x, step=1e-6):
+    columns = [(f(x + d) - f(x - d)) / (2 * step) for d in step * np.eye(x.size)]
+    return np.stack(columns, axis=-1)
+
+
+@JACOBIANS
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_jacobian_agrees_with_differences(jacobian, chunk_size):
+    found = jacobian(net, chunk_size=chunk_size)(X)
+
+    expected = by_differences(lambda x: np.tanh(x @ W), X)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+
+
+@JACOBIANS
+def test_axes_are_those_of_the_output_then_those_of_the_input(jacobian):
+    matrix = RNG.normal(size=(2, 5))
+
+    found = jacobian(lambda x: dg.sum(x, axis=0) * 3.0)(matrix)
+
+    assert found.shape == (5, 2, 5)
+    np.testing.assert_array_equal(found.numpy(), np.stack([3 * np.eye(5)] * 2, axis=1))
+
+
+@JACOBIANS
+def test_nests_of_outputs_and_arguments(jacobian):
+    def f(model, x):
+        return {"product": model["w"] * x, "sum": dg.sum(model["w"]) + dg.sum(x)}
+
+    found = jacobian(f, argnums=(0, 1))({"w": np.array([1.0, 2.0])}, np.array([3.0, 4.0]))
+
+    np.testing.assert_array_equal(found["product"][0]["w"].numpy(), np.diag([3.0, 4.0]))
+    np.testing.assert_array_equal(found["product"][1].numpy(), np.diag([1.0, 2.0]))
+    np.testing.assert_array_equal(found["sum"][0]["w"].numpy(), [1.0, 1.0])
+
+
+@JACOBIANS
+def test_the_rest_of_the_result_is_handed_through(jacobian):
+    rows, rest = jacobian(lambda x: (x * 2.0, "notes"), has_aux=True)(X)
+
+    np.testing.assert_array_equal(rows.numpy(), 2 * np.eye(3))
+    assert rest == "notes"
+
+
+def loss(x):
+    return dg.sum(net(x) ** 2) * dg.sum(x)
+
+
+def test_hessian_agrees_with_differences_of_the_gradient_in_every_order_of_modes():
+    slope = dg.grad(loss)
+    expected = by_differences(lambda x: slope(x).numpy(), X)
+
+    for hessian in (
+        dg.hessian(loss),
+        dg.jacrev(slope),
+        dg.jacrev(dg.jacrev(loss)),
+        dg.jacrev(dg.jacfwd(loss)),
+        dg.jacfwd(dg.jacfwd(loss)),
+    ):
+        np.testing.assert_allclose(hessian(X).numpy(), expected, atol=1e-8)
+
+
+def test_a_tape_differentiates_a_jacobian():
+    w = dg.Variable(W)
+    with dg.GradientTape() as tape:
+        rows = dg.jacrev(lambda x: dg.tanh(x @ w))(X)
+        penalty = dg.sum(rows**2)
+    found = tape.gradient(penalty, w).numpy()
+
+    def value(flat):
+        jacobian = by_differences(lambda x: np.tanh(x @ flat.reshape(3, 4)), X)
+        return np.sum(jacobian**2)
+
+    expected = by_differences(value, W.ravel(), step=1e-4).reshape(3, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@JACOBIANS
+def test_complex_values_and_integers_are_refused(jacobian):
+    with pytest.raises(DTypeError, match="complex128"):
+        jacobian(lambda x: x * 1j)(X)
+    with pytest.raises(DTypeError, match="int64"):
+        jacobian(lambda x: x)(np.arange(3))
