@@ -22,6 +22,7 @@ from distgrad.dtypes import (
 )
 from distgrad.dtypes import default_dtype as get_default_dtype
 from distgrad.eager import asarray, list_backends, set_backend, use_backend
+from distgrad.graph import function
 from distgrad.ops.comparison import (
     equal,
     greater,
@@ -188,6 +189,7 @@ __all__ = [
     "floor",
     "floor_divide",
     "full",
+    "function",
     "get_default_dtype",
     "grad",
     "grad_pass_through",

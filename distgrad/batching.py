@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Any, NoReturn, cast
 
 from distgrad import tree
 from distgrad.backend.kernels import Kernels
+from distgrad.backend.operators import KernelOperators
 from distgrad.backend.protocol import API_VERSION
 from distgrad.core.op import Op
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType
-from distgrad.eager import asarray, kernels_of
+from distgrad.eager import asarray, deeper, kernels_of
 from distgrad.errors import DistgradError, ShapeError
 from distgrad.ops import VOCABULARY
 from distgrad.ops.batching import rule_of
@@ -38,7 +37,7 @@ class BatchedValueError(DistgradError, TypeError):
 # --- the backend: arrays with a hidden batch axis -------------------------------------------------
 
 
-class Batched:
+class Batched(KernelOperators):
     """A tensor with a hidden batch axis in front, or one that is the same for the whole batch.
 
     Parameters
@@ -52,8 +51,6 @@ class Batched:
     """
 
     __slots__ = ("__weakref__", "backend", "is_batched", "value")
-
-    __array_ufunc__ = None  # a NumPy array on the left gives way to the operators here
 
     def __init__(self, value: Tensor, is_batched: bool, backend: BatchBackend) -> None:
         self.value = value
@@ -75,43 +72,12 @@ class Batched:
         """The dtype."""
         return self.value.dtype
 
-    def __repr__(self) -> str:
-        return f"<batched: shape={self.shape}, dtype={self.dtype}>"
-
-
-def _operator(name: str, *, reflected: bool = False) -> Callable[..., Batched]:
-    def operator(self: Batched, *others: Any) -> Batched:
-        operands = (*others, self) if reflected else (self, *others)
+    def compute(self, name: str, operands: Sequence[Any]) -> Batched:
+        """Return the result of an operation, by its batching rule."""
         return self.backend.compute(VOCABULARY[name], operands, {})
 
-    return operator
-
-
-for _name, _symbol in {
-    "add": "add",
-    "subtract": "sub",
-    "multiply": "mul",
-    "divide": "truediv",
-    "floor_divide": "floordiv",
-    "remainder": "mod",
-    "pow": "pow",
-    "matmul": "matmul",
-}.items():
-    setattr(Batched, f"__{_symbol}__", _operator(_name))
-    setattr(Batched, f"__r{_symbol}__", _operator(_name, reflected=True))
-for _name, _symbol in {
-    "negative": "neg",
-    "positive": "pos",
-    "abs": "abs",
-    "less": "lt",
-    "less_equal": "le",
-    "greater": "gt",
-    "greater_equal": "ge",
-    "equal": "eq",
-    "not_equal": "ne",
-}.items():
-    setattr(Batched, f"__{_symbol}__", _operator(_name))
-Batched.__hash__ = None  # type: ignore[assignment]  # == is elementwise
+    def __repr__(self) -> str:
+        return f"<batched: shape={self.shape}, dtype={self.dtype}>"
 
 
 class BatchBackend:
@@ -213,19 +179,6 @@ def _kernels_at(level: int) -> Kernels:
 
 # --- vmap ---------------------------------------------------------------------------------------
 
-# How many calls of vmap this one stands in.
-_depth: ContextVar[int] = ContextVar("distgrad_vmap_depth", default=0)
-
-
-@contextmanager
-def _deeper() -> Iterator[Kernels]:
-    level = _depth.get() + 1
-    token = _depth.set(level)
-    try:
-        yield _kernels_at(level)
-    finally:
-        _depth.reset(token)
-
 
 def vmap(
     f: Callable[..., Any],
@@ -307,7 +260,8 @@ def _run(
     f: Callable[..., Any], leaves: list[Tensor], axes: list[int | None], treedef: Any, size: int
 ) -> tuple[list[Tensor], Any]:
     """Return the outputs for one chunk, with the batch axis in front of each."""
-    with _deeper() as kernels:
+    with deeper() as level:
+        kernels = _kernels_at(level)
         backend: Any = kernels.backend
         wrapped = [
             leaf if axis is None else Tensor(Batched(leaf, True, backend), kernels)

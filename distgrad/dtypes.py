@@ -39,6 +39,8 @@ NAMES = [
     "complex128",
 ]
 
+_KNOWN = frozenset(np.dtype(name) for name in NAMES)
+
 _default: DType = float32
 
 
@@ -95,6 +97,8 @@ def as_dtype(dtype: DTypeLike) -> DType:
     DTypeError
         If there is no such dtype, or distgrad has no arithmetic for it (strings, objects, dates).
     """
+    if isinstance(dtype, np.dtype) and dtype in _KNOWN:  # first: a dtype's name takes NumPy 5 us
+        return dtype
     if dtype is float:
         return _default
     if dtype is complex:
@@ -139,11 +143,12 @@ def result_type(*operands: Any) -> DType:
     Parameters
     ----------
     *operands : dtype or Python scalar
-        At least one dtype. A Python scalar adapts to the dtypes: it decides the kind, never the
+        A Python scalar adapts to the dtypes: it decides the kind, never the
         width; where it lifts integers to floating numbers, these get the default dtype.
+        Scalars alone count as bool, int64, the default dtype or its complex one.
     """
     dtypes = [as_dtype(o) for o in operands if not isinstance(o, (bool, int, float, complex))]
-    joint = np.result_type(*dtypes)
+    joint = np.result_type(*dtypes) if dtypes else bool_
     scalars = [o for o in operands if isinstance(o, (bool, int, float, complex))]
     for scalar in scalars:
         joint = _with_scalar(joint, scalar)

@@ -19,6 +19,7 @@ from distgrad.backend.protocol import Backend
 from distgrad.core.op import Op, Spec
 from distgrad.core.seam import LISTENERS, bind_evaluator
 from distgrad.dtypes import (
+    DType,
     DTypeLike,
     as_dtype,
     complex64,
@@ -28,13 +29,15 @@ from distgrad.dtypes import (
     result_type,
 )
 from distgrad.errors import DistgradError, DTypeError, MixedBackendError
-from distgrad.ops import VOCABULARY
+from distgrad.ops import VOCABULARY, comparison
 from distgrad.ops.creation import dtype_of_scalar
 from distgrad.ops.elementwise import positive
+from distgrad.ops.selection import WHERE
 from distgrad.ops.structure import TRANSFER, stack
 from distgrad.tensor import Operators, Tensor, new_key
 
 _SCALARS = (bool, int, float, complex)
+_COMPARISONS = frozenset(comparison.OPS)
 _make = Tensor.__new__
 
 
@@ -106,11 +109,10 @@ def evaluate(
 
     if op.outputs == 1:
         home = kernels
-        if result.__class__ is not kernels.array_type:
-            if op is TRANSFER:
-                home = kernels_of(params["backend"])
-            else:  # NumPy's scalars, for no dimensions
-                result = kernels.backend.asarray(result)
+        if op is TRANSFER:
+            home = kernels_of(params["backend"])
+        elif result.__class__ is not kernels.array_type:  # NumPy's scalars, for no dimensions
+            result = kernels.backend.asarray(result)
         output: Any = _make(Tensor)
         output.array = result
         output.kernels = home
@@ -148,10 +150,10 @@ def _admit(
     """Return the kernels, raw arrays and identities of inputs of any sort."""
     values = [_read(x) for x in inputs]
     tensors = [value for value in values if value.__class__ is Tensor]
-    if not tensors:
-        found = kernels or _kernels_owning(values) or current_kernels()
-        return _admit_foreign(found, values)
-    found, lifted = _lift(op, tensors)
+    if tensors:
+        found, lifted = _lift(op, tensors)
+    else:
+        found, lifted = kernels or _kernels_owning(values) or current_kernels(), ()
     rest = iter(lifted)
     arrays, keys = [], []
     for value in values:
@@ -159,9 +161,9 @@ def _admit(
             arrays.append(next(rest))
             keys.append(value.key)
         else:
-            arrays.append(_admitted(op, found, value, values))
+            arrays.append(value if type(value) in _SCALARS else _admitted(op, found, value))
             keys.append(0)
-    return found, tuple(arrays), tuple(keys)
+    return found, _beside_numbers(op, found, arrays), tuple(keys)
 
 
 def _read(value: Any) -> Any:
@@ -173,18 +175,6 @@ def _read(value: Any) -> Any:
     return value
 
 
-def _admit_foreign(
-    kernels: Kernels, values: list[Any]
-) -> tuple[Kernels, tuple[Any, ...], tuple[int, ...]]:
-    """Return arrays for inputs none of which is a tensor; a scalar among arrays stays a scalar."""
-    has_array = any(type(value) not in _SCALARS for value in values)
-    arrays = tuple(
-        value if has_array and type(value) in _SCALARS else asarray_raw(kernels, value)
-        for value in values
-    )
-    return kernels, arrays, (0,) * len(arrays)
-
-
 def _stays(scalar: Any, tensor: Tensor) -> bool:
     """Return whether a value is a Python scalar that goes to the kernel as it is."""
     kind = scalar.__class__
@@ -194,19 +184,43 @@ def _stays(scalar: Any, tensor: Tensor) -> bool:
 _FLOATING = ("f", "c")  # NumPy's letters for dtypes that a Python float does not widen
 
 
-def _admitted(op: Op, kernels: Kernels, value: Any, values: list[Any]) -> Any:
-    """Return one input that is no tensor, beside tensors of a backend, for its kernels."""
-    if type(value) in (float, complex):
-        # NumPy would lift integers to float64 here; a Python number brings only its kind.
-        dtypes = [v.dtype for v in values if v.__class__ is Tensor]
-        if not any(is_differentiable(dtype) for dtype in dtypes):
-            return kernels.backend.asarray(value, dtype=dtype_of_scalar(value))
-        return value
-    if type(value) in _SCALARS:
-        return value
-    if isinstance(value, np.ndarray) and value.ndim and not _takes_numpy(kernels):
-        _refuse_mixture(op, kernels.backend, load("numpy"))
+def _admitted(op: Op, kernels: Kernels, value: Any) -> Any:
+    """Return one input that is no tensor as an array of a backend."""
+    if kernels.backend.owns(value):
+        return asarray_raw(kernels, value)
+    if isinstance(value, np.ndarray):
+        if value.ndim and not _takes_numpy(kernels):
+            _refuse_mixture(op, kernels.backend, load("numpy"))
+    elif not kernels.level and (other := _kernels_owning([value])):
+        _refuse_mixture(op, kernels.backend, other.backend)
     return asarray_raw(kernels, value)
+
+
+def _beside_numbers(op: Op, kernels: Kernels, arrays: list[Any]) -> tuple[Any, ...]:
+    """Return operands of which Python's numbers decide the kind, never the width.
+
+    NumPy would lift integers beside a Python float to float64; here they get the default dtype.
+    """
+    scalars = [a for a in arrays if type(a) in _SCALARS]
+    alone = len(scalars) == len(arrays)
+    if not alone:
+        if op in _COMPARISONS or not any(type(scalar) in (float, complex) for scalar in scalars):
+            return tuple(arrays)
+        dtypes = [as_dtype(a.dtype) for a in arrays if type(a) not in _SCALARS]
+        if any(is_differentiable(dtype) for dtype in dtypes):
+            return tuple(arrays)
+    first = 1 if op is WHERE else 0  # its condition stays what it is
+    joint = result_type(*(a for a in arrays[first:] if type(a) in _SCALARS))
+    return tuple(
+        asarray_raw(kernels, a) if position < first else _brought(kernels, a, joint)
+        for position, a in enumerate(arrays)
+    )
+
+
+def _brought(kernels: Kernels, operand: Any, dtype: DType) -> Any:
+    if type(operand) in _SCALARS:
+        return kernels.backend.asarray(operand, dtype=dtype)
+    return kernels.astype(operand, dtype=dtype)
 
 
 def _takes_numpy(kernels: Kernels) -> bool:
@@ -292,9 +306,30 @@ def kernels_of(backend: str | Backend) -> Kernels:
     loaded = load(backend)
     kernels = _kernels.get(id(loaded))
     if kernels is None:
-        kernels = _kernels[id(loaded)] = Kernels(loaded, VOCABULARY)
-        kernels.recorded = Recorded(kernels)
+        kernels = _kernels[id(loaded)] = make_kernels(loaded)
     return kernels
+
+
+def make_kernels(backend: Backend) -> Kernels:
+    """Return the vocabulary on a backend's arrays, made anew."""
+    kernels = Kernels(backend, VOCABULARY)
+    kernels.recorded = Recorded(kernels)
+    return kernels
+
+
+# How many transformations this code stands in: the level of the innermost one.
+_depth: ContextVar[int] = ContextVar("distgrad_depth", default=0)
+
+
+@contextmanager
+def deeper() -> Iterator[int]:
+    """Enter a transformation for a ``with`` block; its level is higher than those around it."""
+    level = _depth.get() + 1
+    token = _depth.set(level)
+    try:
+        yield level
+    finally:
+        _depth.reset(token)
 
 
 def current_kernels() -> Kernels:
@@ -340,11 +375,16 @@ def list_backends() -> tuple[str, ...]:
 
 
 def _kernels_owning(values: list[Any]) -> Kernels | None:
-    """Return the kernels of the first backend in use that owns one of the values."""
+    """Return the kernels of the first backend in use that owns one of the values.
+
+    Where several do, because they are backends of one array type, the one in force goes first.
+    """
+    chosen = _in_force.get() or _process_default
+    first = [kernels_of(chosen)] if chosen else []
     for value in values:
         if isinstance(value, (*_SCALARS, np.generic, np.ndarray, list, tuple)):
             continue
-        for kernels in _kernels.values():
+        for kernels in (*first, *_kernels.values()):
             if kernels.backend.owns(value):
                 return kernels
         module = type(value).__module__.partition(".")[0]
@@ -355,10 +395,10 @@ def _kernels_owning(values: list[Any]) -> Kernels | None:
 
 def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = False) -> Any:
     """Return any value as a raw array of a backend."""
-    if kernels.backend.owns(value):
-        return kernels.backend.asarray(value, dtype=dtype, copy=copy)
     if isinstance(value, (np.ndarray, np.generic)):
-        as_dtype(value.dtype)
+        as_dtype(value.dtype)  # refuses those without arithmetic
+        return kernels.backend.asarray(value, dtype=dtype, copy=copy)
+    if kernels.backend.owns(value):
         return kernels.backend.asarray(value, dtype=dtype, copy=copy)
     if type(value) in _SCALARS:
         return kernels.backend.asarray(value, dtype=dtype or dtype_of_scalar(value))

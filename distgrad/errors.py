@@ -46,3 +46,124 @@ class TapeError(DistgradError, RuntimeError):
 
 class UnconnectedError(DistgradError, ValueError):
     """No gradient path leads from the target to a source, and the caller asked for an error."""
+
+
+class CommunicationError(DistgradError, RuntimeError):
+    """Ranks could not exchange data.
+
+    Raised when MPI reports an error, an array has a dtype that cannot travel, or an argument names
+    a rank that does not exist.
+    """
+
+
+class LaunchError(CommunicationError):
+    """The environment promises several ranks, but they cannot find each other.
+
+    Causes: the `mpirun` belongs to another MPI than the library that mpi4py loads (every process
+    would be a job of its own); mpi4py or the MPI library is missing on a rank.
+    """
+
+
+class DesyncError(CommunicationError):
+    """Ranks are about to exchange different things.
+
+    Causes: models built from different configurations, sources given in another order, a branch or
+    a loop that depends on the rank. All ranks raise it, before any data are mixed up.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+        The ranks that differ from the rest.
+    names : tuple of str
+        The variables (or arrays) in which they differ.
+    """
+
+    def __init__(
+        self, message: str, ranks: tuple[int, ...] = (), names: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+        self.names = names
+
+
+class RemoteRankError(CommunicationError):
+    """Another rank raised, or left while this one needs it; the job ends within seconds.
+
+    Attributes
+    ----------
+    rank : int
+        The rank at fault.
+    remote_traceback : str
+        Its traceback; empty if it left without an error.
+    """
+
+    def __init__(self, message: str, rank: int, remote_traceback: str = "") -> None:
+        super().__init__(
+            f"{message}\n--- traceback of rank {rank} ---\n{remote_traceback.rstrip()}"
+            if remote_traceback
+            else message
+        )
+        self.rank = rank
+        self.remote_traceback = remote_traceback
+
+
+class StallError(CommunicationError, TimeoutError):
+    """Ranks did not come to a collective operation before its deadline; the job ends.
+
+    Causes: a rank computes for longer than the deadline, is stuck, or waits in another operation.
+
+    Attributes
+    ----------
+    missing : tuple of int
+        The ranks that had not arrived.
+    """
+
+    def __init__(self, message: str, missing: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class JobTimeoutError(DistgradError, TimeoutError):
+    """A job that `distgrad.testing.ranks` started did not end before its deadline.
+
+    Attributes
+    ----------
+    stdout, stderr : str
+        What the job had printed; the ranks' stacks are in `stderr`.
+    """
+
+    def __init__(self, message: str, stdout: str = "", stderr: str = "") -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class BatchError(DistgradError, ValueError):
+    """A batch cannot be shared among the ranks: unequal leading lengths, or no examples at all."""
+
+
+class UnsupportedOptionError(DistgradError, NotImplementedError):
+    """An argument asks for something that this version of distgrad does not do."""
+
+
+class GradientCheckError(DistgradError, AssertionError):
+    """A derivative does not agree with differences.
+
+    Causes: a rule is wrong; the function is not differentiable there, or not the same at each call;
+    its values are so large, or its dtype so narrow, that differences say little.
+    """
+
+
+class PositionError(ShapeError, IndexError):
+    """A position does not exist: an index, or the label of a class, points outside of an axis.
+
+    Also raised where there are more indices than axes, or a mask has another length than its axis.
+    """
+
+
+class TraceError(DistgradError, TypeError):
+    """A traced function did what a graph cannot hold.
+
+    Its Python code asked for the value of a symbolic tensor, kept one beyond the trace, or joined
+    arrays of two backends.
+    """

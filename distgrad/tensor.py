@@ -134,19 +134,40 @@ class Operators:
         return host
 
     def __float__(self) -> float:
-        return float(self._host())
+        return float(self._number("float"))
 
     def __int__(self) -> int:
-        return int(self._host())
+        return int(self._number("int"))
 
     def __complex__(self) -> complex:
-        return complex(self._host())
-
-    def __bool__(self) -> bool:
-        return bool(self._host())
+        return complex(self._number("complex"))
 
     def __index__(self) -> int:
-        return self._host().__index__()
+        return self._number("operator.index").__index__()
+
+    def _number(self, function: str) -> np.ndarray[Any, Any]:
+        """Return the host's array for a conversion to a Python number."""
+        host = self._host()
+        if host.dtype.kind == "c" and function != "complex":
+            raise TypeError(
+                f"{function}() of a complex tensor would lose its imaginary part; take .real, "
+                "or complex(t)"
+            )
+        if host.ndim:
+            raise TypeError(
+                f"{function}() of a tensor of shape {host.shape}: expected no dimensions; "
+                "take one element, or item() where there is only one"
+            )
+        return host
+
+    def __bool__(self) -> bool:
+        host = self._host()
+        if host.size != 1:
+            raise ValueError(
+                f"bool() of a tensor of shape {host.shape} is ambiguous: expected one element; "
+                "use dg.any or dg.all"
+            )
+        return bool(host.item())
 
     def __len__(self) -> int:
         if not self.shape:
@@ -174,8 +195,15 @@ class Operators:
         source = self.backend
         target = load(backend) if isinstance(backend, str) else backend
         if target is source:
-            return self.read()
+            tensor = self.read()
+            return tensor if tensor is self else apply(elementwise.POSITIVE, tensor)
         return apply(structure.TRANSFER, self, source=source, backend=target)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} is not pickled: its identity means something to the tapes of "
+            "this process alone; save or send its values, .numpy()"
+        )
 
     # --- NumPy's protocols ----------------------------------------------------------------------
 
@@ -188,7 +216,7 @@ class Operators:
             )
         view = self._host().view()
         view.flags.writeable = False
-        return np.array(view, dtype=dtype) if copy else view.astype(dtype or view.dtype, copy=False)
+        return np.array(view, dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **params: Any) -> Any:
         op = _UFUNCS.get(ufunc)
@@ -278,6 +306,12 @@ class Tensor(Operators):
     def read(self) -> Tensor:
         """Return the tensor itself."""
         return self
+
+    def __copy__(self) -> Tensor:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return self  # immutable
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError(

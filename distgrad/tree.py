@@ -41,7 +41,12 @@ def paths(nest: Tree) -> list[str]:
     """Return a readable path for each leaf, such as ``encoder/0/kernel``, in `flatten`'s order."""
     _register_dataclasses(nest)
     accessors = optree.tree_accessors(nest, namespace=_NAMESPACE)
-    return ["/".join(str(getattr(e, "entry", e)) for e in accessor) for accessor in accessors]
+    return ["/".join(_label(entry) for entry in accessor) for accessor in accessors]
+
+
+def _label(entry: Any) -> str:
+    """Return the name of a step into a nest: a named tuple's field, a key, a position."""
+    return str(getattr(entry, "field", getattr(entry, "entry", entry)))
 
 
 def _register_dataclasses(nest: Tree) -> None:

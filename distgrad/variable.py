@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.protocol import Backend
-from distgrad.core.seam import LISTENERS
+from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.dtypes import DType, DTypeLike, as_dtype
-from distgrad.eager import asarray, asarray_raw, current_kernels, kernels_of
-from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.elementwise import positive
+from distgrad.eager import as_host, asarray, holds_tensors
+from distgrad.errors import DTypeError, MixedBackendError, ShapeError
+from distgrad.ops.elementwise import add, positive, subtract
 from distgrad.tensor import Operators, Tensor, new_key
+
+_FROM_PYTHON = (bool, int, float, complex, list, tuple)
 
 
 class Variable(Operators):
@@ -52,11 +54,8 @@ class Variable(Operators):
         dtype: DTypeLike | None = None,
         backend: str | Backend | None = None,
     ) -> None:
-        if isinstance(initial_value, Operators) and backend is None:
-            kernels = initial_value.read().kernels
-        else:
-            kernels = current_kernels() if backend is None else kernels_of(backend)
-        source = asarray(initial_value, dtype=dtype, backend=kernels.backend)
+        source = asarray(initial_value, dtype=dtype, backend=backend)
+        kernels = source.kernels
         self.key = new_key()
         self.name = "Variable" if name is None else name
         self.trainable = trainable
@@ -67,7 +66,8 @@ class Variable(Operators):
         """Return the value under the variable's own identity, and tell whoever listens."""
         for listener in LISTENERS.get():
             listener.hear_read(self)
-        return self._value
+        keeper = VALUES.get()
+        return self._value if keeper is None else keeper.read(self)
 
     def value(self) -> Tensor:
         """Return the present value as a tensor; a later assignment does not change it."""
@@ -138,36 +138,47 @@ class Variable(Operators):
             If the shape differs.
         DTypeError
             If the dtype is of another kind (complex into floating, floating into integers).
+        MixedBackendError
+            If the value is an array of another backend, other than NumPy's.
         """
+        keeper = VALUES.get()
+        if keeper is not None:
+            keeper.assign(self, asarray(value))
+            return self
         return self._replace("assign", self._admitted("assign", value, copy=True))
 
     def assign_add(self, delta: Any) -> Variable:
         """Add to the value; parameters, result and errors as for `assign`."""
+        if VALUES.get() is not None:
+            return self.assign(add(self, delta))
         return self._replace(
             "assign_add", self._value.array + self._admitted("assign_add", delta, copy=False)
         )
 
     def assign_sub(self, delta: Any) -> Variable:
         """Subtract from the value; parameters, result and errors as for `assign`."""
+        if VALUES.get() is not None:
+            return self.assign(subtract(self, delta))
         return self._replace(
             "assign_sub", self._value.array - self._admitted("assign_sub", delta, copy=False)
         )
 
     def _admitted(self, method: str, value: Any, *, copy: bool) -> Any:
         kernels = self._value.kernels
-        if isinstance(value, Operators):
-            # A tensor's array is never changed, so it can be shared; another backend's is brought.
-            tensor = value._value if isinstance(value, Variable) else value.read()
-            if tensor.kernels is not kernels:
-                raise DTypeError(
-                    f"{method}: {self._label} lives on the backend {self.backend.name!r}, the "
-                    f"value on {tensor.backend.name!r}; move it first with .to(backend=...)"
-                )
-            array = tensor.array
-        elif isinstance(value, (bool, int, float, complex)):
-            array = asarray_raw(kernels, np.asarray(value))
-        else:
-            array = asarray_raw(kernels, value, copy=copy)
+        if not holds_tensors(value):
+            # Python's numbers stay in double precision until they get the variable's dtype.
+            given = as_host(value) if isinstance(value, _FROM_PYTHON) else value
+            # NumPy's arrays are brought to any backend; those of others are not moved silently.
+            home = kernels.backend if isinstance(given, (np.ndarray, np.generic)) else None
+            value = asarray(given, backend=home, copy=copy)
+        # A tensor's array is never changed, so it can be shared.
+        tensor = value._value if isinstance(value, Variable) else asarray(value)
+        if tensor.kernels is not kernels:
+            raise MixedBackendError(
+                f"{method}: {self._label} lives on the backend {self.backend.name!r}, the "
+                f"value on {tensor.backend.name!r}; move it first with .to(backend=...)"
+            )
+        array = tensor.array
         if tuple(array.shape) not in (self.shape, ()):
             raise ShapeError(
                 f"{method}: {self._label} has shape {self.shape}, the value {tuple(array.shape)}; "
@@ -224,6 +235,14 @@ class Variable(Operators):
             f"{self._label} takes no item assignment; assign a whole value, such as "
             "v.assign(dg.where(mask, new, v))"
         )
+
+    # A copy is another variable: it must not share the identity by which tapes know this one.
+
+    def __copy__(self) -> Variable:
+        return Variable(self._value, trainable=self.trainable, name=self.name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Variable:
+        return self.__copy__()
 
     def __str__(self) -> str:
         return self.__repr__()

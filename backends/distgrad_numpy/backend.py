@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.kit import ArrayModuleBackend, scatter_add
+from distgrad.errors import PositionError
 
 Array = np.ndarray[Any, Any]
 
@@ -92,7 +93,7 @@ def _label_cross_entropy(logits: Array, labels: Array) -> Any:
     classes = logits.shape[-1]
     if labels.size and not (labels.min() >= 0 and labels.max() < classes):
         wrong = labels[(labels < 0) | (labels >= classes)].ravel()[0]
-        raise IndexError(
+        raise PositionError(
             f"softmax_cross_entropy: label {wrong} is no class; expected 0 to {classes - 1}"
         )
     top = logits.max(axis=-1, keepdims=True)

@@ -49,10 +49,25 @@ class Listener(Protocol):
         ...
 
 
+class ValueKeeper(Protocol):
+    """Whoever keeps the values of variables in place of themselves: a trace, while it is open."""
+
+    def read(self, variable: Any) -> Any:
+        """Return the value of a variable as a tensor."""
+        ...
+
+    def assign(self, variable: Any, value: Any) -> None:
+        """Take a tensor as the value of a variable."""
+        ...
+
+
 Evaluator = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
 
 # Who listens. A new thread starts with none: a tape hears its own thread.
 LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("distgrad_listeners", default=())
+
+# Who keeps the values of variables; None for the variables themselves.
+VALUES: ContextVar[ValueKeeper | None] = ContextVar("distgrad_values", default=None)
 
 
 def _unbound(op: Op, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:

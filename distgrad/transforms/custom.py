@@ -17,6 +17,7 @@ from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.structure import astype
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape, stop_gradient
+from distgrad.tape.handmade import as_given, to_tensors
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
 
@@ -100,22 +101,6 @@ def _as_called(outputs: list[Tensor], *inputs: Spec) -> Any:
     return specs[0] if len(specs) == 1 else specs
 
 
-def _tensors(values: Any, holders: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
-    """Return cotangents or tangents as tensors, and whether they were raw arrays."""
-    several = values if isinstance(values, (list, tuple)) else [values]
-    raw = not any(isinstance(value, Tensor) for value in several)
-    tensors = [
-        Tensor(value, holder.kernels) if raw and value is not None else value
-        for value, holder in zip(several, holders, strict=True)
-    ]
-    return tensors, raw
-
-
-def _as_given(results: Sequence[Any], raw: bool) -> list[Any]:
-    """Return tensors in the form that the caller's namespace works on."""
-    return [r.array if raw and isinstance(r, Tensor) else r for r in results]
-
-
 # --- custom gradients ---------------------------------------------------------------------------
 
 
@@ -175,12 +160,12 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
             _check_takes_variables(grad_fn, call.captured)
 
         def vjp(xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Sequence[int]) -> list[Any]:
-            cotangents, raw = _tensors(g, outputs)
-            return _as_given(pull(cotangents), raw)
+            cotangents, raw = to_tensors(g, outputs)
+            return as_given(pull(cotangents), raw)
 
         def jvp(xp: Any, tangents: Sequence[Any], y: Any, xs: Any, params: Any) -> Any:
-            given, raw = _tensors(list(tangents), [_tensor(each) for each in call.inputs])
-            pushed = _as_given(_transpose(pull, given, outputs), raw)
+            given, raw = to_tensors(list(tangents), [_tensor(each) for each in call.inputs])
+            pushed = as_given(_transpose(pull, given, outputs), raw)
             return pushed[0] if len(outputs) == 1 else pushed
 
         return call.announce(outputs, treedef, vjp, jvp)
@@ -327,20 +312,20 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
             return [*kept, *call.captured]
 
         def vjp(xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Sequence[int]) -> list[Any]:
-            cotangents, raw = _tensors(g, outputs)
+            cotangents, raw = to_tensors(g, outputs)
             wanted = [s for s, need in zip(sources(), needs, strict=True) if need]
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(wanted)
                 targets = again()
             found = iter(tape.gradient(targets, wanted, cotangents))
-            return _as_given([next(found) if need else None for need in needs], raw)
+            return as_given([next(found) if need else None for need in needs], raw)
 
         def jvp(xp: Any, tangents: Sequence[Any], y: Any, xs: Any, params: Any) -> Any:
-            given, raw = _tensors(list(tangents), [_tensor(each) for each in sources()])
+            given, raw = to_tensors(list(tangents), [_tensor(each) for each in sources()])
             moving = [(s, t) for s, t in zip(sources(), given, strict=True) if t is not None]
             with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as accumulator:
                 targets = again()
-            pushed = _as_given(accumulator.jvp(targets, unconnected_gradients="zero"), raw)
+            pushed = as_given(accumulator.jvp(targets, unconnected_gradients="zero"), raw)
             return pushed[0] if len(outputs) == 1 else pushed
 
         return call.announce(outputs, treedef, vjp, jvp)

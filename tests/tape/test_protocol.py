@@ -54,7 +54,7 @@ def test_watching_on_a_tape_that_has_given_its_gradient_is_refused():
         y = x * x
     tape.gradient(y, x)
 
-    with pytest.raises(TapeError, match="watch.*enter"):
+    with pytest.raises(TapeError, match=r"watch.*enter"):
         tape.watch(x)
 
 
@@ -313,13 +313,18 @@ def test_a_tape_closed_while_stopped_stays_closed():
 
 
 def test_an_error_inside_the_block_leaves_nobody_listening():
-    x = dg.Variable(3.0)
-    with pytest.raises(KeyError), dg.GradientTape() as tape:
-        y = x * x
-        raise KeyError("from the user's code")
+    x, tape, results = dg.Variable(3.0), dg.GradientTape(), []
+
+    def fail():
+        with tape:
+            results.append(x * x)
+            raise KeyError("from the user's code")
+
+    with pytest.raises(KeyError):
+        fail()
 
     assert LISTENERS.get() == ()
-    assert float(tape.gradient(y, x)) == 6.0  # what was recorded before can still be used
+    assert float(tape.gradient(results, x)) == 6.0  # what was recorded before can still be used
 
 
 def test_an_operation_that_fails_is_not_recorded():

@@ -176,9 +176,7 @@ def test_linear_regression_prints_the_known_progress():
         w.assign_sub(0.01 * to_w)
         b.assign_sub(0.01 * to_b)
         if epoch % 100 == 0:
-            lines.append(
-                f"Epoch {epoch}: Loss = {loss.numpy():.4f}, W = {w.numpy():.4f}, b = {b.numpy():.4f}"
-            )
+            lines.append(f"Epoch {epoch}: Loss = {loss:.4f}, W = {w.numpy():.4f}, b = {b:.4f}")
 
     assert lines[0] == "Epoch 0: Loss = 101.5000, W = 0.5500, b = 0.1900"
     assert lines[1] == "Epoch 100: Loss = 0.0707, W = 3.2206, b = 1.3514"

@@ -100,19 +100,17 @@ def test_random_graphs_have_the_gradients_that_differences_show(data):
 
     def program(values, sin, tanh, maximum, total):
         values = list(values)
+        operations = {
+            "+": lambda a, b: a + b,
+            "-": lambda a, b: a - b,
+            "*": lambda a, b: a * b * 0.5,
+            "s": lambda a, b: sin(a),
+            "t": lambda a, b: tanh(b),
+            "m": maximum,
+            ".": lambda a, b: a * 0.3 + a,
+        }
         for kind, i, j in steps:
-            a, b = values[i % len(values)], values[j % len(values)]
-            values.append(
-                {
-                    "+": lambda: a + b,
-                    "-": lambda: a - b,
-                    "*": lambda: a * b * 0.5,
-                    "s": lambda: sin(a),
-                    "t": lambda: tanh(b),
-                    "m": lambda: maximum(a, b),
-                    ".": lambda: a * 0.3 + a,
-                }[kind]()
-            )
+            values.append(operations[kind](values[i % len(values)], values[j % len(values)]))
         result = values[-1]
         for value in values:  # every branch ends in the result
             result = result + value

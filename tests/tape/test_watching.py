@@ -318,7 +318,7 @@ def test_a_cast_between_floating_dtypes_does_not_cut_the_path():
     assert (float(gradient), gradient.dtype) == (7.0, np.float32)
 
 
-# --- operations that cut the path ------------------------------------------------------------------
+# --- operations that cut the path -----------------------------------------------------------------
 
 
 def test_stop_gradient_cuts_one_path_and_leaves_the_other():

@@ -1,0 +1,57 @@
+"""Python's operators for arrays that are no numbers: those of transformations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_BINARY = {
+    "add": "add",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "truediv",
+    "floor_divide": "floordiv",
+    "remainder": "mod",
+    "pow": "pow",
+    "matmul": "matmul",
+}
+_PLAIN = {
+    "negative": "neg",
+    "positive": "pos",
+    "abs": "abs",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "equal": "eq",
+    "not_equal": "ne",
+}
+
+
+class KernelOperators:
+    """What rules may write with operators, computed by the operation of that name.
+
+    Subclasses define ``compute(name, operands)``.
+    """
+
+    __slots__ = ()
+
+    __array_ufunc__ = None  # a NumPy array on the left gives way to the operators here
+    __hash__ = None  # type: ignore[assignment]  # == is elementwise
+
+    def compute(self, name: str, operands: Sequence[Any]) -> Any:
+        """Return the result of an operation of the vocabulary, by its name."""
+        raise TypeError(f"{type(self).__name__} does not compute {name}")
+
+
+def _operator(name: str, *, reflected: bool = False) -> Callable[..., Any]:
+    def operator(self: KernelOperators, *others: Any) -> Any:
+        return self.compute(name, (*others, self) if reflected else (self, *others))
+
+    return operator
+
+
+for _name, _symbol in (_BINARY | _PLAIN).items():
+    setattr(KernelOperators, f"__{_symbol}__", _operator(_name))
+for _name, _symbol in _BINARY.items():
+    setattr(KernelOperators, f"__r{_symbol}__", _operator(_name, reflected=True))

@@ -1,0 +1,191 @@
+"""Graphs: nodes with shape and dtype, their law, and how they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distgrad.core.op import Op, Spec
+from distgrad.dtypes import DType
+
+_SCALARS = (bool, int, float, complex)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One value of a graph: an input, a constant, or the result of an operation.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the graph; operands come before.
+    shape, dtype
+        What it will be.
+    op : Op or None
+        The operation; None for inputs and constants.
+    operands : tuple
+        Nodes and Python scalars.
+    params : dict
+        The metadata.
+    value : array or None
+        The raw array of a constant.
+    where : str
+        The user's line that computed it, ``file:line``.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: DType
+    op: Op | None = None
+    operands: tuple[Any, ...] = ()
+    params: dict[str, Any] = field(default_factory=dict)
+    value: Any = None
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"%{self.index}"
+
+
+class Graph:
+    """A straight-line program without repetition: what was computed already is not added again.
+
+    Attributes
+    ----------
+    nodes : list of Node
+        In an order in which they can be computed.
+    inputs : list of Node
+        In the order of the arguments.
+    outputs : list of Node
+        What is returned.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[Node] = []
+        self.inputs: list[Node] = []
+        self.outputs: list[Node] = []
+        self._known: dict[Any, Node] = {}
+
+    def add_input(self, shape: tuple[int, ...], dtype: DType) -> Node:
+        """Add an argument."""
+        node = self._append(Node(len(self.nodes), shape, dtype))
+        self.inputs.append(node)
+        return node
+
+    def add_constant(self, value: Any, shape: tuple[int, ...], dtype: DType) -> Node:
+        """Add an array whose values are known; the same array is added once."""
+        known = self._known.get(id(value))
+        if known is None:
+            node = Node(len(self.nodes), shape, dtype, value=value)
+            known = self._known[id(value)] = self._append(node)
+        return known
+
+    def add_call(
+        self, op: Op, operands: tuple[Any, ...], params: dict[str, Any], spec: Spec, where: str
+    ) -> Node:
+        """Add an operation, or return the node that has computed the same already."""
+        key = (
+            op,
+            tuple(x.index if isinstance(x, Node) else (type(x), x) for x in operands),
+            tuple(sorted(params.items())),
+        )
+        known = self._known.get(key)
+        if known is None:
+            node = Node(
+                len(self.nodes), tuple(spec.shape), spec.dtype, op, operands, params, None, where
+            )
+            known = self._known[key] = self._append(node)
+        return known
+
+    def _append(self, node: Node) -> Node:
+        self.nodes.append(node)
+        return node
+
+    def needed_for(self, outputs: Iterable[Node]) -> list[Node]:
+        """Return the nodes that outputs depend on, themselves among them, in order."""
+        wanted = {node.index for node in outputs}
+        needed = []
+        for node in reversed(self.nodes):
+            if node.index in wanted:
+                needed.append(node)
+                wanted.update(x.index for x in node.operands if isinstance(x, Node))
+        return needed[::-1]
+
+    def verify(self) -> None:
+        """Hold the law of graphs; run between passes in tests.
+
+        Raises
+        ------
+        ValueError
+            If an operand comes after its use, or a shape or dtype is not what the rule says.
+        """
+        for place, node in enumerate(self.nodes):
+            if node.index != place:
+                raise ValueError(f"{node} stands at place {place}")
+            for operand in node.operands:
+                if isinstance(operand, Node) and operand.index >= place:
+                    raise ValueError(f"{node} uses {operand} before it is computed")
+            if node.op is not None:
+                spec = node.op.spec(*(spec_of(x) for x in node.operands), **node.params)
+                if (tuple(spec.shape), spec.dtype) != (node.shape, node.dtype):
+                    raise ValueError(f"{node} is {node.shape} {node.dtype}, its rule says {spec}")
+
+    # --- printing -------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}({', '.join(_typed(node) for node in self.inputs)})"]
+        for node in self.needed_for(self.outputs):
+            if node.op is not None:
+                params = "".join(f" {name}={value!r}" for name, value in node.params.items())
+                operands = ", ".join(map(_shown, node.operands))
+                lines.append(f"  {_typed(node)} = {node.op.name}({operands}){params}")
+            elif node.value is not None:
+                lines.append(f"  {_typed(node)} = constant")
+        lines.append(f"  return {', '.join(map(str, self.outputs))}")
+        return "\n".join(lines)
+
+    def graphviz(self) -> str:
+        """Return the graph in Graphviz's DOT language."""
+        lines = [f"digraph {_quoted(self.name)} {{", "  node [shape=box, fontname=monospace];"]
+        inputs = {node.index for node in self.inputs}
+        for node in self.needed_for(self.outputs):
+            name = "input" if node.index in inputs else "constant"
+            label = f"{node.op.name if node.op else name}\\n{node.dtype}{list(node.shape)}"
+            lines.append(f"  n{node.index} [label={_quoted(label)}];")
+            lines.extend(
+                f"  n{operand.index} -> n{node.index};"
+                for operand in node.operands
+                if isinstance(operand, Node)
+            )
+        lines.extend(
+            f"  n{node.index} -> out{place}; out{place} [label=output, shape=plain];"
+            for place, node in enumerate(self.outputs)
+        )
+        return "\n".join([*lines, "}"])
+
+
+def spec_of(operand: Any) -> Any:
+    """Return the spec of a node; a Python scalar stays what it is."""
+    return Spec(operand.shape, operand.dtype) if isinstance(operand, Node) else operand
+
+
+def _typed(node: Node) -> str:
+    return f"{node}: {node.dtype}{list(node.shape)}"
+
+
+def _shown(operand: Any) -> str:
+    return str(operand) if isinstance(operand, Node) else repr(operand)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def depend_on(nodes: Sequence[Node], sources: Iterable[Node]) -> set[int]:
+    """Return the indices of the nodes that depend on sources, themselves among them."""
+    found = {source.index for source in sources}
+    for node in nodes:
+        if any(isinstance(x, Node) and x.index in found for x in node.operands):
+            found.add(node.index)
+    return found

@@ -1,0 +1,35 @@
+"""Rules written on tensors: bring them what is handed over as raw arrays, and back.
+
+A walk passes raw arrays where nobody listens, and tensors where somebody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distgrad.tensor import Tensor
+
+
+def to_tensors(values: Any, holders: Sequence[Any]) -> tuple[list[Any], bool]:
+    """Return cotangents or tangents as tensors, and whether they were raw arrays.
+
+    Parameters
+    ----------
+    values : array, Tensor, or a sequence of them and None
+        What a rule was given.
+    holders : sequence of Tensor or Variable
+        For each value one of the backend that it belongs to.
+    """
+    several = values if isinstance(values, (list, tuple)) else [values]
+    raw = not any(isinstance(value, Tensor) for value in several)
+    tensors = [
+        Tensor(value, holder.kernels) if raw and value is not None else value
+        for value, holder in zip(several, holders, strict=True)
+    ]
+    return tensors, raw
+
+
+def as_given(results: Sequence[Any], raw: bool) -> list[Any]:
+    """Return tensors in the form that the rule's caller works on."""
+    return [r.array if raw and isinstance(r, Tensor) else r for r in results]
