@@ -22,7 +22,7 @@ from distgrad.dtypes import (
 )
 from distgrad.dtypes import default_dtype as get_default_dtype
 from distgrad.eager import asarray, list_backends, set_backend, use_backend
-from distgrad.graph import function
+from distgrad.graph import cond, function, scan, while_loop
 from distgrad.ops.comparison import (
     equal,
     greater,
@@ -171,6 +171,7 @@ __all__ = [
     "complex64",
     "complex128",
     "concat",
+    "cond",
     "conj",
     "cos",
     "cosh",
@@ -244,6 +245,7 @@ __all__ = [
     "remainder",
     "reshape",
     "round",
+    "scan",
     "set_backend",
     "set_default_dtype",
     "sigmoid",
@@ -277,6 +279,7 @@ __all__ = [
     "vjp",
     "vmap",
     "where",
+    "while_loop",
     "zeros",
     "zeros_like",
 ]

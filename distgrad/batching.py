@@ -111,9 +111,12 @@ class BatchBackend:
         """Return whether a value is an array of this level."""
         return isinstance(value, Batched) and value.backend is self
 
-    def kernel(self, name: str) -> Callable[..., Batched]:
-        """Return the kernel of an operation: its batching rule."""
-        op = VOCABULARY[name]
+    def kernel(self, name: str) -> Callable[..., Any]:
+        """Return the kernel of an operation of the vocabulary."""
+        return self.interpret(VOCABULARY[name])
+
+    def interpret(self, op: Op) -> Callable[..., Any]:
+        """Return the kernel of any operation: its batching rule."""
 
         def kernel(*operands: Any, **params: Any) -> Batched:
             return self.compute(op, operands, params)

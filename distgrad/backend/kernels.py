@@ -62,7 +62,8 @@ class Kernels:
 
     def resolve(self, op: Op) -> Callable[..., Any]:
         """Return an operation's kernel, its composition, or for want of both one that raises."""
-        kernel = self.backend.kernel(op.name)
+        interpret = getattr(self.backend, "interpret", None)  # a transformation takes any operation
+        kernel = interpret(op) if interpret else self.backend.kernel(op.name)
         if kernel is None:
             kernel = partial(self._missing, op) if op.compose is None else partial(op.compose, self)
         self.table[op] = kernel

@@ -106,6 +106,8 @@ class ArrayModuleBackend:
 
     def _promoting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a kernel that promotes where the standard leaves promotion open."""
+        if name in ("conj", "real", "imag"):
+            return self._taking_reals(name, function)
         if name not in _PROMOTING and name not in _FLOATING:
             return function
 
@@ -116,6 +118,16 @@ class ArrayModuleBackend:
                 joint = self._lifted(name, joint)
             own = self.own_dtype(joint)
             return function(*(self._brought_to(own, o) for o in operands), **params)
+
+        return kernel
+
+    def _taking_reals(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a kernel for real numbers too, which the standard need not take for complex."""
+
+        def kernel(x: Any) -> Any:
+            if is_complex(as_dtype(x.dtype)):
+                return function(x)
+            return self.module.zeros_like(x) if name == "imag" else x
 
         return kernel
 
@@ -176,20 +188,6 @@ class ArrayModuleBackend:
         wide = labels if self._speaks_numpy else self._brought_to(own, labels)
         hits = self.module.expand_dims(wide, axis=-1) == self.module.arange(classes, dtype=own)
         return self.module.astype(hits, self.own_dtype(dtype))
-
-    # Real numbers are complex numbers too, which the standard leaves open.
-
-    def _conj(self, x: Any) -> Any:
-        return self.module.conj(x) if self._is_complex(x) else x
-
-    def _real(self, x: Any) -> Any:
-        return self.module.real(x) if self._is_complex(x) else x
-
-    def _imag(self, x: Any) -> Any:
-        return self.module.imag(x) if self._is_complex(x) else self.module.zeros_like(x)
-
-    def _is_complex(self, x: Any) -> bool:
-        return self._speaks_numpy or is_complex(as_dtype(x.dtype))
 
     # --- indexing: the standard knows less of it than the vocabulary ----------------------------
 

@@ -76,7 +76,7 @@ class Function:
 
     def __init__(self, f: Callable[..., Any], name: str | None = None) -> None:
         self._f = f
-        self._name: str = name or getattr(f, "__name__", "function")
+        self._name: str = name or str(getattr(f, "__name__", "function"))
         self._compiled: dict[Any, Compiled] = {}
         self._last_signature: list[str] = []
         # Names and docstring only: f's own attributes may be those of another Function.

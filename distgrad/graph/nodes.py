@@ -6,10 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distgrad.core.op import Op, Spec
-from distgrad.dtypes import DType
+from distgrad.core.op import Kind, Op, Spec
+from distgrad.dtypes import DType, bool_
 
 _SCALARS = (bool, int, float, complex)
+
+
+def _output_spec(outputs: tuple[Spec, ...], *, position: int) -> Spec:
+    return outputs[position]
+
+
+def _output(xp: Any, outputs: tuple[Any, ...], *, position: int) -> Any:
+    return outputs[position]
+
+
+# One of the results of an operation that has several.
+OUTPUT_OF = Op("output_of", Kind.OPAQUE, _output_spec, compose=_output)
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +44,8 @@ class Node:
         The raw array of a constant.
     where : str
         The user's line that computed it, ``file:line``.
+    outputs : tuple of Spec or None
+        What it will be where it has several results, which `OUTPUT_OF` takes apart.
     """
 
     index: int
@@ -42,6 +56,7 @@ class Node:
     params: dict[str, Any] = field(default_factory=dict)
     value: Any = None
     where: str = ""
+    outputs: tuple[Spec, ...] | None = None
 
     def __str__(self) -> str:
         return f"%{self.index}"
@@ -92,9 +107,9 @@ class Graph:
         )
         known = self._known.get(key)
         if known is None:
-            node = Node(
-                len(self.nodes), tuple(spec.shape), spec.dtype, op, operands, params, None, where
-            )
+            several = None if op.outputs == 1 else tuple(spec)
+            shape, dtype = ((), bool_) if several is not None else (tuple(spec.shape), spec.dtype)
+            node = Node(len(self.nodes), shape, dtype, op, operands, params, None, where, several)
             known = self._known[key] = self._append(node)
         return known
 
@@ -128,6 +143,8 @@ class Graph:
                     raise ValueError(f"{node} uses {operand} before it is computed")
             if node.op is not None:
                 spec = node.op.spec(*(spec_of(x) for x in node.operands), **node.params)
+                if node.outputs is not None:
+                    continue
                 if (tuple(spec.shape), spec.dtype) != (node.shape, node.dtype):
                     raise ValueError(f"{node} is {node.shape} {node.dtype}, its rule says {spec}")
 
@@ -167,10 +184,14 @@ class Graph:
 
 def spec_of(operand: Any) -> Any:
     """Return the spec of a node; a Python scalar stays what it is."""
-    return Spec(operand.shape, operand.dtype) if isinstance(operand, Node) else operand
+    if not isinstance(operand, Node):
+        return operand
+    return Spec(operand.shape, operand.dtype) if operand.outputs is None else operand.outputs
 
 
 def _typed(node: Node) -> str:
+    if node.outputs is not None:
+        return f"{node}: ({', '.join(f'{spec.dtype}{list(spec.shape)}' for spec in node.outputs)})"
     return f"{node}: {node.dtype}{list(node.shape)}"
 
 

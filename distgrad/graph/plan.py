@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from distgrad.backend.kernels import Kernels
+from distgrad.core.op import Op
 from distgrad.core.seam import apply
-from distgrad.graph.nodes import Graph, Node
+from distgrad.errors import MissingKernelError
+from distgrad.graph.nodes import OUTPUT_OF, Graph, Node
 from distgrad.tensor import Tensor
 
 
@@ -54,7 +57,7 @@ class Plan:
                 if is_node and last_use[index] == place and index not in kept
             ]
             self._steps.append(
-                (kernels.table[node.op], operands, node.params, node.index, sorted(set(done)))
+                (_kernel(kernels, node.op), operands, node.params, node.index, sorted(set(done)))
             )
 
     def _calls(self, graph: Graph) -> list[Node]:
@@ -91,6 +94,15 @@ class Plan:
         return [array if array.__class__ is array_type else asarray(array) for array in wanted]
 
 
+def _kernel(kernels: Kernels, op: Op) -> Callable[..., Any]:
+    """Return an operation's kernel; one outside of the vocabulary is composed, not looked up."""
+    if op in kernels.table:
+        return kernels.table[op]
+    if op.compose is None:
+        raise MissingKernelError(f"{op.name}: the operation has no kernel and no composition")
+    return partial(op.compose, kernels)
+
+
 def replay(graph: Graph, inputs: Sequence[Any], kernels: Kernels) -> list[Tensor]:
     """Return the outputs of a graph by applying its operations to tensors, heard by all.
 
@@ -107,7 +119,9 @@ def replay(graph: Graph, inputs: Sequence[Any], kernels: Kernels) -> list[Tensor
         node.index: tensor for node, tensor in zip(graph.inputs, inputs, strict=True)
     }
     for node in graph.needed_for(graph.outputs):
-        if node.op is not None:
+        if node.op is OUTPUT_OF:
+            values[node.index] = values[node.operands[0].index][node.params["position"]]
+        elif node.op is not None:
             operands = [values[x.index] if isinstance(x, Node) else x for x in node.operands]
             values[node.index] = apply(node.op, *operands, **node.params)
         elif node.value is not None:

@@ -16,7 +16,7 @@ from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.dtypes import DType
 from distgrad.eager import asarray, deeper, make_kernels
 from distgrad.errors import TraceError
-from distgrad.graph.nodes import Graph, Node, spec_of
+from distgrad.graph.nodes import OUTPUT_OF, Graph, Node, spec_of
 from distgrad.ops import VOCABULARY
 from distgrad.ops.structure import TRANSFER
 from distgrad.tensor import Tensor
@@ -75,14 +75,18 @@ class Trace:
         The traced function's name.
     level : int
         The level of the symbols among transformations.
+    captures : bool
+        Whether values of enclosing transformations may be used; they become inputs.
     """
 
     name = "trace"
     api_version = API_VERSION
 
-    def __init__(self, name: str, level: int) -> None:
+    def __init__(self, name: str, level: int, captures: bool = False) -> None:
         self.level = level
         self.is_open = True
+        self._captures = captures
+        self.captured: dict[int, tuple[Tensor, Node]] = {}
         self.variables: dict[int, tuple[Variable, Symbol]] = {}
         self.assigned: dict[int, tuple[Variable, Tensor]] = {}
         self._start(name)
@@ -106,6 +110,11 @@ class Trace:
 
     def lift(self, tensor: Tensor) -> Symbol:
         """Return a tensor of a lower level as a constant of the graph."""
+        if tensor.kernels.level and self._captures:
+            if tensor.key not in self.captured:
+                node = self.graph.add_input(tensor.shape, tensor.dtype)
+                self.captured[tensor.key] = (tensor, node)
+            return Symbol(self.captured[tensor.key][1], self)
         if tensor.kernels.level:
             raise TraceError(
                 f"{self.graph.name}: a value of an enclosing transformation was captured; pass it "
@@ -125,16 +134,19 @@ class Trace:
         """Return whether a value is a symbol of this trace."""
         return isinstance(value, Symbol) and value.trace is self
 
-    def kernel(self, name: str) -> Callable[..., Symbol]:
-        """Return the kernel of an operation: it adds a node."""
-        op = VOCABULARY[name]
+    def kernel(self, name: str) -> Callable[..., Any]:
+        """Return the kernel of an operation of the vocabulary."""
+        return self.interpret(VOCABULARY[name])
 
-        def kernel(*operands: Any, **params: Any) -> Symbol:
+    def interpret(self, op: Op) -> Callable[..., Any]:
+        """Return the kernel of any operation: it adds a node."""
+
+        def kernel(*operands: Any, **params: Any) -> Any:
             return self.call(op, operands, params)
 
         return kernel
 
-    def call(self, op: Op, operands: Sequence[Any], params: dict[str, Any]) -> Symbol:
+    def call(self, op: Op, operands: Sequence[Any], params: dict[str, Any]) -> Any:
         """Add an operation to the graph and return its result's symbol."""
         where = user_line()
         if not self.is_open:
@@ -147,14 +159,18 @@ class Trace:
                 f"{self.graph.name}: at {where} a value moves to another backend; a traced "
                 "function runs on one: move values before the call or after"
             )
-        if op.outputs != 1:
-            raise TraceError(f"{self.graph.name}: at {where}: {op.name} cannot be traced yet")
         nodes = tuple(
             x if type(x) in _SCALARS else (x if isinstance(x, Symbol) else self.asarray(x)).node
             for x in operands
         )
         spec = op.spec(*(spec_of(x) for x in nodes), **params)
-        return Symbol(self.graph.add_call(op, nodes, params, spec, where), self)
+        if op.outputs == 1:
+            return Symbol(self.graph.add_call(op, nodes, params, spec, where), self)
+        whole = self.graph.add_call(op, nodes, params, spec, where)
+        return tuple(
+            Symbol(self.graph.add_call(OUTPUT_OF, (whole,), {"position": i}, each, where), self)
+            for i, each in enumerate(spec)
+        )
 
     def to_host(self, array: Symbol) -> NoReturn:
         """Refuse: there are no values yet."""
@@ -206,10 +222,10 @@ class Trace:
 
 
 @contextmanager
-def tracing(name: str) -> Any:
+def tracing(name: str, *, captures: bool = False) -> Any:
     """Trace within a ``with`` block; nobody outside listens."""
     with deeper() as level:
-        trace = Trace(name, level)
+        trace = Trace(name, level, captures)
         listeners = LISTENERS.get()
         LISTENERS.set(())
         token = VALUES.set(trace)
