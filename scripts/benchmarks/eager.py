@@ -37,13 +37,13 @@ def repeat(operations: int, x: Any, b: Any, sin: Step, tanh: Step) -> Any:
 
 
 def numpy_steps(operations: int) -> tuple[Step, Step | None]:
-    """NumPy itself, forward only: what no tape on top of it can be quicker than."""
+    """Return the program in NumPy itself, forward only: no tape on top of it can be quicker."""
     x, b = np.ones(ELEMENTS, np.float32), np.full(ELEMENTS, 0.5, np.float32)
     return lambda: repeat(operations, x, b, np.sin, np.tanh), None
 
 
 def distgrad_steps(operations: int) -> tuple[Step, Step]:
-    """distgrad's GradientTape on the NumPy backend."""
+    """Return the programs in distgrad, on the NumPy backend."""
     import distgrad as dg
 
     x = dg.Variable(np.ones(ELEMENTS, np.float32))
@@ -61,7 +61,7 @@ def distgrad_steps(operations: int) -> tuple[Step, Step]:
 
 
 def torch_steps(operations: int) -> tuple[Step, Step]:
-    """PyTorch's autograd, one thread."""
+    """Return the programs in PyTorch, on one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def torch_steps(operations: int) -> tuple[Step, Step]:
 
 
 def autograd_steps(operations: int) -> tuple[Step, Step]:
-    """HIPS autograd."""
+    """Return the programs in HIPS autograd."""
     import autograd
     import autograd.numpy as anp
 
@@ -90,7 +90,7 @@ def autograd_steps(operations: int) -> tuple[Step, Step]:
 
 
 def tensorflow_steps(operations: int) -> tuple[Step, Step]:
-    """TensorFlow's GradientTape, eager, one thread."""
+    """Return the programs in TensorFlow, eager, on one thread."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
