@@ -260,7 +260,10 @@ def _explain(op: Op, arrays: tuple[Any, ...], params: dict[str, Any], error: Exc
     operands = (
         a if type(a) in _SCALARS else Spec(tuple(a.shape), as_dtype(a.dtype)) for a in arrays
     )
-    op.spec(*operands, **params)
+    try:
+        op.spec(*operands, **params)
+    except DistgradError as explanation:
+        raise explanation from None  # it says all that the kernel's own error does, and more
     raise error
 
 

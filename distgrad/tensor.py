@@ -26,6 +26,14 @@ def _binary(op: Op) -> Callable[[Any, Any], Any]:
     return operator
 
 
+def _equality(op: Op, without: bool) -> Callable[[Any, Any], Any]:
+    def operator(self: Any, other: Any) -> Any:
+        # `x == None` is asked of values that may be a tensor or None: an answer, and no error.
+        return without if other is None else apply(op, self, other)
+
+    return operator
+
+
 def _reflected(op: Op) -> Callable[[Any, Any], Any]:
     def operator(self: Any, other: Any) -> Any:
         return apply(op, other, self)
@@ -59,8 +67,8 @@ class Operators:
     __abs__ = _unary(elementwise.ABS)
     __lt__, __le__ = _binary(comparison.LESS), _binary(comparison.LESS_EQUAL)
     __gt__, __ge__ = _binary(comparison.GREATER), _binary(comparison.GREATER_EQUAL)
-    __eq__ = _binary(comparison.EQUAL)  # elementwise, as NumPy's
-    __ne__ = _binary(comparison.NOT_EQUAL)
+    __eq__ = _equality(comparison.EQUAL, False)  # elementwise, as NumPy's
+    __ne__ = _equality(comparison.NOT_EQUAL, True)
     __hash__ = None  # type: ignore[assignment]  # == is elementwise, so there is no hash
 
     def __getitem__(self, key: Any) -> Any:
@@ -274,7 +282,12 @@ class Operators:
 
     def __format__(self, spec: str) -> str:
         host = self._host()
-        return format(host[()] if host.ndim == 0 else host, spec)
+        if host.ndim and spec:
+            raise TypeError(
+                f"format {spec!r}: expected a tensor of no dimensions, got shape {host.shape}; "
+                "format its elements one by one, or leave the format away"
+            )
+        return format(host if host.ndim else host[()], spec)
 
 
 class Tensor(Operators):

@@ -261,6 +261,16 @@ def test_one_of_several_gradients_can_be_differentiated_alone():
     assert float(tape.gradient([to_x, to_y], x)) == pytest.approx(2 * 27 + 2 * 2 * 3 * 9)
 
 
+def test_gradients_that_are_the_same_value_all_count():
+    x, y = dg.Variable(np.float64(2.0)), dg.Variable(np.float64(3.0))
+    with dg.GradientTape(persistent=True) as tape:
+        z = (x + y) ** 2
+    to_x, to_y, again = tape.gradient(z, [x, y, x])  # 2 (x + y), each of them
+    second = tape.gradient([to_x, to_y, again], x, output_gradients=[1.0, 10.0, 100.0])
+
+    assert float(second) == 2 * 111.0
+
+
 def test_a_gradient_with_respect_to_an_intermediate_value_is_differentiable():
     x = dg.Variable(np.float64(2.0))
     with dg.GradientTape(persistent=True) as tape:
@@ -304,6 +314,23 @@ def test_an_outer_tape_hears_the_second_derivative_of_a_persistent_inner_one():
 
     assert float(second) == 108.0
     assert float(outer.gradient(second, x)) == 72.0
+
+
+def test_a_rule_of_the_users_own_is_differentiated_through_all_that_it_holds():
+    @dg.custom_gradient
+    def cube(x):
+        shifted = x + 1.0  # nothing of this is kept by the tape: only the rule below holds it
+        return dg.stop_gradient(
+            x * x * x
+        ), lambda upstream: upstream * 3.0 * (shifted - 1.0) * (shifted - 1.0)
+
+    x = dg.Variable(np.float64(2.0))
+    with dg.GradientTape(persistent=True) as tape:
+        y = cube(x) * x
+    first = tape.gradient(y, x)
+
+    assert float(first) == 4 * 8.0
+    assert float(tape.gradient(first, x)) == 12 * 4.0
 
 
 @pytest.mark.parametrize("persistent", PERSISTENT)

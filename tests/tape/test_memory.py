@@ -280,9 +280,9 @@ def test_many_gradients_of_a_persistent_tape_do_not_pile_up():
 # --- long tapes -----------------------------------------------------------------------------------
 
 
-def test_a_hundred_thousand_records_are_walked_without_recursion():
+def test_two_hundred_thousand_records_are_walked_without_recursion():
     x = dg.Variable(np.float64(1.0))
-    length = 100_000
+    length = 200_000
     with dg.GradientTape() as tape:
         y = x
         for _ in range(length):
