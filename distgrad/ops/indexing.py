@@ -31,15 +31,18 @@ def encode(key: Any) -> tuple[Index, list[Any]]:
             index.append(int(part))
         else:
             index.append(Placeholder.ARRAY)
-            arrays.append(_positions(part))
-    return tuple(index), arrays
+            # A list goes to the backend of what is indexed.
+            arrays.append(np.asarray(part) if isinstance(part, (bool, np.bool_)) else part)
+    if len(arrays) == 1 and _is_empty_list(arrays[0]):
+        # No positions at all: as a slice, which needs no array of the right backend.
+        nothing = Slice(0, 0, None)
+        return tuple(nothing if p is Placeholder.ARRAY else p for p in index), []
+    # Of an empty list NumPy would make floating numbers.
+    return tuple(index), [np.empty(0, np.int64) if _is_empty_list(a) else a for a in arrays]
 
 
-def _positions(part: Any) -> Any:
-    """Return what stands in a placeholder; a list goes to the backend of what is indexed."""
-    if isinstance(part, (bool, np.bool_)):
-        return np.asarray(part)
-    return np.empty(0, np.int64) if isinstance(part, list) and not part else part
+def _is_empty_list(part: Any) -> bool:
+    return isinstance(part, list) and not part
 
 
 def _bound(value: Any) -> int | None:
@@ -143,8 +146,8 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
             raise ShapeError(f"take: axis is needed for an array of {ndim} axes; give axis=")
         axis = 0
     place = normalize_axis("take", axis, ndim)
-    index = (*(Slice(None, None, None),) * place, Placeholder.ARRAY)
-    return apply(GETITEM, x, _positions(indices), index=index)
+    positions = list(indices) if isinstance(indices, tuple) else indices
+    return getitem(x, (*(slice(None),) * place, positions))
 
 
 OPS = (GETITEM, SCATTER_ADD)

@@ -1,0 +1,248 @@
+"""The laws that an operation's rules keep, each as a check of one sample on one backend.
+
+For whoever adds an operation or writes a backend: run them over `distgrad.testing.samples`. Each
+raises `AssertionError` with what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.kernels import Kernels
+from distgrad.backend.protocol import Backend
+from distgrad.core.op import Spec
+from distgrad.dtypes import as_dtype, is_complex, is_differentiable
+from distgrad.eager import kernels_of
+from distgrad.tape.records import kept
+from distgrad.testing.gradients import rounding_tolerance
+from distgrad.testing.inputs import HostArray, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A sample on the arrays of a backend, and what its rules make of it.
+
+    Attributes
+    ----------
+    sample : Sample
+        The call.
+    kernels : Kernels
+        The vocabulary of the backend.
+    arrays : tuple
+        The operands as the backend's arrays; Python scalars stay what they are.
+    output : array
+        The kernel's result.
+    """
+
+    sample: Sample
+    kernels: Kernels
+    arrays: tuple[Any, ...]
+    output: Any
+
+    def random_cotangent(self) -> HostArray:
+        """Return numbers in the shape and dtype of the output, the same on every backend."""
+        return _random(self.output, seed=1)
+
+    def random_tangents(self, chosen: Sequence[int]) -> list[HostArray | None]:
+        """Return numbers in the shape and dtype of the chosen operands, None for the others."""
+        return [
+            _random(array, seed=2 + position) if position in chosen else None
+            for position, array in enumerate(self.arrays)
+        ]
+
+    def pull(
+        self, cotangent: HostArray, needs: Sequence[int], held: Sequence[int] | None = None
+    ) -> list[HostArray | None]:
+        """Return the cotangents of the operands, by the VJP, from nothing but what a tape keeps.
+
+        Parameters
+        ----------
+        cotangent : numpy.ndarray
+            Of the output.
+        needs : sequence of int
+            For each operand, whether its cotangent is wanted.
+        held : sequence of int, optional
+            For each operand, whether the tape follows it; by default those that are wanted.
+        """
+        op = self.sample.op
+        if op.vjp is None:
+            raise ValueError(f"{op.name} has no VJP")
+        xs, y = kept(op, needs if held is None else held, self.arrays, self.output)
+        g = self.kernels.backend.asarray(cotangent)
+        pulled = op.vjp(self.kernels, g, y, xs, self.sample.params, needs)
+        return [self.host(each) if need else None for each, need in zip(pulled, needs, strict=True)]
+
+    def push(self, tangents: Sequence[HostArray | None]) -> HostArray:
+        """Return the tangent of the output, by the JVP; None stands for a zero tangent."""
+        op = self.sample.op
+        if op.jvp is None:
+            raise ValueError(f"{op.name} has no JVP")
+        own = [None if t is None else self.kernels.backend.asarray(t) for t in tangents]
+        return self.host(op.jvp(self.kernels, own, self.output, self.arrays, self.sample.params))
+
+    def host(self, array: Any) -> HostArray:
+        """Return one of the backend's arrays, or a scalar, as a NumPy array."""
+        backend = self.kernels.backend
+        return np.asarray(backend.to_host(array) if backend.owns(array) else array)
+
+
+def call(sample: Sample, backend: str | Backend = "numpy") -> Call:
+    """Return a sample's call on a backend, computed by the kernel."""
+    kernels = kernels_of(backend)
+    arrays = tuple(
+        kernels.backend.asarray(operand) if isinstance(operand, np.ndarray) else operand
+        for operand in sample.operands
+    )
+    kernel = kernels.table.get(sample.op) or kernels.resolve(sample.op)
+    output = kernel(*arrays, **sample.params)
+    return Call(sample, kernels, arrays, output)
+
+
+# --- the laws ------------------------------------------------------------------------------------
+
+
+def check_spec(sample: Sample, backend: str | Backend = "numpy") -> None:
+    """Check that the rule for shape and dtype foretells the kernel's result."""
+    done = call(sample, backend)
+    specs = (spec_of(operand) for operand in done.arrays)
+    expected = sample.op.spec(*specs, **sample.params)
+    given = spec_of(done.output)
+    if given.dtype != expected.dtype or (sample.is_static and given.shape != expected.shape):
+        raise AssertionError(f"{sample}: the spec rule says {expected}, the kernel gives {given}")
+
+
+def check_agreement(sample: Sample, backend: str | Backend, reference: str = "numpy") -> None:
+    """Check that kernel, VJP and JVP give on a backend what they give on NumPy, dtypes included."""
+    done, expected = call(sample, backend), call(sample, reference)
+    if spec_of(done.output) != spec_of(expected.output):
+        raise AssertionError(
+            f"{sample}: the result is {spec_of(done.output)}, on {reference} it is "
+            f"{spec_of(expected.output)}"
+        )
+    assert_close(done.host(done.output), expected.host(expected.output), f"{sample}: result")
+    if not sample.sources:
+        return
+    needs = _mask(sample, sample.sources)
+    cotangent = expected.random_cotangent()
+    pairs = zip(done.pull(cotangent, needs), expected.pull(cotangent, needs), strict=True)
+    for position, (given, wanted) in enumerate(pairs):
+        if wanted is not None:
+            assert_close(given, wanted, f"{sample}: cotangent of operand {position}")
+    tangents = expected.random_tangents(sample.sources)
+    assert_close(done.push(tangents), expected.push(tangents), f"{sample}: tangent")
+
+
+def check_composition(sample: Sample, backend: str | Backend = "numpy") -> None:
+    """Check that the composition of other operations gives what the kernel does."""
+    done = call(sample, backend)
+    if sample.op.compose is None:
+        raise ValueError(f"{sample.op.name} is not composed of other operations")
+    composed = sample.op.compose(done.kernels, *done.arrays, **sample.params)
+    assert_close(done.host(composed), done.host(done.output), f"{sample}: composition")
+    if spec_of(composed) != spec_of(done.output):
+        raise AssertionError(
+            f"{sample}: composed it is {spec_of(composed)}, by the kernel {spec_of(done.output)}"
+        )
+
+
+def check_adjoint(sample: Sample, backend: str | Backend = "numpy") -> None:
+    """Check that JVP and VJP are adjoint: <u, J v> = <J* u, v>, for every choice of operands."""
+    done = call(sample, backend)
+    cotangent = done.random_cotangent()
+    for chosen in _choices(sample):
+        tangents = done.random_tangents(chosen)
+        pushed = done.push(tangents)
+        if spec_of(pushed) != spec_of(done.output):
+            raise AssertionError(
+                f"{sample}: tangents of the operands {chosen} give {spec_of(pushed)}; the output "
+                f"is {spec_of(done.output)}"
+            )
+        pulled = done.pull(cotangent, _mask(sample, chosen))
+        forward = _terms(cotangent, pushed)
+        backward = [_terms(pulled[position], tangents[position]) for position in chosen]
+        terms = np.concatenate([forward, *(-each for each in backward)])
+        # The products are sums; what they round away is relative to the sum of all magnitudes.
+        allowed = rounding_tolerance(np.dtype(terms.dtype)) * max(1.0, float(np.abs(terms).sum()))
+        if not abs(float(terms.sum())) <= allowed:
+            raise AssertionError(
+                f"{sample}: for the operands {chosen} <u, Jv> is {forward.sum():.9g} and <J*u, v> "
+                f"is {sum(each.sum() for each in backward):.9g}; expected the same"
+            )
+
+
+def check_keep(sample: Sample, backend: str | Backend = "numpy") -> None:
+    """Check that the VJP needs no more than a tape keeps, whatever operands are followed."""
+    done = call(sample, backend)
+    cotangent = done.random_cotangent()
+    everything = _mask(sample, sample.sources)
+    expected = done.pull(cotangent, everything)
+    for position in sample.sources:
+        given, operand = expected[position], done.arrays[position]
+        if given is None or given.shape != tuple(operand.shape):
+            raise AssertionError(
+                f"{sample}: the cotangent of operand {position} has the shape "
+                f"{None if given is None else given.shape}; expected {tuple(operand.shape)}"
+            )
+    for chosen in _choices(sample):
+        needs = _mask(sample, chosen)
+        for held in (needs, everything):
+            pulled = done.pull(cotangent, needs, held)
+            for position in chosen:
+                what = f"{sample}: cotangent of operand {position}, keeping for {held}"
+                assert_close(pulled[position], expected[position], what)
+
+
+# --- comparisons and directions -------------------------------------------------------------------
+
+
+def assert_close(given: Any, expected: Any, what: str) -> None:
+    """Check that two arrays agree in shape, and in value up to rounding in the narrower dtype."""
+    given, expected = np.asarray(given), np.asarray(expected)
+    if given.shape != expected.shape:
+        raise AssertionError(f"{what}: shape {given.shape}; expected {expected.shape}")
+    floating = [a.dtype for a in (given, expected) if is_differentiable(a.dtype)]
+    tolerance = max((rounding_tolerance(dtype) for dtype in floating), default=0.0)
+    finite = np.abs(expected[np.isfinite(expected)])
+    np.testing.assert_allclose(
+        given,
+        expected,
+        rtol=tolerance,
+        atol=tolerance * float(finite.max(initial=0.0)),
+        err_msg=what,
+    )
+
+
+def spec_of(value: Any) -> Any:
+    """Return shape and dtype of an array of any backend; a Python scalar stays what it is."""
+    if not hasattr(value, "shape"):
+        return value
+    return Spec(tuple(value.shape), as_dtype(value.dtype))
+
+
+def _choices(sample: Sample) -> Iterator[tuple[int, ...]]:
+    """Yield every choice of one or more of the operands that have derivatives."""
+    for count in range(1, len(sample.sources) + 1):
+        yield from combinations(sample.sources, count)
+
+
+def _mask(sample: Sample, chosen: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(position in chosen) for position in range(len(sample.operands)))
+
+
+def _random(array: Any, seed: int) -> HostArray:
+    dtype = as_dtype(array.dtype)
+    generator = np.random.default_rng(seed)
+    numbers = generator.uniform(-1, 1, array.shape)
+    if is_complex(dtype):
+        numbers = numbers + 1j * generator.uniform(-1, 1, array.shape)
+    return np.asarray(numbers).astype(dtype)
+
+
+def _terms(a: Any, b: Any) -> HostArray:
+    """Return the terms of the real inner product of two arrays."""
+    return np.asarray(np.real(np.conj(a) * b)).ravel()
