@@ -3,6 +3,9 @@
 The face of the library: its public names, and nothing computed.
 """
 
+from importlib import import_module
+from types import ModuleType
+
 from distgrad.dtypes import bool_ as bool
 from distgrad.dtypes import (
     complex64,
@@ -139,6 +142,8 @@ from distgrad.transforms import (
     vmap,
 )
 from distgrad.variable import Variable
+
+_LATE = ("distributed", "testing")  # imported when they are asked for
 
 __version__ = "0.1.0.dev0"
 
@@ -283,3 +288,9 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LATE:
+        return import_module(f"distgrad.{name}")
+    raise AttributeError(f"module 'distgrad' has no attribute {name!r}")

@@ -1,4 +1,5 @@
-"""What tests are made of: sample inputs, gradient checks, and jobs of several ranks.
+"""What tests are made of: sample inputs, gradient checks, and jobs of several ranks."""
 
-Nothing is imported here; take what you need from its module, such as `distgrad.testing.ranks`.
-"""
+from distgrad.testing.gradients import check_gradients
+
+__all__ = ["check_gradients"]
