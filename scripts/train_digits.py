@@ -27,6 +27,7 @@ import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.distributed.launch import detect
 from distgrad.training import (
+    JobParser,
     MeteredCommunicator,
     MetricsFile,
     Progress,
@@ -46,7 +47,8 @@ MIDDLE = 0.3  # about the mean of a pixel, in units of the brightest
 HIDDEN = 256
 MOMENTUM = 0.9
 TEST_FRACTION = 0.2
-# A third of a batch is shifted by up to a pixel: test accuracy 98.6 % instead of 97.1 %.
+# A third of a batch is shifted by up to a pixel: 98.6 % of the held-out digits recognised instead
+# of 97.1 % after 1000 steps (mean over 8 seeds).
 SHIFTED_FRACTION = 1 / 3
 
 
@@ -59,78 +61,20 @@ def main() -> int:
     try:
         world = MeteredCommunicator(dist.init())
         dist.init(communicator=world)
-        train(parse_arguments(is_first=world.rank == 0), world)
+        parser = JobParser(
+            "train_digits",
+            (__doc__ or "").splitlines()[0],
+            is_first=world.rank == 0,
+            steps=1500,
+            global_batch=128,
+            learning_rate=0.2,
+        )
+        train(parser.parse_args(), world)
     except (JobError, dist.LaunchError) as error:  # on every rank alike: nobody waits for another
         if detect().rank == 0:
             print(f"train_digits: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that speaks on the first rank only; all ranks read the same arguments."""
-
-    def __init__(self, *, is_first: bool, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._is_first = is_first
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        if self._is_first:
-            super()._print_message(message, file)
-
-
-def parse_arguments(*, is_first: bool) -> argparse.Namespace:
-    """Return the checked command line."""
-    parser = Parser(
-        is_first=is_first,
-        prog="train_digits",
-        description=(__doc__ or "").splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,  # or a later option could change what a short one means
-    )
-    add = parser.add_argument
-    add("--steps", type=count, default=1000, help="number of updates")
-    add("--global-batch", type=count, default=128, help="examples a step, over all ranks")
-    add("--learning-rate", type=rate, default=0.2, help="at the start; falls to 0 as a cosine")
-    add("--seed", type=seed, default=0, help="of the split, the weights and the batches")
-    add("--dtype", choices=("float32", "float64"), default="float32", help="of all numbers")
-    add("--metrics", type=Path, metavar="FILE.jsonl", help="write a line of JSON for each step")
-    add("--quiet", action="store_true", help="print nothing but errors")
-    return parser.parse_args()
-
-
-def count(text: str) -> int:
-    """Return a positive whole number."""
-    return whole_number(text, at_least=1)
-
-
-def seed(text: str) -> int:
-    """Return a whole number that can seed a generator."""
-    return whole_number(text, at_least=0)
-
-
-def whole_number(text: str, *, at_least: int) -> int:
-    """Return `text` as a whole number, or refuse it in argparse's way."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = at_least - 1
-    if number < at_least:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least {at_least}, got {text!r}"
-        )
-    return number
-
-
-def rate(text: str) -> float:
-    """Return a positive finite number."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return number
 
 
 @dataclass(frozen=True)
@@ -162,6 +106,17 @@ def load(seed: int, dtype: str) -> tuple[Digits, Digits]:
         held_out[members[: round(TEST_FRACTION * len(members))]] = True
     train_set = Digits(images[~held_out], data.target[~held_out])
     return train_set, Digits(images[held_out], data.target[held_out])
+
+
+def use_one_thread() -> None:
+    """Keep BLAS from starting a thread for every core in every rank, unless the user wants it.
+
+    The matrices are small: 2 ranks of 2 threads on 2 cores take 6 times as long as 2 of 1.
+    """
+    if not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & os.environ.keys():
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
+        threadpool_limits(1, user_api="blas")
 
 
 def batch_of(step: int, size: int, examples: int, seed: int) -> np.ndarray:
@@ -252,6 +207,7 @@ def train(arguments: argparse.Namespace, world: MeteredCommunicator) -> None:
     columns = terminal_columns() if speaks else None
     metrics = open_metrics(arguments.metrics, world)
     train_set, test_set = load(arguments.seed, arguments.dtype)
+    use_one_thread()
     model = Classifier(arguments.seed, arguments.dtype)
     dist.broadcast_variables(model.variables)
     optimizer = Momentum(model.variables)
@@ -259,13 +215,15 @@ def train(arguments: argparse.Namespace, world: MeteredCommunicator) -> None:
     world.read()  # what came before the first step is not its cost
     records = []
     started = time.perf_counter()
-    with Progress(arguments.steps, columns=columns, quiet=not speaks) as progress:
+    progress = Progress(arguments.steps, columns=columns, quiet=not speaks)
+    with progress, np.errstate(over="ignore", invalid="ignore"):  # it is looked at below
         for step in range(1, arguments.steps + 1):
             record, accuracy = train_step(step, arguments, train_set, model, optimizer, world)
-            if not math.isfinite(record["loss"]):
+            if not math.isfinite(record["loss"] + record["grad_norm"]):
                 raise JobError(
-                    f"the loss became {record['loss']} in step {step}; "
-                    f"try a --learning-rate below {arguments.learning_rate:g}"
+                    f"training diverged in step {step} (loss {record['loss']:g}, gradient norm "
+                    f"{record['grad_norm']:g}); try --learning-rate below "
+                    f"{arguments.learning_rate:g}"
                 )
             records.append(record)
             if metrics is not None:
@@ -393,7 +351,7 @@ def hints_for(ranks: int) -> list[str]:
     commands = {
         f"DISTGRAD_RANKS={3 if ranks == 2 else 2} scripts/quickstart": "the same losses",
         "scripts/quickstart --metrics digits.jsonl": "every step's numbers as JSON",
-        "scripts/quickstart --dtype float64 --seed 1": "double precision, another split",
+        "scripts/quickstart --dtype float64 --seed 1": "double precision, new split",
         "scripts/test": "every check of distgrad",
     }
     width = max(map(len, commands))

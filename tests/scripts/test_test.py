@@ -44,6 +44,16 @@ def test_a_stage_that_fails_without_a_test_counts_as_one(ready):
     assert result.stdout.splitlines()[-1] == "0 passed, 1 failed"
 
 
+def test_a_pytest_without_a_closing_line_has_failed(ready):
+    python = ready.root / ".environments" / "mpich" / "bin" / "python"
+    python.write_text(python.read_text().replace("200 passed", "hello"))
+
+    result = ready.run("test", "unit")
+
+    assert result.returncode == 1
+    assert "no test was run" in result.stdout
+
+
 def test_a_stage_past_its_deadline_is_ended_and_failed(ready):
     script = ready.root / "scripts" / "test"
     text = script.read_text()

@@ -1,0 +1,99 @@
+"""Read the arguments that every training job takes, and refuse once a job what makes no sense."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+
+class JobParser(argparse.ArgumentParser):
+    """A parser of the arguments of a training job, which are the same for all jobs.
+
+    Parameters
+    ----------
+    name : str
+        The job's, in messages.
+    description : str
+        What it does, in a sentence.
+    is_first : bool
+        Whether this is the first rank. All ranks read the same arguments and come to the same
+        end; only the first one speaks.
+    steps, global_batch, learning_rate : int, int, float
+        The job's own defaults.
+
+    Examples
+    --------
+    >>> parser = JobParser(
+    ...     "job", "An example.", is_first=True, steps=10, global_batch=32, learning_rate=0.1
+    ... )
+    >>> parser.parse_args(["--steps", "20"]).steps
+    20
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        *,
+        is_first: bool,
+        steps: int,
+        global_batch: int,
+        learning_rate: float,
+    ) -> None:
+        super().__init__(
+            prog=name,
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,  # or a later argument could change what a short one means
+        )
+        self._is_first = is_first
+        add = self.add_argument
+        add("--steps", type=_count, default=steps, help="number of updates")
+        add(
+            "--global-batch",
+            type=_count,
+            default=global_batch,
+            help="examples a step, over all ranks",
+        )
+        add("--learning-rate", type=_rate, default=learning_rate, help="at the start")
+        add("--seed", type=_seed, default=0, help="of everything that is drawn at random")
+        add("--dtype", choices=("float32", "float64"), default="float32", help="of all numbers")
+        add("--metrics", type=Path, metavar="FILE.jsonl", help="write a line of JSON a step")
+        add("--quiet", action="store_true", help="print nothing but errors")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if self._is_first:
+            super()._print_message(message, file)
+
+
+def _count(text: str) -> int:
+    """Return a positive whole number."""
+    return _whole_number(text, at_least=1)
+
+
+def _seed(text: str) -> int:
+    """Return a whole number that can seed a generator."""
+    return _whole_number(text, at_least=0)
+
+
+def _whole_number(text: str, *, at_least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = at_least - 1
+    if number < at_least:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least {at_least}, got {text!r}"
+        )
+    return number
+
+
+def _rate(text: str) -> float:
+    """Return a positive finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return number

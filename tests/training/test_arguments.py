@@ -1,0 +1,74 @@
+"""A job's arguments are those of every job, and nonsense is refused by one rank for all."""
+
+from pathlib import Path
+
+import pytest
+
+from distgrad.training import JobParser
+
+
+def parser(*, is_first=True):
+    return JobParser(
+        "job", "An example.", is_first=is_first, steps=10, global_batch=32, learning_rate=0.1
+    )
+
+
+def test_a_job_has_its_own_defaults():
+    arguments = vars(parser().parse_args([]))
+
+    assert arguments == {
+        "steps": 10,
+        "global_batch": 32,
+        "learning_rate": 0.1,
+        "seed": 0,
+        "dtype": "float32",
+        "metrics": None,
+        "quiet": False,
+    }
+
+
+def test_every_argument_is_read():
+    words = "--steps 7 --global-batch 5 --learning-rate 1e-3 --seed 9 --dtype float64"
+
+    arguments = parser().parse_args([*words.split(), "--metrics", "a file.jsonl", "--quiet"])
+
+    assert vars(arguments) == {
+        "steps": 7,
+        "global_batch": 5,
+        "learning_rate": 1e-3,
+        "seed": 9,
+        "dtype": "float64",
+        "metrics": Path("a file.jsonl"),
+        "quiet": True,
+    }
+
+
+REFUSED = [
+    ("--steps 0", "argument --steps: expected a whole number of at least 1, got '0'"),
+    ("--steps 1.5", "argument --steps: expected a whole number of at least 1, got '1.5'"),
+    ("--global-batch -4", "argument --global-batch: expected a whole number of at least 1"),
+    ("--learning-rate -1", "argument --learning-rate: expected a positive number, got '-1'"),
+    ("--learning-rate inf", "argument --learning-rate: expected a positive number, got 'inf'"),
+    ("--learning-rate fast", "expected a positive number, got 'fast'"),
+    ("--seed -1", "argument --seed: expected a whole number of at least 0, got '-1'"),
+    ("--dtype int8", "argument --dtype: invalid choice: 'int8'"),
+    ("--step 3", "unrecognized arguments: --step 3"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_nonsense_is_refused_with_what_was_expected(capsys, words, message):
+    with pytest.raises(SystemExit) as raised:
+        parser().parse_args(words.split())
+
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [("--steps 0", 2), ("--help", 0)])
+def test_the_other_ranks_end_alike_without_a_word(capsys, words, code):
+    with pytest.raises(SystemExit) as raised:
+        parser(is_first=False).parse_args(words.split())
+
+    assert raised.value.code == code
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,81 @@
+"""A metered communicator does what the inner one does, and adds up what it costs."""
+
+import time
+
+import numpy as np
+
+from distgrad.distributed import Communicator, RecordedCommunicator, SerialCommunicator
+from distgrad.training import MeteredCommunicator
+
+
+class SlowCommunicator(RecordedCommunicator):
+    """Each allreduce takes a while."""
+
+    def allreduce(self, array, op="sum", *, out=None):
+        time.sleep(0.05)
+        return super().allreduce(array, op, out=out)
+
+
+def test_it_is_a_communicator_like_the_inner_one():
+    inner = RecordedCommunicator(size=3, rank=2)
+    metered = MeteredCommunicator(inner)
+
+    metered.allreduce(np.ones(3), "max")
+    metered.broadcast(np.ones(4), root=1)
+    metered.allgather(np.ones(5))
+    metered.barrier()
+
+    assert isinstance(metered, Communicator)
+    assert (metered.rank, metered.size, metered.local_rank) == (2, 3, 2)
+    assert [call.verb for call in inner.calls] == ["allreduce", "broadcast", "allgather", "barrier"]
+    assert inner.calls[0].op == "max"
+    assert metered.started == inner.started
+
+
+def test_results_are_the_inner_ones():
+    metered = MeteredCommunicator(RecordedCommunicator(size=3))
+    out = np.zeros(2)
+
+    assert metered.allreduce(np.ones(2), out=out) is out
+    np.testing.assert_array_equal(out, 3)
+    np.testing.assert_array_equal(metered.allgather(np.ones(2)), np.ones((3, 2)))
+
+
+def test_bytes_are_those_given_to_others():
+    metered = MeteredCommunicator(RecordedCommunicator(size=2, rank=0))
+
+    metered.allreduce(np.ones(3, np.float32))
+    metered.allgather(np.ones(2, np.float64))
+    metered.broadcast(np.ones(5, np.uint8), root=0)
+    metered.broadcast(np.ones(7, np.uint8), root=1)  # comes from the other rank
+
+    assert metered.read().bytes_sent == 3 * 4 + 2 * 8 + 5
+
+
+def test_time_in_a_verb_is_measured_and_exposed():
+    metered = MeteredCommunicator(SlowCommunicator(size=2))
+
+    metered.allreduce(np.ones(3))
+    cost = metered.read()
+
+    assert 0.05 <= cost.seconds < 1
+    assert cost.exposed_seconds == cost.seconds
+
+
+def test_reading_starts_again_from_zero():
+    metered = MeteredCommunicator(RecordedCommunicator(size=2))
+    metered.allreduce(np.ones(3))
+    metered.read()
+
+    cost = metered.read()
+
+    assert (cost.seconds, cost.bytes_sent) == (0, 0)
+
+
+def test_a_single_process_communicates_nothing():
+    metered = MeteredCommunicator(SerialCommunicator())
+    metered.allreduce(np.ones(3))
+
+    cost = metered.read()
+
+    assert (cost.seconds, cost.exposed_seconds, cost.bytes_sent) == (0, 0, 0)
