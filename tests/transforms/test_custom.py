@@ -79,7 +79,7 @@ def test_captured_variables_get_the_gradients_that_the_rule_returns():
 def test_methods_keywords_and_several_outputs_work():
     class Model:
         @dg.custom_gradient
-        def split(self_x, *, scale):  # noqa: N805  bound as a method in the next line
+        def split(self_x, *, scale):
             return (self_x * scale, self_x + scale), lambda a, b: a * scale + b
 
     first, second = Model.split(dg.asarray(2.0), scale=3.0)
@@ -110,7 +110,7 @@ def test_a_rule_that_returns_nonsense_is_refused(returned, error, message):
 def test_a_rule_that_forgets_captured_variables_is_refused():
     w = dg.Variable(3.0, name="forgotten")
 
-    with pytest.raises(TypeError, match="must accept keyword argument 'variables'.*forgotten"):
+    with pytest.raises(TypeError, match=r"must accept keyword argument 'variables'.*forgotten"):
         dg.custom_gradient(lambda x: (x * w, lambda u: u))(dg.asarray(1.0))
 
 

@@ -143,9 +143,9 @@ def test_wrong_primals_and_tangents_are_refused(primals, tangents, error, messag
 
 def test_entering_an_active_accumulator_is_refused():
     x = dg.Variable(1.0)
-    with dg.ForwardAccumulator(x, 1.0) as accumulator:
-        with pytest.raises(ValueError, match="already recording"):
-            accumulator.__enter__()
+    accumulator = dg.ForwardAccumulator(x, 1.0)
+    with accumulator, pytest.raises(ValueError, match="already recording"):
+        accumulator.__enter__()
     with accumulator:
         y = x * 2
 
