@@ -167,3 +167,35 @@ class TraceError(DistgradError, TypeError):
     Its Python code asked for the value of a symbolic tensor, kept one beyond the trace, or joined
     arrays of two backends.
     """
+
+
+class NonFiniteError(DistgradError, FloatingPointError):
+    """An operation made a NaN or an infinity while `distgrad.debug_nans` looked.
+
+    Causes: a logarithm or root at or below zero, a quotient by zero, an overflow; in a backward
+    pass also a slope that is infinite where the value is not, such as that of a root at zero.
+
+    Attributes
+    ----------
+    operation : str
+        The operation that made it.
+    line : str
+        The user's line that ran it.
+    gradient_of : str or None
+        In a backward pass, the operation whose gradient was being computed.
+    """
+
+    def __init__(self, operation: str, made: str, line: str) -> None:
+        super().__init__(f"{operation} made {made}, at {line}")
+        self.operation, self.made, self.line = operation, made, line
+        self.gradient_of: str | None = None
+
+    def in_gradient_of(self, operation: str, line: str) -> None:
+        """Say of which operation a gradient was being computed, and where that had run."""
+        if self.gradient_of is None:
+            self.gradient_of = operation
+            ran = f", which ran at {line}" if line else ""
+            self.args = (
+                f"{self.operation} made {self.made} in the gradient of {operation}{ran}; "
+                f"the gradient was asked for at {self.line}",
+            )

@@ -1,0 +1,192 @@
+"""Make sure that all ranks are about to exchange the same things, before they do.
+
+MPI does not: two ranks that send gradients in different order add up the wrong ones, without an
+error on any MPI that was tried; different lengths are an error, a hang or silence, as it happens.
+So each rank condenses its *plan* into 32 bytes, one small allreduce compares them, and only where
+they differ are the plans themselves exchanged, to say who differs and in what.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distgrad.distributed.communicator import Communicator, exchange_json
+from distgrad.errors import DesyncError
+
+_SHOWN = 3  # differences shown a rank; a model of another configuration differs everywhere
+
+
+class Entry(NamedTuple):
+    """One array of an exchange."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+class Plan(NamedTuple):
+    """What a rank is about to exchange: the operation in words, and its arrays in order."""
+
+    operation: str
+    entries: tuple[Entry, ...] = ()
+
+
+def agree(communicator: Communicator, plan: Plan, present: Sequence[bool] = ()) -> list[bool]:
+    """Return once all ranks are known to have the same plan.
+
+    Parameters
+    ----------
+    communicator : Communicator
+        The ranks that exchange.
+    plan : Plan
+        What this rank is about to do. How many operations it has begun is compared as well.
+    present : sequence of bool
+        For each entry, whether this rank has it; ranks may differ in this.
+
+    Returns
+    -------
+    list of bool
+        For each entry, whether any rank has it.
+
+    Raises
+    ------
+    DesyncError
+        On every rank, if the plans differ.
+
+    Notes
+    -----
+    With words h and their complements ~h, the bitwise or over all ranks of (h, ~h) is (h, ~h)
+    again exactly if all are equal: or(h) = h and or(~h) = ~and(h) = ~h.
+    """
+    if communicator.size == 1:
+        return list(present)
+    number = communicator.started
+    fingerprint = _word(_condensed(plan), number.to_bytes(8, "little"))
+    having = _word(bytes(present))
+    words = np.array([fingerprint, having], np.uint64)
+    message = np.concatenate([words, ~words])
+    combined = communicator.allreduce(message, "bor")
+    differs = combined != message
+    if differs[0] or differs[2]:
+        _explain(communicator, plan, number)
+    if differs[1] or differs[3]:
+        union = communicator.allreduce(np.array(present, np.uint8), "bor")
+        return [bool(each) for each in union]
+    return list(present)
+
+
+@lru_cache(maxsize=256)
+def _condensed(plan: Plan) -> bytes:
+    return blake2b(json.dumps(plan).encode(), digest_size=16).digest()
+
+
+def _word(*parts: bytes) -> int:
+    return int.from_bytes(blake2b(b"".join(parts), digest_size=8).digest(), "little")
+
+
+def _explain(communicator: Communicator, plan: Plan, number: int) -> None:
+    """Exchange the plans and raise the error that names the differences."""
+    received = exchange_json(communicator, [plan.operation, number, plan.entries])
+    plans = [
+        (
+            (operation, count),
+            tuple(Entry(name, dtype, tuple(shape)) for name, dtype, shape in entries),
+        )
+        for operation, count, entries in received
+    ]
+    steps = [step for step, _ in plans]
+    common_step = _most_common(steps)
+    if len(set(steps)) > 1:
+        odd = [rank for rank, step in enumerate(steps) if step != common_step]
+        here = _ranks([r for r in range(len(plans)) if r not in odd])
+        others = "; ".join(f"{_ranks([rank])} does {_step(*plans[rank])}" for rank in odd[:_SHOWN])
+        common = plans[steps.index(common_step)]
+        raise DesyncError(
+            f"ranks do different things: {others}; {here} {_does(here)} {_step(*common)}. Do all "
+            "ranks run the same operations in the same order, and the same number of steps?",
+            tuple(odd),
+        )
+    lists = [entries for _, entries in plans]
+    common_entries = _most_common(lists)
+    odd = [rank for rank, entries in enumerate(lists) if entries != common_entries]
+    others_text = _ranks([r for r in range(len(plans)) if r not in odd])
+    differences: list[str] = []
+    names: list[str] = []
+    for rank in odd[:_SHOWN]:
+        found = _differences(rank, lists[rank], common_entries, others_text)
+        differences += [text for text, _ in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            differences.append(f"and {len(found) - _SHOWN} more on rank {rank}")
+        names += [name for _, name in found if name not in names]
+    if len(odd) > _SHOWN:
+        differences.append(f"and {_ranks(odd[_SHOWN:])}")
+    permuted = all(sorted(lists[rank]) == sorted(common_entries) for rank in odd)
+    advice = (
+        "The variables are the same in another order: give them in one order on every rank, such "
+        "as sorted by name."
+        if permuted
+        else "Were the models built from the same configuration?"
+        if len(common_entries) > 1
+        else "Do all ranks pass the same shape and dtype?"
+    )
+    raise DesyncError(
+        f"{plan.operation}: {'; '.join(differences)}. {advice}", tuple(odd), tuple(names)
+    )
+
+
+def _differences(
+    rank: int, entries: tuple[Entry, ...], common: tuple[Entry, ...], others: str
+) -> list[tuple[str, str]]:
+    """Return (text, name) for each position in which a rank's entries differ from the rest's."""
+    found = []
+    for position in range(max(len(entries), len(common))):
+        mine = entries[position] if position < len(entries) else None
+        theirs = common[position] if position < len(common) else None
+        if mine == theirs:
+            continue
+        sends = "send" if "ranks" in others else "sends"
+        found.append(
+            (
+                f"rank {rank} sends {mine or 'nothing'}, {others} {sends} {theirs or 'nothing'} "
+                f"(position {position})",
+                (mine or theirs or Entry("", "", ())).name,
+            )
+        )
+    return found
+
+
+def _most_common(values: Sequence[Any]) -> Any:
+    """Return the most frequent value, the first one of several: rank 0's, of two that differ."""
+    return Counter(values).most_common(1)[0][0]
+
+
+def _step(step: tuple[str, int], entries: tuple[Entry, ...]) -> str:
+    operation, number = step
+    what = f" of {entries[0]}" if len(entries) == 1 else ""
+    return f"{operation}{what} (operation {number + 1})"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """Return ranks in words: ``rank 1``, or ``ranks 0, 2-7``."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(parts)}"
+
+
+def _does(ranks: str) -> str:
+    return "do" if ranks.startswith("ranks") else "does"

@@ -1,0 +1,107 @@
+"""Share a batch among the ranks, and remember how many examples each has."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from distgrad import tree
+from distgrad.distributed.communicator import Communicator
+from distgrad.distributed.launch import world
+from distgrad.errors import BatchError
+
+Nest = TypeVar("Nest")
+
+# By communicator, not on it: communicators know arrays only, examples are the gradients' business.
+_last_shards: WeakKeyDictionary[Communicator, int] = WeakKeyDictionary()
+
+
+def shard(batch: Nest, comm: Communicator | None = None) -> Nest:
+    """Return this rank's part of a batch that every rank holds.
+
+    Parameters
+    ----------
+    batch : nest of arrays or tensors
+        The global batch, the same on every rank; all leaves have the same length along their first
+        axis, the number of examples.
+    comm : Communicator, optional
+        The ranks that share it; `world()` by default.
+
+    Returns
+    -------
+    nest of arrays or tensors
+        The rank's contiguous slice of each leaf. The sizes of the ranks' parts differ by one at
+        most; with fewer examples than ranks, some parts are empty.
+
+    Raises
+    ------
+    BatchError
+        If a leaf has no first axis, or the lengths differ.
+
+    Notes
+    -----
+    Rank r of p has the examples from ⌊rn/p⌋ to ⌊(r+1)n/p⌋. How many they are is remembered until
+    the next call: `DistributedGradientTape.gradient` and `average` weigh by it, so that uneven and
+    empty parts give the gradient of the global batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import distgrad.distributed as dist
+    >>> ranks = dist.RecordedCommunicator(size=3, rank=1)
+    >>> dist.shard({"x": np.arange(7)}, ranks)
+    {'x': array([2, 3])}
+    """
+    comm = world() if comm is None else comm
+    leaves, treedef = tree.flatten(batch)
+    total = _examples(leaves, batch)
+    start = comm.rank * total // comm.size
+    stop = (comm.rank + 1) * total // comm.size
+    _last_shards[comm] = stop - start
+    part: Nest = tree.unflatten(treedef, [leaf[start:stop] for leaf in leaves])
+    return part
+
+
+def _examples(leaves: list[Any], batch: Any) -> int:
+    """Return the common length of the leaves."""
+    if not leaves:
+        raise BatchError("shard: the batch holds no arrays; expected a nest of arrays or tensors")
+    for position, leaf in enumerate(leaves):
+        if not getattr(leaf, "shape", ()):
+            raise BatchError(
+                f"shard: batch{_place(batch, position)} is a {type(leaf).__name__} without a first "
+                "axis to share; expected an array of examples (np.asarray(...) makes one)"
+            )
+    lengths = [int(leaf.shape[0]) for leaf in leaves]
+    for position, length in enumerate(lengths):
+        if length != lengths[0]:
+            raise BatchError(
+                f"shard: batch{_place(batch, 0)} has {lengths[0]} examples, "
+                f"batch{_place(batch, position)} has {length}; expected the same first axis in all"
+            )
+    return lengths[0]
+
+
+def _place(batch: Any, position: int) -> str:
+    path = tree.paths(batch)[position]
+    return f"[{path}]" if path else ""
+
+
+def examples_here(function: str, examples: float | None, comm: Communicator) -> float:
+    """Return how many examples this rank speaks for: as given, as last sharded, or one.
+
+    Raises
+    ------
+    BatchError
+        If the number given is negative or not finite.
+    """
+    if examples is None:
+        return _last_shards.get(comm, 1)
+    count = float(examples)
+    if not math.isfinite(count) or count < 0:
+        raise BatchError(
+            f"{function}: examples is {examples} on rank {comm.rank}; expected the number of "
+            "examples of this rank, zero or more"
+        )
+    return count

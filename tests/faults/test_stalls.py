@@ -1,0 +1,132 @@
+"""A rank that does not come is named, with its stacks, and nobody waits for ever."""
+
+import pytest
+
+from distgrad.errors import JobTimeoutError
+from distgrad.testing.ranks import run_ranks
+
+STALL = """
+world = dist.init(timeout=1.0, grace=0.5)
+dist.barrier()
+fault()
+def stuck():
+    {how}
+if world.rank == 1:
+    stuck()
+world.allreduce(np.ones((2, 3), np.float32))
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "time.sleep(60)",
+        "from mpi4py import MPI; MPI.COMM_WORLD.Barrier()",  # inside C, all the time
+    ],
+    ids=["sleeping", "in MPI"],
+)
+def test_a_rank_that_does_not_come_is_named_with_its_stacks(run_broken, how):
+    job = run_broken(STALL.format(how=how), 3)
+
+    for rank in (0, 2):
+        said = job.by_rank(rank)
+        assert f"StallError: rank {rank} has waited 1." in said
+        assert "in allreduce (sum) of float32[2, 3] (operation 3)" in said
+        assert "not arrived: rank 1 is in no collective operation" in said
+        assert "DISTGRAD_TIMEOUT" in said
+    assert "stacks of rank 1, which has not arrived" in job.by_rank(0)
+    assert "job.py" in job.stderr
+    assert "in stuck" in job.stderr
+
+
+def test_a_rank_that_the_system_has_stopped_is_named(run_broken):
+    job = run_broken(STALL.format(how="os.kill(os.getpid(), signal.SIGSTOP)"), 3)
+
+    assert "not arrived: rank 1" in job.by_rank(0)
+
+
+def test_the_deadline_may_come_from_the_environment(run_broken):
+    job = run_broken(
+        STALL.format(how="time.sleep(60)").replace("timeout=1.0, ", ""), DISTGRAD_TIMEOUT="1"
+    )
+
+    assert "StallError: rank 0 has waited 1." in job.by_rank(0)
+
+
+def test_ranks_that_wait_for_each_other_in_different_operations_are_told_apart(run_broken):
+    # Verbs without fingerprint, on communicators of their own: nothing but the deadline helps.
+    job = run_broken(
+        """
+from mpi4py import MPI
+world = dist.init(timeout=1.0, grace=0.5)
+second = dist.MPICommunicator(MPI.COMM_WORLD, world.guard)
+fault()
+if world.rank == 1:
+    second.barrier()
+world.allreduce(np.ones(3))
+"""
+    )
+
+    # Whoever is the first to lose patience tells of the other.
+    found = "rank 1 waits in barrier (operation 1)", "rank 0 waits in allreduce (sum) of float64[3]"
+    assert any(text in job.stderr for text in found)
+
+
+def test_a_rank_that_is_late_but_comes_is_waited_for(run_job):
+    job = run_job(
+        """
+world = dist.init(timeout=3.0)
+if world.rank == 1:
+    time.sleep(1.5)
+assert dist.allreduce(1) == 2
+"""
+    )
+
+    assert job.returncode == 0, job.stderr
+
+
+def test_the_runner_shows_the_stacks_of_all_ranks_and_ends_them(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "rank = os.environ.get('PMI_RANK') or os.environ.get('OMPI_COMM_WORLD_RANK')\n"
+        "print('process', os.getpid(), flush=True)\n"
+        "def waits_for_a_train(): time.sleep(100)\n"
+        "def waits_for_a_bus(): time.sleep(100)\n"
+        "waits_for_a_train() if rank == '1' else waits_for_a_bus()\n"
+    )
+
+    with pytest.raises(JobTimeoutError) as raised:
+        run_ranks(2, script, timeout=3)
+
+    message = str(raised.value)
+    bus, train = message.index("in waits_for_a_bus"), message.index("in waits_for_a_train")
+    first, second = message.index("stacks of rank 0"), message.index("stacks of rank 1")
+    assert first < bus < second < train or second < train < first < bus
+    pids = [int(line.split()[1]) for line in message.splitlines() if line[:8] == "process "]
+    assert len(pids) == 2
+    assert not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_the_runner_returns_what_ranks_say(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import os, sys\n"
+        "os.write(1, ' '.join(['out', *sys.argv[1:], '']).encode())\n"
+        "os.write(2, b'err ')\n"
+    )
+
+    result = run_ranks(2, [script, "a", "b"], timeout=30)
+
+    assert result.returncode == 0
+    assert result.stdout.split() == ["out", "a", "b"] * 2
+    assert result.stderr.split() == ["err"] * 2
+    assert 0 < result.seconds < 30
