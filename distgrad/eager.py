@@ -17,7 +17,7 @@ from distgrad import backend as backends
 from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
 from distgrad.core.op import Op, Spec
-from distgrad.core.seam import LISTENERS, bind_evaluator
+from distgrad.core.seam import LISTENERS, VALUES, bind_evaluator
 from distgrad.dtypes import (
     DType,
     DTypeLike,
@@ -100,6 +100,8 @@ def evaluate(
         keys = (first.key,)
     else:
         kernels, arrays, keys = _admit(op, inputs, kernels)
+    if kernels.level:
+        kernels, arrays = _at_open_trace(kernels, arrays, keys)
 
     kernel = kernels.table.get(op) or kernels.resolve(op)
     try:
@@ -221,6 +223,26 @@ def _brought(kernels: Kernels, operand: Any, dtype: DType) -> Any:
     if type(operand) in _SCALARS:
         return kernels.backend.asarray(operand, dtype=dtype)
     return kernels.astype(operand, dtype=dtype)
+
+
+def _at_open_trace(
+    kernels: Kernels, arrays: tuple[Any, ...], keys: Sequence[int]
+) -> tuple[Kernels, tuple[Any, ...]]:
+    """Return arrays as those of the innermost open trace, if that is on a higher level.
+
+    The body of a traced `cond` may compute with nothing but values from outside of it; that belongs
+    to the body all the same, and must not run unless the body does.
+    """
+    trace = VALUES.get()
+    if trace is None or trace.kernels.level <= kernels.level:
+        return kernels, arrays
+    lifted = tuple(
+        trace.lift(Tensor(array, kernels, key or None))
+        if array.__class__ is kernels.array_type
+        else array
+        for array, key in zip(arrays, keys, strict=True)
+    )
+    return trace.kernels, lifted
 
 
 def _takes_numpy(kernels: Kernels) -> bool:

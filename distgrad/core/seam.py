@@ -52,6 +52,12 @@ class Listener(Protocol):
 class ValueKeeper(Protocol):
     """Whoever keeps the values of variables in place of themselves: a trace, while it is open."""
 
+    kernels: Any  # the vocabulary on its symbols
+
+    def lift(self, tensor: Any) -> Any:
+        """Return a tensor of a lower level as a symbol."""
+        ...
+
     def read(self, variable: Any) -> Any:
         """Return the value of a variable as a tensor."""
         ...

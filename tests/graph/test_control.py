@@ -111,6 +111,26 @@ def test_control_flow_nests_in_a_traced_function():
     assert len(collatz_steps._compiled) == 1
 
 
+def test_a_branch_that_computes_only_with_captured_values_runs_only_when_taken():
+    f = dg.function(lambda x: dg.cond(x > 0, lambda: dg.log(x), lambda: x * 2.0))
+
+    assert float(f(at(-3.0))) == -6.0  # no warning of an invalid logarithm
+    assert float(dg.grad(f)(at(0.0))) == 2.0  # no 0 * inf from the branch not taken
+    assert float(dg.grad(f)(at(4.0))) == 0.25
+
+
+def test_a_tape_inside_a_traced_function_hears_captured_values():
+    @dg.function
+    def slope(v):
+        with dg.GradientTape() as tape:
+            tape.watch(v)
+            y = dg.cond(dg.sum(v) > 0, lambda: v * v, lambda: v * 1.0)
+        return tape.gradient(y, v)
+
+    np.testing.assert_array_equal(slope(dg.asarray([1.0, 2.0])).numpy(), [2.0, 4.0])
+    np.testing.assert_array_equal(slope(dg.asarray([-1.0, -2.0])).numpy(), [1.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("f", "message"),
     [
