@@ -17,13 +17,14 @@ from distgrad.distributed.fingerprint import Entry, Plan, agree
 from distgrad.distributed.launch import world
 from distgrad.distributed.sharding import examples_here
 from distgrad.dtypes import DType, as_dtype
-from distgrad.errors import BatchError, TapeError, UnsupportedOptionError
+from distgrad.errors import BatchError, ShapeError, TapeError, UnsupportedOptionError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
 _UNNAMED = "Variable"  # the name of variables that were given none
+_NOWHERE = "no rank's target depends on it; was it watched, and of a floating dtype?"
 _AVERAGES = ("examples", "ranks", "sum")
 
 
@@ -167,12 +168,17 @@ class DistributedGradientTape:
             On every rank, if the sources differ between ranks.
         BatchError
             If no rank has an example.
+        ShapeError
+            If a target is no scalar, with ``average="examples"``: elements would be summed, and the
+            sum weighted as if it were a mean.
         TapeError
             If another tape records what this one returns: averages have no gradient yet.
         RemoteRankError, StallError
             If another rank failed or left, or has not come before the deadline.
         """
         comm = world() if self._communicator is None else self._communicator
+        if self._average == "examples" and output_gradients is None:
+            _refuse_sums(target)
         if comm.size == 1:
             return self._tape.gradient(target, sources, output_gradients, unconnected_gradients)
         policy = unconnected_policy(unconnected_gradients)
@@ -190,10 +196,21 @@ class DistributedGradientTape:
         connected = agree(comm, plan, [gradient is not None for gradient in gradients])
         reduced = _reduce(comm, leaves, gradients, connected, weight, self._average == "sum")
         results = [
-            unconnected(policy, position, source, True) if found is None else found
+            unconnected(policy, position, source, _NOWHERE) if found is None else found
             for position, (source, found) in enumerate(zip(leaves, reduced, strict=True))
         ]
         return tree.unflatten(treedef, results)
+
+
+def _refuse_sums(target: Any) -> None:
+    """Raise if a target has elements, which a tape sums: on one rank as on many."""
+    for leaf in tree.flatten(target)[0]:
+        shape = tuple(getattr(leaf, "shape", ()))
+        if shape:
+            raise ShapeError(
+                f"gradient: the target has shape {shape}; expected the mean loss of this rank's "
+                "examples, a scalar: take dg.mean(losses), or average='sum' for sums"
+            )
 
 
 def _reduce(
@@ -207,7 +224,7 @@ def _reduce(
     """Return the gradients added up over all ranks and divided by all weights."""
     results: list[Tensor | None] = [None] * len(sources)
     arrays = [source.array for source in sources]
-    dtypes = _numpy_dtypes(tuple(array.dtype for array in arrays))
+    dtypes = _numpy_dtypes(arrays)
     shapes = tuple(tuple(array.shape) for array in arrays)
     positions = tuple(position for position, found in enumerate(connected) if found)
     for bucket in plan_buckets(dtypes, shapes, positions):
@@ -247,7 +264,7 @@ def describe_sources(treedef: tree.TreeDef, leaves: list[Any]) -> tuple[Entry, .
     """Return an entry for each source: its name, or else its place in the nest."""
     names = tuple(getattr(leaf, "name", _UNNAMED) for leaf in leaves)
     arrays = [leaf.array for leaf in leaves]
-    dtypes = _numpy_dtypes(tuple(array.dtype for array in arrays))
+    dtypes = _numpy_dtypes(arrays)
     return _entries(treedef, names, dtypes, tuple(tuple(array.shape) for array in arrays))
 
 
@@ -269,7 +286,9 @@ def _entries(
     )
 
 
-@lru_cache(maxsize=64)
-def _numpy_dtypes(dtypes: tuple[Any, ...]) -> tuple[DType, ...]:
-    """Return NumPy's dtypes for those of any backend's arrays."""
-    return tuple(as_dtype(dtype) for dtype in dtypes)
+def _numpy_dtypes(arrays: list[Any]) -> tuple[DType, ...]:
+    """Return the dtypes of any backend's arrays as NumPy's."""
+    return tuple(
+        array.dtype if isinstance(array.dtype, np.dtype) else as_dtype(array.dtype)
+        for array in arrays
+    )

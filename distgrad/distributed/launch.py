@@ -16,6 +16,7 @@ from distgrad.distributed.communicator import Communicator, SerialCommunicator
 from distgrad.distributed.departure import Departure
 from distgrad.distributed.guard import Guard
 from distgrad.distributed.mpi import MPICommunicator, load_mpi
+from distgrad.distributed.threads import share_cores
 from distgrad.errors import LaunchError
 
 _TIMEOUT = 1800.0  # seconds: longer than any step or checkpoint, shorter than a night
@@ -111,7 +112,9 @@ def init(
     """Join the job and return the communicator of all its ranks.
 
     Called once, or not at all: the first use of any function that needs the ranks implies it. Under
-    `mpirun` (or `srun`, ...) MPI is started; with one process nothing is.
+    `mpirun` (or `srun`, ...) MPI is started; with one process nothing is. The ranks of one machine
+    share its cores: each limits its BLAS threads to its part, unless ``OMP_NUM_THREADS`` or the
+    like is set.
 
     Parameters
     ----------
@@ -202,6 +205,7 @@ def _join(timeout: float, grace: float) -> Communicator:
     guard = Guard(mpi, timeout=timeout, grace=grace)
     communicator = MPICommunicator(mpi.COMM_WORLD, guard)
     _watch_departure(guard.rank).guard = guard
+    share_cores(len(guard.neighbours))
     return communicator
 
 

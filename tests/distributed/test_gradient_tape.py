@@ -1,9 +1,11 @@
 """Gradients averaged over ranks are those of the whole batch on one."""
 
+import array_api_strict
 import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.backend import ArrayModuleBackend
 from distgrad.distributed import (
     DistributedGradientTape,
     RecordedCommunicator,
@@ -192,6 +194,21 @@ def test_dtypes_travel_apart_and_come_back_as_they_were(on_ranks):
     for found, verbs in on_ranks(2, work):
         assert found == [("float16", (3,), 4.0), ("float32", (3,), 6.0), ("float64", (), 8.0)]
         assert verbs == ["allreduce"] * 3  # the fingerprint, one message of floats, one of doubles
+
+
+def test_gradients_of_another_backend_travel_by_the_host_and_come_back(on_ranks):
+    backend = ArrayModuleBackend("strict", array_api_strict)
+
+    def work(comm):
+        x = dg.Variable(np.full((2, 3), comm.rank + 1, np.float32), backend=backend)
+        with DistributedGradientTape(dg.GradientTape(), comm) as tape:
+            y = dg.sum(x * x)
+        gradient = tape.gradient(y, x)
+        return gradient.backend, gradient.numpy()
+
+    for found, values in on_ranks(2, work):
+        assert found is backend
+        np.testing.assert_array_equal(values, np.full((2, 3), 3, np.float32))
 
 
 def test_one_rank_gets_exactly_what_the_tape_gives():

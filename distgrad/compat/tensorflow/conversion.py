@@ -1,0 +1,274 @@
+"""How values and arguments enter: TensorFlow's dtype rules, and the forms that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import distgrad as dg
+from distgrad.compat.tensorflow.dtypes import DType, as_dtype, spoken
+from distgrad.compat.tensorflow.errors import InvalidArgumentError, UnfitNumberError
+from distgrad.dtypes import as_dtype as native_dtype
+from distgrad.dtypes import is_differentiable
+from distgrad.tensor import Operators
+
+_INTEGER_DTYPES = (np.dtype("int32"), np.dtype("int64"))
+_KIND_ORDER = "biufc"  # a Python number fits a tensor of its own kind or of a later one
+
+
+def native(value: Any) -> Any:
+    """Return what the library computes with: the tensor inside; anything else as it is."""
+    if isinstance(value, Operators):
+        return value.read()
+    return value
+
+
+@contextmanager
+def home_of(value: Any) -> Iterator[None]:
+    """Make new arrays beside a tensor within a ``with`` block.
+
+    Those for a tensor of a transformation are made below it, from where they are lifted.
+    """
+    if value.kernels.level:
+        yield
+    else:
+        with dg.use_backend(value.backend):
+            yield
+
+
+# --- dtypes -------------------------------------------------------------------------------------
+
+
+def dtype_of(value: Any) -> np.dtype[Any]:
+    """Return the dtype of a tensor, a variable or an array, as NumPy's."""
+    holder = getattr(value, "_value", value)  # of a handle, or of a variable without a read
+    return native_dtype(getattr(holder, "array", holder).dtype)
+
+
+def operands(name: str, *values: Any) -> list[Any]:
+    """Return operands of one dtype, ready for the library: nothing is promoted, only converted.
+
+    Parameters
+    ----------
+    name : str
+        The operation, for messages.
+    *values : Tensor, Variable, array, scalar or nested lists
+        The first tensor decides the dtype; where there is none, the first value. Tensors of another
+        dtype are refused; arrays are brought to it, numbers and lists if they fit.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If tensors differ in dtype, or a number does not fit; a `TypeError` too in the latter case.
+    """
+    leader = next((i for i, value in enumerate(values) if isinstance(value, Operators)), None)
+    if leader is None:
+        first = converted(values[0])
+        dtype = dtype_of(first)
+        rest = [_brought(name, i + 1, v, dtype) for i, v in enumerate(values[1:])]
+        return [first, *rest]
+    dtype = dtype_of(values[leader])
+    if all(isinstance(value, (Operators, float)) for value in values):
+        return [_brought(name, i, value, dtype) for i, value in enumerate(values)]
+    with home_of(values[leader]):  # where arrays, lists and numbers go
+        return [_brought(name, i, value, dtype) for i, value in enumerate(values)]
+
+
+def _brought(name: str, position: int, value: Any, dtype: np.dtype[Any]) -> Any:
+    if isinstance(value, Operators):
+        given = dtype_of(value)
+        if given == dtype:
+            return value.read()
+    elif type(value) in (float, int) and dtype.kind in "fc":
+        return value  # the kernels convert it
+    elif isinstance(value, (np.ndarray, np.generic)):
+        return dg.asarray(value.astype(dtype))
+    else:
+        found = converted(value)
+        given = dtype_of(found)
+        if given == dtype or _KIND_ORDER.find(given.kind) <= _KIND_ORDER.find(dtype.kind):
+            return dg.astype(found, dtype)
+        if isinstance(value, (int, float, complex)):
+            raise UnfitNumberError(
+                f"Cannot convert {value!r} to EagerTensor of dtype {spoken(dtype)}: cannot compute "
+                f"{_SPOKEN.get(name, name)} as input #{position}(zero-based) was expected to be a "
+                f"{spoken(dtype)} tensor but is a {spoken(given)} tensor; use tf.cast"
+            )
+    raise InvalidArgumentError(
+        f"cannot compute {_SPOKEN.get(name, name)} as input #{position}(zero-based) was expected "
+        f"to be a {spoken(dtype)} tensor but is a {spoken(given)} tensor; bring both to one dtype, "
+        f"such as tf.cast(x, tf.{dtype.name})"
+    )
+
+
+# What TensorFlow calls these operations in its messages.
+_SPOKEN = {
+    "add": "AddV2",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "RealDiv",
+    "pow": "Pow",
+    "matmul": "MatMul",
+    "maximum": "Maximum",
+    "minimum": "Minimum",
+    "equal": "Equal",
+    "less": "Less",
+    "greater": "Greater",
+}
+
+
+def floating(name: str, value: Any) -> dg.Tensor:
+    """Return an operand of an operation that takes floating and complex numbers only.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it holds integers or truth values.
+    """
+    tensor = converted(value)
+    dtype = tensor.dtype
+    if not is_differentiable(dtype):
+        raise InvalidArgumentError(
+            f"{name}: Value for attr 'T' of {spoken(dtype)} is not in the list of allowed values: "
+            "bfloat16, half, float, double, complex64, complex128; use tf.cast, or write 1.0 for 1"
+        )
+    return tensor
+
+
+def quotients(a: Any, b: Any) -> tuple[Any, Any]:
+    """Return operands of a true division: those of integers are divided as floating numbers."""
+    tensor = a if isinstance(a, dg.Tensor) else b
+    if tensor.dtype.kind not in "iu":
+        return a, b
+    wide = np.float32 if tensor.dtype.itemsize < 4 else np.float64
+    return tuple(dg.astype(x, wide) if isinstance(x, dg.Tensor) else x for x in (a, b))
+
+
+# --- how values enter ---------------------------------------------------------------------------
+
+
+def converted(value: Any, dtype: Any = None, dtype_hint: Any = None) -> dg.Tensor:
+    """Return a value as one of the library's tensors; a variable is read.
+
+    Parameters and errors are those of `convert_to_tensor`.
+    """
+    if isinstance(value, Operators):
+        given = dtype_of(value)
+        if dtype is not None and as_dtype(dtype).dtype != given:
+            raise ValueError(
+                f"Tensor conversion requested dtype {as_dtype(dtype).name} for Tensor with dtype "
+                f"{given.name}: {value!r}; use tf.cast"
+            )
+        return value.read()
+    if value is None:
+        raise ValueError(
+            "Attempt to convert a value (None) with an unsupported type "
+            "(<class 'NoneType'>) to a Tensor."
+        )
+    if dtype is None and dtype_hint is not None:
+        try:
+            return converted(value, dtype_hint)
+        except (TypeError, ValueError):
+            return converted(value)
+    wanted = None if dtype is None else as_dtype(dtype).dtype
+    if isinstance(value, (np.ndarray, np.generic)):
+        # A copy: the caller may go on to change the array.
+        return dg.asarray(np.array(value, dtype=wanted))
+    if isinstance(value, (list, tuple)) and _holds_tensors(value):
+        return _stacked(value, wanted)
+    if isinstance(value, (bool, int, float, complex, list, tuple, range)):
+        return dg.asarray(_host(value, wanted))
+    tensor = dg.asarray(value)  # another library's array
+    return tensor if wanted is None else dg.astype(tensor, wanted)
+
+
+def _host(value: Any, wanted: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
+    """Return Python's numbers in TensorFlow's choice of dtype, or in the one wanted."""
+    try:
+        host = np.asarray(list(value) if isinstance(value, range) else value)
+    except ValueError as error:
+        raise ValueError("Can't convert non-rectangular Python sequence to Tensor.") from error
+    if wanted is not None:
+        if _KIND_ORDER.find(host.dtype.kind) > max(_KIND_ORDER.find(wanted.kind), 0) and host.size:
+            shown_value = value if not isinstance(value, (list, tuple)) else host.flat[0].item()
+            raise TypeError(
+                f"Cannot convert {shown_value!r} to EagerTensor of dtype {spoken(wanted)}"
+            )
+        return host.astype(wanted)
+    if _has_numpy_leaf(value):
+        return host
+    if host.dtype.kind == "f":
+        return host.astype(np.float32)
+    if host.dtype.kind == "i":
+        for dtype in _INTEGER_DTYPES:
+            if not host.size or np.all(host == host.astype(dtype)):
+                return host.astype(dtype)
+    return host
+
+
+def _has_numpy_leaf(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return hasattr(value, "dtype")
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensors(each) for each in value)
+    return isinstance(value, Operators)
+
+
+def _stacked(value: Any, wanted: np.dtype[Any] | None) -> dg.Tensor:
+    """Return nested lists that hold tensors as one tensor, by operations that tapes hear."""
+    parts = [_stacked(v, wanted) if isinstance(v, (list, tuple)) else v for v in value]
+    if wanted is not None:
+        parts = [converted(v, wanted) for v in parts]
+    whole = [v if isinstance(v, dg.Tensor) else dg.asarray(v) for v in operands("Pack", *parts)]
+    joint = next(v.dtype for v, p in zip(whole, parts, strict=True) if isinstance(p, Operators))
+    stacked: dg.Tensor = dg.stack([v if v.dtype == joint else dg.astype(v, joint) for v in whole])
+    return stacked
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def dims(shape: Any) -> tuple[int, ...]:
+    """Return a shape given as a list, a TensorShape, an int or an integer tensor."""
+    if isinstance(shape, Operators):
+        shape = shape.tolist()
+    if isinstance(shape, (int, np.integer)):
+        return (int(shape),)
+    return tuple(-1 if n is None else int(n) for n in shape)
+
+
+def axes(axis: Any) -> Any:
+    """Return one axis, or a tuple of axes, given as an int, a list or an integer tensor."""
+    if axis is None:
+        return None
+    if isinstance(axis, (Operators, np.ndarray)):
+        axis = axis.tolist()
+    return int(axis) if isinstance(axis, (int, np.integer)) else tuple(int(a) for a in axis)
+
+
+def integer_host(name: str, value: Any) -> np.ndarray[Any, Any]:
+    """Return integers of any sort as a NumPy array.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If they are no integers.
+    """
+    host = np.asarray(value.numpy() if isinstance(value, Operators) else value)
+    if host.size == 0:
+        return host.astype(np.int64)
+    if host.dtype.kind not in "iu":
+        raise InvalidArgumentError(f"{name}: got {spoken(host.dtype)}; expected integers")
+    return host
+
+
+def tensor_dtype(dtype: Any, default: DType) -> np.dtype[Any]:
+    """Return NumPy's dtype for an argument `dtype`."""
+    return default.dtype if dtype is None else as_dtype(dtype).dtype

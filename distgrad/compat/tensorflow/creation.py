@@ -1,0 +1,195 @@
+"""Tensors from nothing: constants, ranges and their like."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import numpy as np
+
+import distgrad as dg
+from distgrad.compat.tensorflow.conversion import dims, dtype_of, home_of, operands, tensor_dtype
+from distgrad.compat.tensorflow.dtypes import as_dtype, float32
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.dtypes import is_differentiable
+from distgrad.tensor import Operators
+
+
+def constant(value: Any, dtype: Any = None, shape: Any = None, name: str = "Const") -> Tensor:
+    """Return a tensor of given values.
+
+    Parameters
+    ----------
+    value : scalar, array or nested lists
+        Python's floats become float32, its integers int32; arrays keep their dtype.
+    dtype : dtype, optional
+        The dtype wanted.
+    shape : shape, optional
+        Into which the values are brought; a single one fills it.
+
+    Raises
+    ------
+    TypeError
+        If the number of values does not fit the shape, or Python's numbers not the dtype.
+    """
+    tensor = convert_to_tensor(value, dtype)
+    if shape is None:
+        return tensor
+    lengths = dims(shape)
+    count = int(np.prod(lengths))
+    if tensor.size == count:
+        return compute(dg.reshape, tensor, lengths)
+    if tensor.size == 1:
+        return compute(lambda x: dg.broadcast_to(dg.reshape(x, ()), lengths), tensor)
+    raise TypeError(
+        f"Eager execution of tf.constant with unsupported shape. Tensor {tensor!r} (converted from "
+        f"{value!r}) has {tensor.size} elements, but got `shape` {tuple(lengths)} with "
+        f"{count} elements)."
+    )
+
+
+def zeros(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
+    """Return zeros."""
+    return Tensor(dg.zeros(dims(shape), dtype=tensor_dtype(dtype, float32)))
+
+
+def ones(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
+    """Return ones."""
+    return Tensor(dg.ones(dims(shape), dtype=tensor_dtype(dtype, float32)))
+
+
+def zeros_like(input: Any, dtype: Any = None, name: str | None = None) -> Tensor:
+    """Return zeros in the shape of a tensor, and in its dtype unless another is given."""
+    wanted = None if dtype is None else as_dtype(dtype).dtype
+    return compute(dg.zeros_like, convert_to_tensor(input), dtype=wanted)
+
+
+def ones_like(input: Any, dtype: Any = None, name: str | None = None) -> Tensor:
+    """Return ones in the shape of a tensor, and in its dtype unless another is given."""
+    wanted = None if dtype is None else as_dtype(dtype).dtype
+    return compute(dg.ones_like, convert_to_tensor(input), dtype=wanted)
+
+
+def fill(dims: Any, value: Any, name: str | None = None) -> Tensor:
+    """Return a tensor of one value, in the value's dtype."""
+    return compute(dg.broadcast_to, convert_to_tensor(value), _lengths(dims))
+
+
+_lengths = dims  # `fill` has a parameter of that name
+
+
+def eye(
+    num_rows: Any,
+    num_columns: Any = None,
+    batch_shape: Any = None,
+    dtype: Any = float32,
+    name: str | None = None,
+) -> Tensor:
+    """Return a matrix with ones on its diagonal, else zeros, or a batch of such."""
+    columns = None if num_columns is None else int(num_columns)
+    matrix = dg.eye(int(num_rows), columns, dtype=tensor_dtype(dtype, float32))
+    if batch_shape is None:
+        return Tensor(matrix)
+    return compute(dg.broadcast_to, matrix, (*dims(batch_shape), *matrix.shape))
+
+
+def range(
+    start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, name: str = "range"
+) -> Tensor:
+    """Return evenly spaced numbers from `start` up to, but without, `limit`.
+
+    Parameters
+    ----------
+    start, limit, delta : number or scalar tensor
+        With one argument the numbers run from 0 up to it.
+    dtype : dtype, optional
+        By default the widest of the arguments': int32 for Python's integers, float32 for floats.
+    """
+    if limit is None:
+        start, limit = 0, start
+    given = [convert_to_tensor(each) for each in (start, limit, delta)]
+    if dtype is None:
+        order = ("int32", "int64", "float16", "float32", "float64")
+        names = [tensor.dtype.name for tensor in given]
+        wanted = np.dtype(max(names, key=lambda name: order.index(name) if name in order else 0))
+    else:
+        wanted = as_dtype(dtype).dtype
+    first, last, step = (tensor.item() for tensor in given)
+    return Tensor(dg.arange(first, last, step, dtype=wanted))
+
+
+def linspace(start: Any, stop: Any, num: Any, name: str | None = None, axis: int = 0) -> Tensor:
+    """Return evenly spaced numbers from `start` to `stop`, along a new axis.
+
+    Parameters
+    ----------
+    start, stop : number or Tensor of one dtype
+        The first and the last; integers become float64.
+    num : int
+        How many.
+    axis : int
+        Where the new axis goes.
+    """
+    first = convert_to_tensor(start)
+    if not is_differentiable(dtype_of(first)):
+        first = Tensor(dg.astype(first.read(), "float64"))
+        stop = dg.astype(convert_to_tensor(stop).read(), "float64")
+    a, b = operands("linspace", first, stop)
+    b = b if isinstance(b, dg.Tensor) else dg.asarray(b, dtype=a.dtype)
+    count = int(num)
+    with home_of(a):
+        weights = dg.linspace(0.0, 1.0, count, dtype=a.dtype)
+        spaced = [a + (b - a) * weights[i] for i in builtins.range(count)]
+    return compute(dg.stack, spaced, axis=axis)
+
+
+def one_hot(
+    indices: Any,
+    depth: Any,
+    on_value: Any = None,
+    off_value: Any = None,
+    axis: int | None = None,
+    dtype: Any = None,
+    name: str | None = None,
+) -> Tensor:
+    """Return `on_value` at each position along a new axis, and `off_value` elsewhere.
+
+    Parameters
+    ----------
+    indices : Tensor or array of int
+        The positions; one outside of the axis gives `off_value` alone.
+    depth : int
+        The length of the new axis.
+    on_value, off_value : scalar, optional
+        1 and 0 by default.
+    axis : int, optional
+        Where the new axis goes; it is the last by default.
+    dtype : dtype, optional
+        By default that of `on_value` or `off_value`, else float32.
+    """
+    chosen = dtype
+    if chosen is None:
+        given = on_value if on_value is not None else off_value
+        chosen = float32 if given is None else convert_to_tensor(given).dtype
+    wanted = as_dtype(chosen).dtype
+    on = 1 if on_value is None else on_value
+    off = 0 if off_value is None else off_value
+    positions = convert_to_tensor(indices).read()
+
+    def of(x: dg.Tensor) -> Any:
+        if on_value is None and off_value is None:
+            hot = dg.one_hot(x, int(depth), dtype=wanted)
+        else:
+            values = [dg.astype(convert_to_tensor(v).read(), wanted) for v in (on, off)]
+            hot = dg.where(dg.one_hot(x, int(depth), dtype="bool"), *values)
+        place = hot.ndim - 1 if axis is None or axis == -1 else axis
+        order = list(builtins.range(hot.ndim - 1))
+        order.insert(place, hot.ndim - 1)
+        return hot if axis is None or axis == -1 else dg.permute_dims(hot, order)
+
+    return compute(of, positions)
+
+
+def is_tensor(x: Any) -> bool:
+    """Return whether a value is a tensor or variable."""
+    return isinstance(x, Operators)

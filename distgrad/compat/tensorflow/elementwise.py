@@ -1,0 +1,272 @@
+"""Element by element: TensorFlow's names and signatures for arithmetic and functions of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import pi
+from typing import Any
+
+import numpy as np
+
+import distgrad as dg
+from distgrad.compat.tensorflow.conversion import converted, dtype_of, floating, operands, quotients
+from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.dtypes import complex_of, is_complex
+
+_Unary = Callable[..., Tensor]
+
+
+def _any(function: Callable[..., Any]) -> _Unary:
+    """Return a function of one tensor of any dtype of numbers."""
+
+    def unary(x: Any, name: str | None = None) -> Tensor:
+        return compute(function, converted(x))
+
+    return _named(unary, function)
+
+
+def _floating(function: Callable[..., Any]) -> _Unary:
+    """Return a function of one tensor of floating or complex numbers."""
+
+    def unary(x: Any, name: str | None = None) -> Tensor:
+        return compute(function, floating(function.__name__, x))
+
+    return _named(unary, function)
+
+
+def _of_two(function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """Return a function of two tensors of one dtype."""
+
+    def binary(x: Any, y: Any, name: str | None = None) -> Tensor:
+        return compute(function, *operands(function.__name__, x, y))
+
+    return _named(binary, function)
+
+
+def _named(wrapper: Callable[..., Tensor], function: Callable[..., Any]) -> Callable[..., Tensor]:
+    wrapper.__name__ = wrapper.__qualname__ = function.__name__
+    wrapper.__doc__ = (function.__doc__ or "").splitlines()[0]
+    return wrapper
+
+
+# --- functions of one tensor --------------------------------------------------------------------
+
+abs = _any(dg.abs)
+negative = _any(dg.negative)
+sign = _any(dg.sign)
+square = _any(dg.square)
+identity = _any(dg.positive)
+conj = _any(dg.conj)
+real = _any(dg.real)
+imag = _any(dg.imag)
+floor, ceil, round = _any(dg.floor), _any(dg.ceil), _any(dg.round)
+logical_not = _any(dg.logical_not)
+is_nan, is_inf, is_finite = _any(dg.isnan), _any(dg.isinf), _any(dg.isfinite)
+
+exp, expm1, log, log1p, sqrt = map(_floating, (dg.exp, dg.expm1, dg.log, dg.log1p, dg.sqrt))
+sin, cos, tan = map(_floating, (dg.sin, dg.cos, dg.tan))
+asin, acos, atan = map(_floating, (dg.asin, dg.acos, dg.atan))
+sinh, cosh, tanh = map(_floating, (dg.sinh, dg.cosh, dg.tanh))
+asinh, acosh, atanh = map(_floating, (dg.asinh, dg.acosh, dg.atanh))
+sigmoid = _floating(dg.sigmoid)
+softplus = _floating(dg.softplus)
+
+
+def rsqrt(x: Any, name: str | None = None) -> Tensor:
+    """Return 1 / sqrt(x)."""
+    return compute(lambda a: 1 / dg.sqrt(a), floating("rsqrt", x))
+
+
+def reciprocal(x: Any, name: str | None = None) -> Tensor:
+    """Return 1 / x."""
+    return compute(lambda a: 1 / a, floating("reciprocal", x))
+
+
+def log_sigmoid(x: Any, name: str | None = None) -> Tensor:
+    """Return log(sigmoid(x)), precise where the sigmoid itself would underflow."""
+    return compute(lambda a: -dg.softplus(-a), floating("log_sigmoid", x))
+
+
+def angle(input: Any, name: str | None = None) -> Tensor:
+    """Return the angle in radians of complex numbers; of real ones 0 or pi."""
+
+    def of(a: dg.Tensor) -> Any:
+        if is_complex(a.dtype):
+            return dg.atan2(dg.imag(a), dg.real(a))
+        return dg.astype(dg.where(a < 0, pi, 0.0), a.dtype)
+
+    return compute(of, floating("angle", input))
+
+
+# --- functions of two tensors -------------------------------------------------------------------
+
+add = _of_two(dg.add)
+subtract = _of_two(dg.subtract)
+multiply = _of_two(dg.multiply)
+pow = _of_two(dg.pow)
+maximum, minimum = _of_two(dg.maximum), _of_two(dg.minimum)
+floormod = mod = _of_two(dg.remainder)
+floordiv = _of_two(dg.floor_divide)
+atan2 = _of_two(dg.atan2)
+equal, not_equal = _of_two(dg.equal), _of_two(dg.not_equal)
+less, less_equal = _of_two(dg.less), _of_two(dg.less_equal)
+greater, greater_equal = _of_two(dg.greater), _of_two(dg.greater_equal)
+logical_and, logical_or = _of_two(dg.logical_and), _of_two(dg.logical_or)
+logical_xor = _of_two(dg.logical_xor)
+
+
+def divide(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """Return x / y; integers are divided as floating numbers."""
+    return compute(dg.divide, *quotients(*operands("divide", x, y)))
+
+
+truediv = divide
+
+
+def squared_difference(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """Return (x - y)**2, or ``|x - y|**2`` for complex numbers."""
+
+    def of(a: Any, b: Any) -> Any:
+        difference = dg.subtract(a, b)
+        if is_complex(difference.dtype):
+            return dg.multiply(dg.conj(difference), difference)
+        return dg.square(difference)
+
+    return compute(of, *operands("squared_difference", x, y))
+
+
+def divide_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """Return x / y, and 0 where y is 0; the derivatives are 0 there too."""
+
+    def of(a: Any, b: Any) -> Any:
+        zero = dg.equal(b, 0)
+        return dg.where(zero, 0, dg.divide(a, dg.where(zero, 1, b)))
+
+    return compute(of, *_tensors("divide_no_nan", x, y))
+
+
+def multiply_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """Return x * y, and 0 where y is 0 even if x is infinite or NaN."""
+
+    def of(a: Any, b: Any) -> Any:
+        ruled_out = dg.logical_and(dg.equal(b, 0), dg.logical_not(dg.isfinite(a)))
+        return dg.multiply(dg.where(ruled_out, 0, a), b)
+
+    return compute(of, *_tensors("multiply_no_nan", x, y))
+
+
+def xlogy(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """Return x log(y), and 0 where x is 0; the derivatives are 0 there too."""
+
+    def of(a: Any, b: Any) -> Any:
+        return dg.multiply(a, dg.log(dg.where(dg.equal(a, 0), 1, b)))
+
+    return compute(of, *_tensors("xlogy", x, y))
+
+
+def _tensors(name: str, x: Any, y: Any) -> list[Any]:
+    """Return operands of one floating dtype, both of them tensors."""
+    both = operands(name, x, y)
+    joint = next(each for each in both if isinstance(each, dg.Tensor)).dtype
+    return [each if isinstance(each, dg.Tensor) else dg.asarray(each, dtype=joint) for each in both]
+
+
+def scalar_mul(scalar: Any, x: Any, name: str | None = None) -> Tensor:
+    """Return a number times a tensor."""
+    return multiply(scalar, x)
+
+
+def add_n(inputs: Any, name: str | None = None) -> Tensor:
+    """Return the sum of tensors of one shape and dtype.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    InvalidArgumentError
+        If they differ in shape or dtype.
+    """
+    given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if not given:
+        raise ValueError("Inputs must be a list or tuple of tensors; got none")
+    first, *rest = (
+        each if isinstance(each, dg.Tensor) else dg.asarray(each)
+        for each in operands("AddN", *(convert_to_tensor(each) for each in given))
+    )
+    total = dg.positive(first)
+    for each in rest:
+        if each.shape != first.shape:
+            raise InvalidArgumentError(
+                f"Inputs to operation AddN must have the same size and shape. Input 0: "
+                f"{list(first.shape)} != input: {list(each.shape)}"
+            )
+        total = dg.add(total, each)
+    return Tensor(total)
+
+
+# --- dtypes -------------------------------------------------------------------------------------
+
+
+def cast(x: Any, dtype: Any, name: str | None = None) -> Tensor:
+    """Return values in another dtype; the gradient comes back in their own, and integers end it.
+
+    Parameters
+    ----------
+    x : Tensor, Variable, array or scalar
+        The values; a tensor that is of the dtype already is returned itself.
+    dtype : dtype
+        The dtype wanted; of complex numbers in a real one, the real part.
+    """
+    wanted = as_dtype(dtype)
+    tensor = convert_to_tensor(x)
+    if tensor.dtype == wanted:
+        return tensor
+    value = tensor.read()
+    if tensor.dtype.is_complex and not wanted.is_complex:
+        value = dg.real(value)
+    return compute(dg.astype, value, wanted.dtype)
+
+
+def complex(real: Any, imag: Any, name: str | None = None) -> Tensor:
+    """Return complex numbers from their parts.
+
+    Raises
+    ------
+    TypeError
+        If the parts are not both float32 or both float64.
+    """
+    a, b = convert_to_tensor(real), convert_to_tensor(imag)
+    if a.dtype != b.dtype or dtype_of(a) not in (np.dtype("float32"), np.dtype("float64")):
+        raise TypeError(
+            f"The `real` and `imag` components have incorrect types: {a.dtype.name} "
+            f"{b.dtype.name}. They must be consistent, and one of [tf.float32, tf.float64]"
+        )
+    wide = complex_of(dtype_of(a))
+    return compute(lambda x, y: dg.astype(x, wide) + 1j * dg.astype(y, wide), a, b)
+
+
+def clip_by_value(
+    t: Any, clip_value_min: Any, clip_value_max: Any, name: str | None = None
+) -> Tensor:
+    """Return values kept within bounds; at a bound the gradient still goes to `t`."""
+    x, low, high = operands("clip_by_value", t, clip_value_min, clip_value_max)
+    return compute(dg.clip, x, low, high)
+
+
+def require_numbers(name: str, x: Any) -> dg.Tensor:
+    """Return an operand that holds numbers, and no truth values.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it holds truth values.
+    """
+    tensor = converted(x)
+    if tensor.dtype.kind == "b":
+        raise InvalidArgumentError(
+            f"{name}: Value for attr 'T' of {spoken(tensor.dtype)} is not in the list of "
+            "allowed values: numbers; use tf.cast(x, tf.int32)"
+        )
+    return tensor

@@ -1,0 +1,186 @@
+"""Positions: gather and scatter by TensorFlow's signatures; the gradients are dense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import distgrad as dg
+from distgrad.compat.tensorflow.conversion import (
+    axes,
+    dims,
+    dtype_of,
+    home_of,
+    integer_host,
+    operands,
+)
+from distgrad.compat.tensorflow.elementwise import require_numbers
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.structure import refuse_batch_dims
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.core.op import Placeholder
+from distgrad.core.seam import apply
+from distgrad.ops.indexing import SCATTER_ADD
+
+
+def gather(
+    params: Any,
+    indices: Any,
+    validate_indices: Any = None,
+    axis: Any = None,
+    batch_dims: int = 0,
+    name: str | None = None,
+) -> Tensor:
+    """Return the slices of a tensor at positions along an axis.
+
+    Parameters
+    ----------
+    params : Tensor, Variable or array
+        What to pick from.
+    indices : Tensor or array of int
+        Positions, of any shape, which takes the place of the axis.
+    axis : int, optional
+        The axis; the first by default.
+    batch_dims : int
+        Must be 0.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the positions are no integers, or one lies outside of the axis.
+    """
+    refuse_batch_dims("gather", batch_dims)
+    x = convert_to_tensor(params)
+    with home_of(x):
+        picked = convert_to_tensor(indices)
+    place = 0 if axis is None else axes(axis)
+    _check("gather", picked, x.shape[place] if x.shape else 0)
+    return compute(dg.take, x, picked.read(), axis=place)
+
+
+def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: str | None = None) -> Tensor:
+    """Return the elements (or slices) at positions along several leading axes.
+
+    Parameters
+    ----------
+    params : Tensor, Variable or array
+        What to pick from.
+    indices : Tensor or array of int, of shape (..., axes)
+        In the last axis the position along each leading axis of `params`.
+    batch_dims : int
+        Must be 0.
+    """
+    refuse_batch_dims("gather_nd", batch_dims)
+    x = convert_to_tensor(params)
+    with home_of(x):
+        picked = convert_to_tensor(indices)
+    depth = picked.shape[-1]
+    columns = tuple(picked[..., k] for k in range(depth))
+    for column, length in zip(columns, x.shape, strict=False):
+        _check("gather_nd", column, length)
+    return x[columns]
+
+
+def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) -> Tensor:
+    """Return zeros of a shape with values added at positions; the transpose of `gather_nd`.
+
+    Parameters
+    ----------
+    indices : Tensor or array of int, of shape (..., axes)
+        In the last axis the position along each leading axis of the result.
+    updates : Tensor, Variable or array
+        The values; those of one position are added up.
+    shape : shape
+        The shape of the result.
+    """
+    lengths = dims(shape)
+    picked = convert_to_tensor(indices)
+    columns = [picked[..., k] for k in range(picked.shape[-1])]
+    for column, length in zip(columns, lengths, strict=False):
+        _check("scatter_nd", column, length)
+    return _scattered(require_numbers("scatter_nd", updates), columns, lengths)
+
+
+def tensor_scatter_nd_add(
+    tensor: Any, indices: Any, updates: Any, name: str | None = None
+) -> Tensor:
+    """Return a tensor with values added at positions."""
+    x, added = operands("tensor_scatter_nd_add", convert_to_tensor(tensor), updates)
+    return compute(dg.add, x, scatter_nd(indices, added, x.shape))
+
+
+def tensor_scatter_nd_update(
+    tensor: Any, indices: Any, updates: Any, name: str | None = None
+) -> Tensor:
+    """Return a tensor with the values at positions replaced; each position once."""
+    x, new = operands("tensor_scatter_nd_update", convert_to_tensor(tensor), updates)
+    new = new if isinstance(new, dg.Tensor) else dg.asarray(new, dtype=x.dtype)
+    hits = scatter_nd(indices, dg.ones_like(new, dtype="int32"), x.shape)
+    return compute(
+        lambda old, hit, put: dg.where(hit > 0, put, old),
+        x,
+        hits,
+        scatter_nd(indices, new, x.shape),
+    )
+
+
+def segment_sum(data: Any, segment_ids: Any, name: str | None = None) -> Tensor:
+    """Return the sums of the rows that share a number; the numbers ascend from 0."""
+    ids = integer_host("segment_sum", segment_ids)
+    if ids.size and (np.any(np.diff(ids) < 0) or ids.min() < 0):
+        raise InvalidArgumentError(
+            "segment_sum: segment ids are not increasing; use unsorted_segment_sum"
+        )
+    return unsorted_segment_sum(data, ids, int(ids.max()) + 1 if ids.size else 0)
+
+
+def unsorted_segment_sum(
+    data: Any, segment_ids: Any, num_segments: Any, name: str | None = None
+) -> Tensor:
+    """Return the sums of the rows that share a number.
+
+    Parameters
+    ----------
+    data : Tensor, Variable or array
+        The rows, along as many leading axes as `segment_ids` has.
+    segment_ids : array of int
+        The number of each row; rows with a negative one are left out.
+    num_segments : int
+        How many sums to return.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a number is `num_segments` or more.
+    """
+    ids = integer_host("unsorted_segment_sum", segment_ids)
+    count = int(num_segments)
+    if ids.size and ids.max() >= count:
+        raise InvalidArgumentError(f"segment_ids = {ids.max()} is out of range [0, {count})")
+    x = require_numbers("unsorted_segment_sum", data)
+    # What is left out goes to one row more, which is dropped.
+    rows = np.where(ids < 0, count, ids)
+    return _scattered(x, [rows], (count + 1, *x.shape[ids.ndim :]))[:count]
+
+
+def _scattered(values: dg.Tensor, columns: list[Any], shape: tuple[int, ...]) -> Tensor:
+    index = (Placeholder.ARRAY,) * len(columns)
+    return compute(apply, SCATTER_ADD, values, *columns, index=index, shape=shape)
+
+
+def _check(name: str, positions: Tensor, length: int) -> None:
+    """Refuse positions that are no integers, or, where the host can see them, outside an axis.
+
+    Python's negative positions count from the end; TensorFlow has none.
+    """
+    if dtype_of(positions).kind not in "iu":
+        raise InvalidArgumentError(
+            f"{name}: Value for attr 'Tindices' of {positions.dtype.name} is not in the list of "
+            "allowed values: int16, int32, int64; use tf.cast(x, tf.int32)"
+        )
+    host = positions.array
+    if isinstance(host, np.ndarray) and host.size:
+        wrong = host[(host < 0) | (host >= length)].ravel()
+        if wrong.size:
+            raise InvalidArgumentError(f"{name}: index {wrong[0]} is not in [0, {length})")

@@ -1,0 +1,369 @@
+"""tf.nn: activations, cross-entropies from logits and normalisations."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import distgrad as dg
+from distgrad.compat.tensorflow.conversion import axes, dims, dtype_of, floating, home_of, operands
+from distgrad.compat.tensorflow.elementwise import sigmoid, softplus, tanh
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.indexing import gather
+from distgrad.compat.tensorflow.missing import refusal, refuse_argument
+from distgrad.compat.tensorflow.random import uniform
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+
+__getattr__ = refusal("nn")
+
+# --- activations --------------------------------------------------------------------------------
+
+
+def relu(features: Any, name: str | None = None) -> Tensor:
+    """Return max(x, 0); the derivative at 0 is 0."""
+    return compute(dg.relu, convert_to_tensor(features))
+
+
+def relu6(features: Any, name: str | None = None) -> Tensor:
+    """Return min(max(x, 0), 6); the derivative at both ends is 0."""
+    return compute(lambda x: dg.minimum(6, dg.relu(x)), convert_to_tensor(features))
+
+
+def leaky_relu(features: Any, alpha: Any = 0.2, name: str | None = None) -> Tensor:
+    """Return x where it is positive and alpha x elsewhere."""
+    x = floating("leaky_relu", features)
+    return compute(lambda v, a: dg.where(v > 0, v, v * a), *operands("leaky_relu", x, alpha))
+
+
+def elu(features: Any, name: str | None = None) -> Tensor:
+    """Return x where it is positive and exp(x) - 1 elsewhere."""
+    return compute(
+        lambda x: dg.where(x >= 0, x, dg.expm1(dg.minimum(x, 0))), floating("elu", features)
+    )
+
+
+# Klambauer et al., "Self-Normalizing Neural Networks", arXiv:1706.02515, section 2.
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
+
+def selu(features: Any, name: str | None = None) -> Tensor:
+    """Return the scaled exponential linear unit."""
+
+    def of(x: dg.Tensor) -> Any:
+        return _SELU_SCALE * dg.where(x >= 0, x, _SELU_ALPHA * dg.expm1(dg.minimum(x, 0)))
+
+    return compute(of, floating("selu", features))
+
+
+def silu(features: Any, beta: Any = 1.0) -> Tensor:
+    """Return x sigmoid(beta x)."""
+    x = floating("silu", features)
+    return compute(lambda v, b: v * dg.sigmoid(v * b), *operands("silu", x, beta))
+
+
+swish = silu
+
+
+def softsign(features: Any, name: str | None = None) -> Tensor:
+    """Return ``x / (1 + |x|)``."""
+    return compute(lambda x: x / (1 + dg.abs(x)), floating("softsign", features))
+
+
+def softmax(logits: Any, axis: int | None = -1, name: str | None = None) -> Tensor:
+    """Return exp(x) / sum(exp(x)) along an axis, without overflow."""
+    along = -1 if axis is None else axes(axis)
+    return compute(dg.softmax, floating("softmax", logits), axis=along)
+
+
+def log_softmax(logits: Any, axis: int | None = -1, name: str | None = None) -> Tensor:
+    """Return log(softmax(x)) along an axis."""
+    along = -1 if axis is None else axes(axis)
+    return compute(dg.log_softmax, floating("log_softmax", logits), axis=along)
+
+
+# --- cross-entropies from logits ----------------------------------------------------------------
+
+
+def sigmoid_cross_entropy_with_logits(
+    labels: Any = None, logits: Any = None, name: str | None = None
+) -> Tensor:
+    """Return the cross-entropy between labels and the sigmoid of logits, element by element.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, or the shapes differ.
+    """
+    given = _both(labels, logits)
+    x, z = operands("logistic_loss", *given)
+    return compute(lambda a, b: dg.sigmoid_cross_entropy(labels=b, logits=a), x, z)
+
+
+def weighted_cross_entropy_with_logits(
+    labels: Any, logits: Any, pos_weight: Any, name: str | None = None
+) -> Tensor:
+    """Return `sigmoid_cross_entropy_with_logits` with positive labels weighted."""
+    x, z, q = operands("logistic_loss", *_both(labels, logits), pos_weight)
+    return compute(lambda a, b, w: (1 - b) * a + (1 + (w - 1) * b) * dg.softplus(-a), x, z, q)
+
+
+def _both(labels: Any, logits: Any) -> tuple[Tensor, Tensor]:
+    if labels is None or logits is None:
+        raise ValueError("Both `labels` and `logits` must be provided.")
+    x = Tensor(floating("logits", logits))
+    z = convert_to_tensor(labels, dtype_hint=x.dtype)
+    if z.shape != x.shape:
+        raise ValueError(
+            f"`logits` and `labels` must have the same shape, received ({x.shape} vs {z.shape})."
+        )
+    return x, z
+
+
+def softmax_cross_entropy_with_logits(
+    labels: Any, logits: Any, axis: int = -1, name: str | None = None
+) -> Tensor:
+    """Return the cross-entropy between probabilities and the softmax of logits, per example.
+
+    Parameters
+    ----------
+    labels : Tensor or array
+        Probabilities along `axis`, of the shape of `logits`; the gradient flows into them too.
+    logits : Tensor, Variable or array
+        Unnormalised log-probabilities.
+    axis : int
+        The axis of the classes.
+    """
+    x = Tensor(floating("logits", logits))
+    z = convert_to_tensor(labels, dtype_hint=x.dtype)
+    a, b = operands("SoftmaxCrossEntropyWithLogits", x, z)
+    return compute(lambda v, p: dg.softmax_cross_entropy(labels=p, logits=v, axis=axes(axis)), a, b)
+
+
+def sparse_softmax_cross_entropy_with_logits(
+    labels: Any, logits: Any, name: str | None = None
+) -> Tensor:
+    """Return the cross-entropy between classes and the softmax of logits, one for each example.
+
+    Raises
+    ------
+    ValueError
+        If `labels` has not the shape of `logits` without the last axis.
+    InvalidArgumentError
+        If labels are no integers, or one is no class.
+    """
+    x = Tensor(floating("logits", logits))
+    classes = convert_to_tensor(labels)
+    if dtype_of(classes).kind not in "iu":
+        raise InvalidArgumentError(
+            f"Value for attr 'Tlabels' of {classes.dtype.name} is not in the list of allowed "
+            "values: int32, int64; use softmax_cross_entropy_with_logits for probabilities"
+        )
+    if classes.shape != x.shape[:-1]:
+        raise ValueError(
+            "`labels.shape` must equal `logits.shape` except for the last dimension. Received: "
+            f"labels.shape={classes.shape} and logits.shape={x.shape}"
+        )
+    return compute(
+        lambda v, c: dg.softmax_cross_entropy(labels=c, logits=v), x.read(), classes.read()
+    )
+
+
+# --- normalisation ------------------------------------------------------------------------------
+
+
+def moments(
+    x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance over axes."""
+    values = floating("moments", x)
+    along = _axes(axes)
+
+    def of(v: dg.Tensor) -> Any:
+        mean = dg.mean(v, axis=along, keepdims=True)
+        # The derivative of the centre cancels in that of the variance.
+        squares = dg.square(dg.abs(v - dg.stop_gradient(mean)))
+        return dg.mean(squares, axis=along, keepdims=bool(keepdims))
+
+    return compute(dg.mean, values, axis=along, keepdims=bool(keepdims)), compute(of, values)
+
+
+_axes = axes  # `moments` has a parameter of that name
+
+
+def batch_normalization(
+    x: Any,
+    mean: Any,
+    variance: Any,
+    offset: Any,
+    scale: Any,
+    variance_epsilon: Any,
+    name: str | None = None,
+) -> Tensor:
+    """Return scale (x - mean) / sqrt(variance + epsilon) + offset; the last two may be None."""
+    given = [t for t in (offset, scale) if t is not None]
+    v, m, s, e, *rest = operands(
+        "batch_normalization",
+        Tensor(floating("batch_normalization", x)),
+        mean,
+        variance,
+        variance_epsilon,
+        *given,
+    )
+    shift = rest.pop(0) if offset is not None else None
+    factor = rest.pop(0) if scale is not None else None
+
+    def of() -> Any:
+        inverse = 1 / dg.sqrt(dg.add(s, e))
+        if factor is not None:
+            inverse = dg.multiply(inverse, factor)
+        base = dg.multiply(-1.0 * inverse, m)
+        return v * inverse + (base if shift is None else dg.add(shift, base))
+
+    return compute(of)
+
+
+def l2_normalize(
+    x: Any, axis: Any = None, epsilon: float = 1e-12, name: str | None = None
+) -> Tensor:
+    """Return x divided by its Euclidean norm over axes, of which the square is at least epsilon."""
+
+    def of(v: dg.Tensor) -> Any:
+        total = dg.sum(dg.square(dg.abs(v)), axis=_axes(axis), keepdims=True)
+        return v / dg.sqrt(dg.maximum(total, epsilon))
+
+    return compute(of, floating("l2_normalize", x))
+
+
+def l2_loss(t: Any, name: str | None = None) -> Tensor:
+    """Return half the sum of the squares."""
+    return compute(lambda x: dg.sum(dg.square(x)) / 2, floating("l2_loss", t))
+
+
+def bias_add(
+    value: Any, bias: Any, data_format: str | None = None, name: str | None = None
+) -> Tensor:
+    """Return a tensor with one number added to each channel.
+
+    Parameters
+    ----------
+    value : Tensor, Variable or array
+        Channels last, or second for a `data_format` such as "NCHW".
+    bias : Tensor, Variable or array of one axis
+        A number for each channel.
+    data_format : str, optional
+        Such as "NHWC", which is the default, or "NCHW".
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the number of channels differs.
+    """
+    if data_format is not None and data_format[:2] not in ("NC", "N.") and data_format[0] != "N":
+        raise ValueError(f"`data_format` must be of the form `N...C` or `NC...`, got {data_format}")
+    x, b = (
+        each if isinstance(each, dg.Tensor) else dg.asarray(each)
+        for each in operands("BiasAdd", convert_to_tensor(value), bias)
+    )
+    channel = 1 if data_format is not None and data_format.startswith("NC") else x.ndim - 1
+    if b.ndim != 1 or x.shape[channel] != b.shape[0]:
+        raise InvalidArgumentError(
+            f"Must provide as many biases as the channel dimension of the input tensor: "
+            f"{list(b.shape)} vs. {x.shape[channel]} in {list(x.shape)}"
+        )
+    return compute(lambda v, c: v + dg.reshape(c, (-1, *(1,) * (v.ndim - 1 - channel))), x, b)
+
+
+def dropout(
+    x: Any,
+    rate: Any,
+    noise_shape: Any = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> Tensor:
+    """Return x with elements dropped at random, and the others scaled up to keep the mean.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Floating.
+    rate : float in [0, 1)
+        The share that is dropped.
+    noise_shape : shape, optional
+        The shape of the random choices, which broadcasts to that of `x`.
+    seed : int, optional
+        See `distgrad.compat.tensorflow.random`.
+
+    Raises
+    ------
+    ValueError
+        If `rate` is outside of [0, 1).
+    """
+    values = Tensor(floating("dropout", x))
+    share = float(rate)
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"`rate` must be a scalar tensor or a float in the range [0, 1), got {rate}"
+        )
+    if share == 0:
+        return values
+    lengths = values.shape if noise_shape is None else dims(noise_shape)
+    with home_of(values):
+        noise = uniform(lengths, dtype="float32", seed=seed)
+    return compute(
+        lambda v, n: dg.where(n >= share, v * (1 / (1 - share)), dg.zeros_like(v)), values, noise
+    )
+
+
+def embedding_lookup(
+    params: Any, ids: Any, max_norm: float | None = None, name: str | None = None
+) -> Tensor:
+    """Return the rows of a table at positions; its gradient is dense.
+
+    Raises
+    ------
+    UnimplementedError
+        If `max_norm` is given.
+    """
+    if max_norm is not None:
+        refuse_argument("embedding_lookup", "max_norm", max_norm, "None; clip the rows yourself")
+    return gather(params, ids)
+
+
+def zero_fraction(value: Any, name: str | None = None) -> Tensor:
+    """Return the share of elements that are 0, as float32."""
+
+    def of(x: dg.Tensor) -> Any:
+        zeros = dg.sum(dg.astype(dg.equal(x, 0), "float32"))
+        return zeros / max(prod(x.shape), 1)
+
+    return compute(of, convert_to_tensor(value))
+
+
+__all__ = [
+    "batch_normalization",
+    "bias_add",
+    "dropout",
+    "elu",
+    "embedding_lookup",
+    "l2_loss",
+    "l2_normalize",
+    "leaky_relu",
+    "log_softmax",
+    "moments",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "sigmoid_cross_entropy_with_logits",
+    "silu",
+    "softmax",
+    "softmax_cross_entropy_with_logits",
+    "softplus",
+    "softsign",
+    "sparse_softmax_cross_entropy_with_logits",
+    "swish",
+    "tanh",
+    "weighted_cross_entropy_with_logits",
+    "zero_fraction",
+]

@@ -1,0 +1,205 @@
+"""tf.reduce_* and their like: over axes, with the dtype of the input kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import distgrad as dg
+from distgrad.compat.tensorflow.conversion import axes, dtype_of, floating, tensor_dtype
+from distgrad.compat.tensorflow.dtypes import int64
+from distgrad.compat.tensorflow.elementwise import require_numbers
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.dtypes import is_differentiable
+
+
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a reduction whose result has the dtype of its input, integers too."""
+
+    def reduction(x: dg.Tensor, **params: Any) -> Any:
+        result = function(x, **params)
+        return result if result.dtype == x.dtype else dg.astype(result, x.dtype)
+
+    return reduction
+
+
+def reduce_sum(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the sum over axes, all of them by default, in the dtype of the input."""
+    x = require_numbers("reduce_sum", input_tensor)
+    return compute(_kept(dg.sum), x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_mean(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the mean over axes in the dtype of the input: that of integers is cut to one."""
+    x = require_numbers("reduce_mean", input_tensor)
+    return compute(_kept(dg.mean), x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_prod(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the product over axes in the dtype of the input."""
+    x = require_numbers("reduce_prod", input_tensor)
+    return compute(_kept(dg.prod), x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_max(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the largest element over axes; elements that tie share the gradient equally."""
+    x = require_numbers("reduce_max", input_tensor)
+    return compute(dg.max, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_min(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the smallest element over axes; elements that tie share the gradient equally."""
+    x = require_numbers("reduce_min", input_tensor)
+    return compute(dg.min, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_all(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return whether all elements over axes are true."""
+    x = convert_to_tensor(input_tensor)
+    return compute(dg.all, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_any(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return whether one of the elements over axes is true."""
+    x = convert_to_tensor(input_tensor)
+    return compute(dg.any, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_logsumexp(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return log(sum(exp(x))) over axes, without overflow."""
+    x = floating("reduce_logsumexp", input_tensor)
+    return compute(dg.logsumexp, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_variance(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the variance over axes, of the population.
+
+    Raises
+    ------
+    TypeError
+        If the input holds integers.
+    """
+    x = _sample(input_tensor)
+    return compute(dg.var, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def reduce_std(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the standard deviation over axes, of the population.
+
+    Raises
+    ------
+    TypeError
+        If the input holds integers.
+    """
+    x = _sample(input_tensor)
+    return compute(dg.std, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def _sample(input_tensor: Any) -> Tensor:
+    x = convert_to_tensor(input_tensor)
+    if not is_differentiable(dtype_of(x)):
+        raise TypeError(f"Input must be either real or complex. Received integer type {x.dtype}.")
+    return x
+
+
+def reduce_euclidean_norm(
+    input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the Euclidean norm over axes."""
+
+    def of(x: dg.Tensor) -> Any:
+        squares = dg.square(dg.abs(x))
+        return dg.sqrt(dg.sum(squares, axis=axes(axis), keepdims=bool(keepdims)))
+
+    return compute(of, floating("reduce_euclidean_norm", input_tensor))
+
+
+def count_nonzero(
+    input: Any,
+    axis: Any = None,
+    keepdims: bool = False,
+    dtype: Any = int64,
+    name: str | None = None,
+) -> Tensor:
+    """Return how many elements over axes are not 0."""
+    x = convert_to_tensor(input).read()
+    hit = dg.astype(dg.not_equal(x, 0), tensor_dtype(dtype, int64))
+    return compute(_kept(dg.sum), hit, axis=axes(axis), keepdims=bool(keepdims))
+
+
+def argmax(
+    input: Any, axis: Any = None, output_type: Any = int64, name: str | None = None
+) -> Tensor:
+    """Return the index of the first largest element along an axis, the first one by default."""
+    return _position(dg.argmax, input, axis, output_type)
+
+
+def argmin(
+    input: Any, axis: Any = None, output_type: Any = int64, name: str | None = None
+) -> Tensor:
+    """Return the index of the first smallest element along an axis, the first one by default."""
+    return _position(dg.argmin, input, axis, output_type)
+
+
+def _position(function: Callable[..., Any], input: Any, axis: Any, output_type: Any) -> Tensor:
+    along = 0 if axis is None else axes(axis)
+    wanted = tensor_dtype(output_type, int64)
+    return compute(lambda x: dg.astype(function(x, axis=along), wanted), convert_to_tensor(input))
+
+
+# --- running sums -------------------------------------------------------------------------------
+
+
+def cumsum(
+    x: Any, axis: int = 0, exclusive: bool = False, reverse: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the running sum along an axis.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        The terms.
+    axis : int
+        The axis to run along.
+    exclusive : bool
+        Whether each sum leaves its own term out.
+    reverse : bool
+        Whether to run from the end.
+    """
+    along = axes(axis)
+
+    def of(terms: dg.Tensor) -> Any:
+        turned = dg.flip(terms, axis=along) if reverse else terms
+        if exclusive:  # put a zero in front, and leave out the last term
+            place = along % terms.ndim
+            count = terms.shape[place]
+            zeros = dg.zeros_like(_part(turned, place, 0, min(count, 1)))
+            turned = dg.concat([zeros, _part(turned, place, 0, max(count - 1, 0))], axis=place)
+        sums = _kept(dg.cumulative_sum)(turned, axis=along)
+        return dg.flip(sums, axis=along) if reverse else sums
+
+    return compute(of, require_numbers("cumsum", x))
+
+
+def _part(x: dg.Tensor, axis: int, start: int, stop: int) -> Any:
+    return x[(slice(None),) * axis + (slice(start, stop),)]

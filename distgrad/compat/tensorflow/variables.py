@@ -1,0 +1,215 @@
+"""Variable: the library's variable with TensorFlow's signature, checks and way of printing."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+import distgrad as dg
+from distgrad.compat.tensorflow.conversion import native
+from distgrad.compat.tensorflow.dtypes import as_dtype
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.values import Tensor, TensorLike, convert_to_tensor, shown
+
+
+class Variable(TensorLike, dg.Variable):
+    """A value that can be assigned, and that tapes watch by themselves where it is trainable.
+
+    Parameters
+    ----------
+    initial_value : Tensor, Variable, array, scalar, nested lists, or callable that returns one
+        The first value, which is copied.
+    trainable : bool, optional
+        Whether tapes watch the variable when it is read; they do unless told otherwise.
+    validate_shape : bool
+        Must be true: a variable has one shape for good.
+    name : str, optional
+        ``"Variable"`` unless given; `name` shows it with ``":0"``.
+    dtype : dtype, optional
+        The dtype; by default what `convert_to_tensor` gives the value.
+    shape : shape, optional
+        Checked against the value's.
+
+    Raises
+    ------
+    ValueError
+        If there is no value, or it has not the shape.
+
+    Examples
+    --------
+    >>> import distgrad.compat.tensorflow as tf
+    >>> tf.Variable(3.0, name="weight")
+    <tf.Variable 'weight:0' shape=() dtype=float32, numpy=3.0>
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        initial_value: Any = None,
+        trainable: bool | None = None,
+        validate_shape: bool = True,
+        caching_device: Any = None,
+        name: str | None = None,
+        variable_def: Any = None,
+        dtype: Any = None,
+        import_scope: Any = None,
+        constraint: Any = None,
+        synchronization: Any = None,
+        aggregation: Any = None,
+        shape: Any = None,
+    ) -> None:
+        if initial_value is None:
+            raise ValueError("The `initial_value` arg to `tf.Variable` must be specified; got None")
+        given = initial_value() if callable(initial_value) else initial_value
+        value = convert_to_tensor(given, dtype)
+        if shape is not None and not value.shape.is_compatible_with(shape):
+            raise ValueError(
+                f"The initial value's shape ({value.shape}) is not compatible with the explicitly "
+                f"supplied `shape` argument ({tuple(shape)})."
+            )
+        super().__init__(
+            native(value),
+            trainable=trainable is not False,
+            name=f"{name or 'Variable'}:0",
+        )
+
+    def value(self) -> Any:
+        """Return the present value as a tensor; a later assignment does not change it."""
+        return Tensor(super().value())
+
+    def read_value(self) -> Any:
+        """Return the present value as a tensor; a later assignment does not change it."""
+        return self.value()
+
+    def __getitem__(self, key: Any) -> VariableSlice:
+        return VariableSlice(super().__getitem__(key).read(), self, key)
+
+    def __len__(self) -> NoReturn:
+        raise TypeError("object of type 'Variable' has no len(); use variable.shape[0]")
+
+    # --- assignment -----------------------------------------------------------------------------
+
+    def assign(
+        self, value: Any, use_locking: bool = False, name: Any = None, read_value: bool = True
+    ) -> Any:
+        """Replace the value; no gradient flows through an assignment.
+
+        Parameters
+        ----------
+        value : Tensor, Variable, array, scalar or nested lists
+            Of the variable's shape; a tensor must have its dtype too, the rest is converted.
+
+        Returns
+        -------
+        Variable
+            The variable itself; None if `read_value` is false.
+
+        Raises
+        ------
+        ValueError
+            If a tensor has another dtype, or the shape differs.
+        """
+        super().assign(self._checked(value))
+        return self if read_value else None
+
+    def assign_add(
+        self, delta: Any, use_locking: bool = False, name: Any = None, read_value: bool = True
+    ) -> Any:
+        """Add to the value; as `assign`, but another shape is an `InvalidArgumentError`."""
+        super().assign_add(self._checked(delta, InvalidArgumentError))
+        return self if read_value else None
+
+    def assign_sub(
+        self, delta: Any, use_locking: bool = False, name: Any = None, read_value: bool = True
+    ) -> Any:
+        """Subtract from the value; as `assign`, but another shape is an `InvalidArgumentError`."""
+        super().assign_sub(self._checked(delta, InvalidArgumentError))
+        return self if read_value else None
+
+    def _checked(self, value: Any, error: type[Exception] = ValueError) -> Any:
+        tensor = convert_to_tensor(value, self.dtype)
+        if tensor.shape != self.shape:
+            raise error(
+                f"Cannot assign value to variable '{self.name}': Shape mismatch. "
+                f"The variable shape {self.shape}, and the assigned value shape {tensor.shape} "
+                "are incompatible; use tf.broadcast_to or tf.reshape"
+            )
+        return native(tensor)
+
+    def _refuse_in_place(self, operator: str, method: str) -> NoReturn:
+        raise RuntimeError(
+            f"`variable {operator} value` with `tf.Variable`s is not supported. Use "
+            f"`variable.{method}(value)` to modify the variable, or "
+            f"`out = variable {operator[0]} value` if you need to get a new output Tensor."
+        )
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise TypeError(
+            "'Variable' object does not support item assignment; use variable[key].assign(value)"
+        )
+
+    # --- copies and printing --------------------------------------------------------------------
+
+    def __copy__(self) -> Variable:
+        return Variable(self._value, trainable=self.trainable, name=self.name.removesuffix(":0"))
+
+    def __str__(self) -> str:
+        return self.__repr__()
+
+    def __repr__(self) -> str:
+        return (
+            f"<tf.Variable {self.name!r} shape={self.shape} dtype={as_dtype(self.dtype).name}, "
+            f"numpy={shown(self)}>"
+        )
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            raise TypeError(
+                "unsupported format string passed to Variable.__format__; use variable.numpy()"
+            )
+        return str(self)
+
+
+class VariableSlice(Tensor):
+    """A part of a variable: a tensor that can also be assigned to, which changes the variable.
+
+    Parameters
+    ----------
+    value : distgrad.Tensor
+        The part's present value.
+    variable : Variable
+        Whose part it is.
+    key : index
+        Which part.
+    """
+
+    __slots__ = ("_slice_key", "_variable")
+
+    def __init__(self, value: dg.Tensor, variable: Variable, key: Any) -> None:
+        super().__init__(value)
+        self._variable = variable
+        self._slice_key = key
+
+    def assign(self, value: Any) -> Variable:
+        """Replace this part of the variable; no gradient flows through an assignment."""
+        return self._changed(lambda _, new: new, value)
+
+    def assign_add(self, delta: Any) -> Variable:
+        """Add to this part of the variable."""
+        return self._changed(np.add, delta)
+
+    def assign_sub(self, delta: Any) -> Variable:
+        """Subtract from this part of the variable."""
+        return self._changed(np.subtract, delta)
+
+    def _changed(self, combine: Any, value: Any) -> Variable:
+        variable = self._variable
+        whole = np.array(variable.numpy())
+        new = convert_to_tensor(value, variable.dtype).numpy()
+        parts = self._slice_key if isinstance(self._slice_key, tuple) else (self._slice_key,)
+        key = tuple(p.numpy() if hasattr(p, "numpy") else p for p in parts)
+        whole[key] = combine(whole[key], new)
+        variable.assign(whole)
+        return variable
