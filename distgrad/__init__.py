@@ -6,6 +6,8 @@ The face of the library: its public names, and nothing computed.
 from importlib import import_module
 from types import ModuleType
 
+from distgrad import debug
+from distgrad.debug import debug_nans
 from distgrad.dtypes import bool_ as bool
 from distgrad.dtypes import (
     complex64,
@@ -182,6 +184,8 @@ __all__ = [
     "cosh",
     "cumulative_sum",
     "custom_gradient",
+    "debug",
+    "debug_nans",
     "divide",
     "equal",
     "exp",

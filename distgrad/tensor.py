@@ -119,6 +119,7 @@ class Operators:
     def numpy(self) -> Any:
         """Return the values as a NumPy array of their own, or a NumPy scalar for no dimensions."""
         tensor = self.read()
+        tensor._leave()
         host = tensor.kernels.backend.to_host(tensor.array)
         return host[()] if host.ndim == 0 else np.array(host)
 
@@ -130,11 +131,20 @@ class Operators:
         ValueError
             If there is not exactly one.
         """
+        self._leave()
         return self._host().item()
 
     def tolist(self) -> Any:
         """Return the values as nested Python lists, or as a scalar for no dimensions."""
+        self._leave()
         return self._host().tolist()
+
+    def _leave(self) -> None:
+        """Tell the listeners who care that the numbers are taken out, where no tape follows."""
+        for listener in LISTENERS.get():
+            hear_left = getattr(listener, "hear_left", None)
+            if hear_left is not None:
+                hear_left(self.key)  # type: ignore[attr-defined]  # whatever is read has one
 
     def _host(self) -> np.ndarray[Any, Any]:
         tensor = self.read()
@@ -155,6 +165,7 @@ class Operators:
 
     def _number(self, function: str) -> np.ndarray[Any, Any]:
         """Return the host's array for a conversion to a Python number."""
+        self._leave()
         host = self._host()
         if host.dtype.kind == "c" and function != "complex":
             raise TypeError(

@@ -145,12 +145,14 @@ class Variable(Operators):
         if keeper is not None:
             keeper.assign(self, asarray(value))
             return self
+        self._cut(value)
         return self._replace("assign", self._admitted("assign", value, copy=True))
 
     def assign_add(self, delta: Any) -> Variable:
         """Add to the value; parameters, result and errors as for `assign`."""
         if VALUES.get() is not None:
             return self.assign(add(self, delta))
+        self._cut(delta)
         return self._replace(
             "assign_add", self._value.array + self._admitted("assign_add", delta, copy=False)
         )
@@ -159,6 +161,7 @@ class Variable(Operators):
         """Subtract from the value; parameters, result and errors as for `assign`."""
         if VALUES.get() is not None:
             return self.assign(subtract(self, delta))
+        self._cut(delta)
         return self._replace(
             "assign_sub", self._value.array - self._admitted("assign_sub", delta, copy=False)
         )
@@ -194,6 +197,15 @@ class Variable(Operators):
                 )
             array = kernels.astype(array, dtype=self._value.array.dtype)
         return array
+
+    def _cut(self, value: Any) -> None:
+        """Tell the listeners who care that an assignment passes no derivative on."""
+        if isinstance(value, Operators):
+            given: Any = value
+            for listener in LISTENERS.get():
+                hear_cut = getattr(listener, "hear_cut", None)
+                if hear_cut is not None:
+                    hear_cut("assign", (given.key,), self.key)
 
     def _replace(self, method: str, array: Any) -> Variable:
         kernels = self._value.kernels

@@ -22,7 +22,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     2: ("backend", "shapes", "dtypes", "tree"),
     3: ("ops",),
     4: ("tensor",),
-    5: ("eager", "variable", "batching", "data"),
+    5: ("backends_in_force", "entering", "eager", "variable", "batching", "data", "debug"),
     6: ("tape", "transforms", "graph", "nn", "optimizers"),
     7: ("distributed", "testing", "distgrad_numpy", "distgrad_cupy"),
     8: ("checkpoint", "training", "cli", "compat"),

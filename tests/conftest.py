@@ -2,12 +2,12 @@
 
 import pytest
 
-from distgrad import eager
+from distgrad import backends_in_force
 
 
 @pytest.fixture(autouse=True)
 def backends_in_use():
-    before = dict(eager._kernels)
+    before = dict(backends_in_force._kernels)
     yield
-    eager._kernels.clear()
-    eager._kernels.update(before)
+    backends_in_force._kernels.clear()
+    backends_in_force._kernels.update(before)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
-from distgrad import eager
+from distgrad import backends_in_force
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.core import Kind, Op, apply
 from distgrad.errors import DTypeError, MixedBackendError, ShapeError, UnknownBackendError
@@ -21,7 +21,7 @@ def strict():
 @pytest.fixture(autouse=True)
 def the_process_keeps_its_backend(monkeypatch):
     """Undo what a test sets for the process."""
-    monkeypatch.setattr(eager, "_process_default", None)
+    monkeypatch.setattr(backends_in_force, "_process_default", None)
     monkeypatch.delenv("DISTGRAD_BACKEND", raising=False)
 
 

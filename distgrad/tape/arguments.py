@@ -42,9 +42,26 @@ def unconnected_policy(given: UnconnectedGradients | str) -> UnconnectedGradient
 
 
 def unconnected(
-    policy: UnconnectedGradients, position: int, source: Any, target_recorded: bool
+    policy: UnconnectedGradients,
+    position: int,
+    source: Any,
+    why: str,
+    method: str = "gradient",
 ) -> Tensor | None:
     """Return what stands for the gradient of a source that the target does not depend on.
+
+    Parameters
+    ----------
+    policy : UnconnectedGradients
+        What was asked for.
+    position : int
+        Of the source among the sources.
+    source : Tensor or Variable
+        The source.
+    why : str
+        The explanation, for an error.
+    method : str
+        Who asks, for the message.
 
     Raises
     ------
@@ -58,56 +75,50 @@ def unconnected(
         return Tensor(tensor.kernels.zeros_like(tensor.array), tensor.kernels)
     name = f"source {position}"
     if isinstance(source, Variable):
-        name += f", variable {source.name!r},"
-    if not is_differentiable(source.dtype):
-        reason = f"has dtype {source.dtype}, which has no derivative; use a floating dtype"
-    elif not target_recorded:
-        reason = (
-            "has no gradient because the tape has not recorded the target: it was computed outside "
-            "the tape's block, in another thread, or from nothing that the tape watches"
-        )
-    else:
-        reason = (
-            "is not connected to the target: it was not watched when it was used, or the path "
-            "passes stop_gradient, integers, NumPy or an assignment"
-        )
-    raise UnconnectedError(f"gradient: {name} {reason}")
+        name += f", variable {source.name!r}"
+    raise UnconnectedError(f"{method}: {name}: {why}")
 
 
-def target_leaves(target: Any) -> tuple[list[Any], Any]:
+def zeros_of(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return zeros of a shape, of the dtype and on the backend of a tensor."""
+    kernels = like.kernels
+    return Tensor(kernels.full(shape=shape, fill_value=0, dtype=like.array.dtype), kernels)
+
+
+def target_leaves(target: Any, method: str = "gradient") -> tuple[list[Any], Any]:
     """Return the targets as a flat list, and their structure."""
     if target is None:
         raise TypeError(
             "Argument `target` should be a list or nested structure of Tensors or Variables to be "
             "differentiated, but received None."
         )
-    return _leaves("target", target)
+    return _leaves(method, "target", target)
 
 
-def source_leaves(sources: Any) -> tuple[list[Any], Any]:
+def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], Any]:
     """Return the sources as a flat list, and their structure; warn of those without derivative."""
     if sources is None:
         raise TypeError(
             "Argument `sources` should be a list or nested structure of Tensors or Variables, but "
             "received None."
         )
-    leaves, treedef = _leaves("source", sources)
+    leaves, treedef = _leaves(method, "source", sources)
     for position, source in enumerate(leaves):
         if not is_differentiable(source.dtype):
             warnings.warn(
-                f"gradient: source {position} has dtype {source.dtype}; expected a floating dtype "
+                f"{method}: source {position} has dtype {source.dtype}; expected a floating dtype "
                 "(e.g. float32): its gradient is None; convert it with astype before the tape",
                 stacklevel=3,
             )
     return leaves, treedef
 
 
-def _leaves(argument: str, nest: Any) -> tuple[list[Any], Any]:
+def _leaves(method: str, argument: str, nest: Any) -> tuple[list[Any], Any]:
     leaves, treedef = tree.flatten(nest)
     for position, leaf in enumerate(leaves):
         if not isinstance(leaf, Operators):
             raise TypeError(
-                f"gradient: {argument} {position} is a {type(leaf).__name__}; expected a Tensor or "
+                f"{method}: {argument} {position} is a {type(leaf).__name__}; expected a Tensor or "
                 "a Variable: convert it with dg.asarray and watch it before computing with it"
             )
     return leaves, treedef

@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from distgrad.core.op import Spec
+from distgrad.debug import lines_in_force
 from distgrad.dtypes import as_dtype
+from distgrad.errors import NonFiniteError
 from distgrad.tensor import Tensor
 
 Final = Callable[[int, Any], None]
@@ -104,7 +106,13 @@ def backpropagate(
             if recorded:
                 xp, xs, y = _listened(record)
             if connected is None or any(needs):
-                terms = op.vjp(xp, g, y, xs, params, needs)
+                try:
+                    terms = op.vjp(xp, g, y, xs, params, needs)
+                except NonFiniteError as error:
+                    lines = lines_in_force()
+                    first = output if output.__class__ is int else output[0]
+                    error.in_gradient_of(op.name, lines.by_key.get(first, "") if lines else "")
+                    raise
                 for key, term in zip(needs, terms):  # noqa: B905  strict costs 5 % of a walk
                     if key and term is not None:
                         present = cotangents.get(key)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_differentiable
-from distgrad.eager import asarray
-from distgrad.errors import TapeError
 from distgrad.tape.arguments import (
     UnconnectedGradients,
     as_gradient,
@@ -21,17 +17,19 @@ from distgrad.tape.arguments import (
     target_leaves,
     unconnected,
     unconnected_policy,
+    value_of,
+    zeros_of,
 )
 from distgrad.tape.backward import backpropagate, connected_to
-from distgrad.tape.history import History, history_of, record_of_gradient
-from distgrad.tape.recorder import Recorder
-from distgrad.tensor import Operators, Tensor
-from distgrad.variable import Variable
+from distgrad.tape.history import Derivatives, History, history_of, record_of
+from distgrad.tape.inspection import InspectableTape
+from distgrad.tape.jacobians import Manner, check_batch, jacobian_shape, jacobians
+from distgrad.tensor import Tensor
 
 OnReady = Callable[[int, Tensor | None], None]
 
 
-class GradientTape(Recorder):
+class GradientTape(InspectableTape):
     """Record the operations of a block for automatic differentiation in reverse mode.
 
     Within its ``with`` block the tape hears every operation of its thread that involves a watched
@@ -58,167 +56,10 @@ class GradientTape(Recorder):
     dg.Tensor(18.0, shape=(), dtype=float32)
     """
 
-    def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
-        self._persistent = persistent
-        self._watch_accessed = watch_accessed_variables
-        self._entered = False  # ever
-        self._inside = False  # its block, now
-        self._recording = False
-        self._stopped = 0  # how many blocks of stop_recording are open
-        self._spent = False  # it has given its gradient, or was closed, and must be entered anew
-        self._closed = False
-        self._clear()
-
     def _clear(self) -> None:
-        super().__init__()
-        self._variables: dict[int, Variable] = {}
+        super()._clear()
         self._history: History | None = None
-        self._spent = self._closed = False
-
-    def _release(self) -> None:
-        variables = self._variables
-        self._clear()
-        self._variables, self._spent = variables, True
-
-    # --- recording ------------------------------------------------------------------------------
-
-    def __enter__(self) -> GradientTape:
-        if self._recording:
-            raise ValueError(
-                "Tape is still recording, This can happen if you try to re-enter an "
-                "already-active tape; leave its block first, or make a second GradientTape"
-            )
-        if self._spent:
-            self._clear()
-        self._entered = self._inside = True
-        self._resume()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._inside = False
-        self._pause()
-
-    def _resume(self) -> None:
-        LISTENERS.set((*LISTENERS.get(), self))
-        self._recording = True
-
-    def _pause(self) -> None:
-        # Not the last one in every case: tapes may be left in another order than entered.
-        LISTENERS.set(tuple(each for each in LISTENERS.get() if each is not self))
-        self._recording = False
-
-    def watch(self, tensor: Any) -> None:
-        """Follow values, so that gradients with respect to them can be asked for.
-
-        Parameters
-        ----------
-        tensor : Tensor, Variable or nest of them
-            What to follow from now on; operations that ran before are not heard.
-
-        Raises
-        ------
-        ValueError
-            If the nest holds anything else.
-        TapeError
-            If the tape has given its gradient or was closed, and has not been entered anew.
-
-        Warns
-        -----
-        UserWarning
-            If a value is not floating: it has no gradient.
-        """
-        if self._spent:
-            raise TapeError(
-                f"watch: this tape {'is closed' if self._closed else 'has given its gradient'}; "
-                "enter it anew first, or make another GradientTape"
-            )
-        for value in [None] if tensor is None else tree.flatten(tensor)[0]:
-            if not isinstance(value, Operators):
-                raise ValueError(
-                    f"watch: Passed in object {value!r} of type {type(value).__name__!r}, not "
-                    "Tensor or Variable; convert it first, x = dg.asarray(x), and compute with "
-                    "that x"
-                )
-            if not is_differentiable(value.dtype):
-                warnings.warn(
-                    "watch: The dtype of the watched tensor must be floating (e.g. float32), got "
-                    f"{value.dtype}: its gradient will be None; convert it with astype first",
-                    stacklevel=2,
-                )
-                continue
-            self._watch(value)
-
-    def _watch(self, value: Any) -> None:
-        self.follow(value.key)
-        if isinstance(value, Variable):
-            self._variables[value.key] = value
-
-    def hear_read(self, variable: Variable) -> None:
-        """Watch a trainable variable that is about to be read (called by the seam)."""
-        if variable.key in self._variables or not (self._watch_accessed and variable.trainable):
-            return
-        # A tape whose gradient was asked for in another thread still listens, but is spent.
-        if is_differentiable(variable.dtype) and not self._spent:
-            self._watch(variable)
-
-    @contextmanager
-    def stop_recording(self) -> Iterator[None]:
-        """Hear nothing within a ``with`` block; blocks may nest.
-
-        Raises
-        ------
-        TapeError
-            If the tape was never entered.
-        ValueError
-            If its block has been left.
-        """
-        if not self._entered:
-            raise TapeError(
-                "Trying to stop recording a tape which is not recording: enter it first, "
-                "with dg.GradientTape() as tape"
-            )
-        if not self._recording and not self._stopped:
-            raise ValueError(
-                "Tape is not recording: its block has been left, or it has given its gradient"
-            )
-        if self._recording:
-            self._pause()
-        self._stopped += 1
-        try:
-            yield
-        finally:
-            self._stopped -= 1
-            if self._inside and not self._stopped and not self._closed:
-                if self._spent:  # a plain tape gave its gradient meanwhile: what follows is new
-                    self._clear()
-                self._resume()
-
-    def reset(self) -> None:
-        """Forget everything recorded and watched so far, and go on recording.
-
-        Raises
-        ------
-        ValueError
-            If the tape is not recording.
-        """
-        if not self._recording:
-            raise ValueError("Tape is not recording: reset() belongs inside its block")
-        self._clear()
-
-    def close(self) -> None:
-        """Release all that the tape holds; it gives no gradients until it is entered anew."""
-        self._pause()
-        self._release()
-        self._closed = True
-
-    def watched_variables(self) -> tuple[Variable, ...]:
-        """Return the variables that the tape watches, in the order of their creation."""
-        return tuple(self._variables[key] for key in sorted(self._variables))
+        self._derivatives = Derivatives()
 
     # --- gradients ------------------------------------------------------------------------------
 
@@ -263,6 +104,13 @@ class GradientTape(Recorder):
         UnconnectedError
             If a source is unconnected and that was to be an error.
 
+        Warns
+        -----
+        UserWarning
+            If the tape knows none of the targets and `unconnected_gradients` is ``"none"``: every
+            gradient is None, and the message says why. A target that was cut off on purpose, such
+            as by `stop_gradient`, is known.
+
         Notes
         -----
         For a complex source z = x + iy and a real target L the gradient is dL/dx + i dL/dy, the
@@ -281,6 +129,12 @@ class GradientTape(Recorder):
             seeds = self._seeds(targets, cotangents, {source.key for source in wanted})
         finally:
             LISTENERS.set(listeners)
+        unknown = ""
+        if policy is UnconnectedGradients.NONE and wanted and not seeds:
+            unknown = self._why_unrecorded(targets)
+        reasons = [""] * len(wanted)
+        if policy is UnconnectedGradients.ERROR:  # now, while the tape still knows
+            reasons = self._reasons(targets, wanted)
         try:
             LISTENERS.set(others)
             # A cotangent of a transformation's level is lifted by the evaluator alone.
@@ -293,21 +147,183 @@ class GradientTape(Recorder):
                 self._recording = False
                 self._release()
         results = [
-            unconnected(policy, position, source, bool(seeds)) if found is None else found
+            unconnected(policy, position, source, reasons[position]) if found is None else found
             for position, (source, found) in enumerate(zip(wanted, gradients, strict=True))
         ]
+        if unknown:
+            warnings.warn(f"gradient: None for every source: {unknown}", stacklevel=2)
         return tree.unflatten(treedef, results)
 
-    def _refuse_if_spent(self) -> None:
-        if self._closed:
-            raise TapeError("gradient: this tape is closed; enter it anew, or close it later")
-        if self._spent:
-            raise TapeError(
-                "A non-persistent GradientTape can only be used to compute one set of gradients "
-                "(or jacobians); make it with persistent=True, or record anew"
-            )
-        if not self._entered:
-            raise TapeError("gradient: this tape has recorded nothing, its block was never entered")
+    def jacobian(
+        self,
+        target: Any,
+        sources: Any,
+        unconnected_gradients: UnconnectedGradients | str = UnconnectedGradients.NONE,
+        parallel_iterations: int | None = None,
+        experimental_use_pfor: bool = True,
+        *,
+        chunk_size: int | None = None,
+    ) -> Any:
+        """Return the Jacobian of a target with respect to sources, all rows by one walk.
+
+        Parameters
+        ----------
+        target : Tensor, Variable or nest of them
+            What to differentiate.
+        sources : Tensor, Variable or nest of them
+            With respect to what: watched values, or any value computed on the tape.
+        unconnected_gradients : {"none", "zero", "error"} or UnconnectedGradients
+            What to return for a source that a target does not depend on.
+        parallel_iterations : int, optional
+            TensorFlow's name for `chunk_size`.
+        experimental_use_pfor : bool
+            False walks once for each row, without `vmap`: slow, and small in memory.
+        chunk_size : int, optional
+            How many rows to compute at once; fewer take less memory. All by default.
+
+        Returns
+        -------
+        nest of Tensor or None
+            In the structure of `sources`, each of shape ``(*target.shape, *source.shape)`` and of
+            its source's dtype. For a nest of targets, that nest with such a nest for each target.
+
+        Raises
+        ------
+        TapeError
+            If the tape is not persistent and has given its gradient already.
+        TypeError
+            If a target or source is no Tensor or Variable.
+        ValueError
+            If `chunk_size` is less than 1.
+        UnconnectedError
+            If a source is unconnected and that was to be an error.
+
+        Warns
+        -----
+        UserWarning
+            If an operation has no batching rule, and its rows are computed one by one.
+
+        Notes
+        -----
+        Unlike TensorFlow's, a tape that is not persistent may also go without `vmap`, and a
+        persistent tape differentiates the result further. A row is the gradient of one element of
+        the target: of a complex one, the conjugate of its derivative (see `gradient`).
+        """
+        policy = unconnected_policy(unconnected_gradients)
+        size = chunk_size if chunk_size is not None else parallel_iterations
+        if size is not None and size < 1:
+            raise ValueError(f"jacobian: chunk_size is {size}; expected 1 or more, or None")
+        self._refuse_if_spent("jacobian")
+        targets, target_treedef = target_leaves(target, "jacobian")
+        wanted, treedef = source_leaves(sources, "jacobian")
+        manner = Manner(False, size, experimental_use_pfor)
+        found = self._jacobians("jacobian", targets, wanted, policy, manner)
+        return tree.unflatten(target_treedef, [tree.unflatten(treedef, each) for each in found])
+
+    def batch_jacobian(
+        self,
+        target: Any,
+        source: Any,
+        unconnected_gradients: UnconnectedGradients | str = UnconnectedGradients.NONE,
+        parallel_iterations: int | None = None,
+        experimental_use_pfor: bool = True,
+        *,
+        chunk_size: int | None = None,
+    ) -> Tensor:
+        """Return the Jacobian of each example of a batch with respect to its own input.
+
+        Parameters
+        ----------
+        target : Tensor or Variable
+            Of shape (b, ...); example i depends on example i of the source alone. That is not
+            checked: where it does not hold, the result is a sum over examples.
+        source : Tensor or Variable
+            Of shape (b, ...).
+        unconnected_gradients, parallel_iterations, experimental_use_pfor, chunk_size
+            See `jacobian`. An unconnected source has zeros, also under ``"none"``, as in
+            TensorFlow.
+
+        Returns
+        -------
+        Tensor
+            Of shape ``(b, *target.shape[1:], *source.shape[1:])``.
+
+        Raises
+        ------
+        ShapeError
+            If a rank is less than 2, or the lengths of the first axes differ.
+        TapeError, TypeError, ValueError, UnconnectedError
+            As `jacobian`; TypeError also if target or source is a nest.
+        """
+        policy = unconnected_policy(unconnected_gradients)
+        size = chunk_size if chunk_size is not None else parallel_iterations
+        if size is not None and size < 1:
+            raise ValueError(f"batch_jacobian: chunk_size is {size}; expected 1 or more, or None")
+        self._refuse_if_spent("batch_jacobian")
+        check_batch(target, source)
+        targets = target_leaves(target, "batch_jacobian")[0]
+        wanted = source_leaves(source, "batch_jacobian")[0]
+        if policy is UnconnectedGradients.NONE:
+            policy = UnconnectedGradients.ZERO
+        manner = Manner(True, size, experimental_use_pfor)
+        return self._jacobians("batch_jacobian", targets, wanted, policy, manner)[0][0]
+
+    def _jacobians(
+        self,
+        method: str,
+        targets: list[Any],
+        wanted: list[Any],
+        policy: UnconnectedGradients,
+        manner: Manner,
+    ) -> list[list[Any]]:
+        """Return for each target the Jacobian for each source, in the way of `gradient`."""
+        listeners = LISTENERS.get()
+        reasons = [""] * len(wanted)
+        try:
+            # The tape does not hear how they are computed: one record stands for it.
+            LISTENERS.set(tuple(each for each in listeners if each is not self))
+            results = []
+            for target in targets:
+                if policy is UnconnectedGradients.ERROR:
+                    reasons = self._reasons([target], wanted)
+                found = self._jacobians_of(value_of(target), wanted, manner)
+                results.append([found.get(source.key) for source in wanted])
+                for position, source in enumerate(wanted):
+                    if source.key not in found:
+                        zeros = unconnected(policy, position, source, reasons[position], method)
+                        if zeros is not None:
+                            shape = jacobian_shape(target, source, manner)
+                            zeros = zeros_of(shape, zeros)
+                        results[-1][position] = zeros
+        finally:
+            if self._persistent:
+                LISTENERS.set(listeners)
+            else:
+                self._recording = False
+                self._release()
+        return results
+
+    def _jacobians_of(self, target: Tensor, wanted: list[Any], manner: Manner) -> dict[int, Tensor]:
+        """Return the Jacobians of one target, and record them where they may be differentiated."""
+        keys = {source.key for source in wanted}
+        differentiable = target.key in keys and is_differentiable(target.dtype)
+        if target.key not in self.followed and not differentiable:
+            return {}
+        history = self._history_of([target.key]) if self._persistent else None
+        records = self.records if history is None else history.records
+        connected = None if self.roots <= keys else connected_to(records, keys)
+        found = jacobians(records, target, wanted, connected, manner)
+        if history is not None and found:
+            asked = [source for source in wanted if source.key in found]
+
+            def again(positions: Sequence[int]) -> list[Tensor]:
+                some = [asked[position] for position in positions]
+                rows = jacobians(history.records, target, some, connected, manner)
+                return [rows[source.key] for source in some]
+
+            results = [found[source.key] for source in asked]
+            self._record(history, (), results, again)
+        return found
 
     def _seeds(
         self, targets: list[Any], cotangents: list[Tensor], wanted: Collection[int]
@@ -327,7 +343,7 @@ class GradientTape(Recorder):
         self, seeds: dict[int, Tensor], wanted: list[Any], recorded: bool, on_ready: OnReady | None
     ) -> list[Tensor | None]:
         """Return the gradient of each source; the tape itself does not hear how it is computed."""
-        history = self._history_of(seeds) if self._persistent else None
+        history = self._history_of(seeds.keys()) if self._persistent else None
         records = self.records if history is None else history.records
         holders = {source.key: source for source in wanted}
         connected = None if self.roots <= holders.keys() else connected_to(records, holders.keys())
@@ -363,27 +379,39 @@ class GradientTape(Recorder):
         gradients = [finished[source.key] for source in wanted]
         pairs = [(s, g) for s, g in zip(wanted, gradients, strict=True) if g is not None]
         if history is not None and pairs:
-            record = record_of_gradient(history, seeds, self.followed, pairs, connected)
-            if record is not None:
-                self.records.append(record)
-                self.followed.update(record.output)
+            asked = [source for source, _ in pairs]
+
+            def again(positions: Sequence[int]) -> list[Tensor]:
+                some = [asked[position] for position in positions]
+                found = backpropagate(
+                    history.records,
+                    dict(seeds),
+                    {source.key for source in some},
+                    connected=connected,
+                    recorded=True,
+                    consume=False,
+                )
+                return [as_gradient(source, found[source.key]) for source in some]
+
+            read = [seed.key for seed in seeds.values()]
+            self._record(history, read, [gradient for _, gradient in pairs], again)
         return gradients
 
-    def _history_of(self, seeds: dict[int, Tensor]) -> History:
+    def _record(
+        self,
+        history: History,
+        seeds: Collection[int],
+        results: list[Tensor],
+        again: Callable[[Sequence[int]], list[Tensor]],
+    ) -> None:
+        """Record derivatives, so that they can be differentiated in turn; see `record_of`."""
+        record = record_of(history, seeds, self.followed, results, again)
+        if record is not None:
+            self._derivatives.add(self, record, results, history.until)
+
+    def _history_of(self, targets: Collection[int]) -> History:
         """Return a history that contains whatever computed the targets, the last one if it does."""
         history = self._history
-        if history is None or any(key > history.until for key in seeds):
+        if history is None or any(key > history.until for key in targets):
             history = self._history = history_of(self.records, self.followed)
         return history
-
-
-def stop_gradient(x: Any) -> Tensor:
-    """Return the same values with no path back to where they came from.
-
-    Parameters
-    ----------
-    x : Tensor, Variable, array or scalar
-        The values; they are not copied.
-    """
-    tensor = x.read() if isinstance(x, Operators) else asarray(x)
-    return Tensor(tensor.array, tensor.kernels)

@@ -7,13 +7,13 @@ walks these back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import weakref
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from distgrad.core.op import Kind, Op
 from distgrad.core.seam import LISTENERS
 from distgrad.ops import VOCABULARY
-from distgrad.tape.arguments import as_gradient
 from distgrad.tape.backward import backpropagate
 from distgrad.tape.recorder import Recorder
 from distgrad.tape.records import Record
@@ -68,40 +68,39 @@ def _read_by_walks(records: Collection[Any], followed: Collection[int]) -> Colle
     return read
 
 
-def record_of_gradient(
+def record_of(
     history: History,
-    seeds: dict[int, Tensor],
+    seeds: Collection[int],
     followed: Collection[int],
-    pairs: Sequence[tuple[Any, Tensor]],
-    connected: set[int] | None,
+    results: Sequence[Tensor],
+    again: Callable[[Sequence[int]], list[Tensor]],
 ) -> Record | None:
-    """Return the record of one call of `gradient`; None if the gradients depend on nothing.
+    """Return the record of derivatives that a walk gave; None if they depend on nothing.
 
     Parameters
     ----------
     history : History
         What the walk went over.
-    seeds : dict of int to Tensor
-        The cotangents that it started from, by the identity of their target.
+    seeds : collection of int
+        The identities of the cotangents that it started from.
     followed : collection of int
         The identities that the tape follows.
-    pairs : sequence of (source, gradient)
-        The sources, and the gradients that were found for them.
-    connected : set of int or None
-        See `backpropagate`.
+    results : sequence of Tensor
+        The gradients or Jacobians.
+    again : callable
+        ``again(positions)``: compute the results at these positions anew, by recorded operations.
     """
     keys = history.keys
-    own = {seed.key for seed in seeds.values() if seed.key in followed}.difference(keys)
+    own = {key for key in seeds if key in followed}.difference(keys)
     if own:
         keys += tuple(own)
     if not keys:
         return None
-    sources = [source for source, _ in pairs]
 
     def vjp(
         xp: Any, g: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[int]
     ) -> list[Any]:
-        asked = [(s, each) for s, each in zip(sources, g, strict=True) if each is not None]
+        asked = [position for position, each in enumerate(g) if each is not None]
         recorder = Recorder()
         for key in needs:
             if key:
@@ -109,35 +108,101 @@ def record_of_gradient(
         listeners = LISTENERS.get()
         LISTENERS.set((*listeners, recorder))
         try:
-            found = backpropagate(
-                history.records,
-                dict(seeds),
-                {source.key for source, _ in asked},
-                connected=connected,
-                recorded=True,
-                consume=False,
-            )
-            gradients = [as_gradient(source, found[source.key]) for source, _ in asked]
+            derivatives = again(asked)
         finally:
             LISTENERS.set(listeners)
         cotangents: dict[int, Any] = {}
-        for gradient, (_, each) in zip(gradients, asked, strict=True):
-            if recorder.follows(gradient.key):
-                present = cotangents.get(gradient.key)
-                cotangents[gradient.key] = each if present is None else present + each
+        for position, derivative in zip(asked, derivatives, strict=True):
+            if recorder.follows(derivative.key):
+                present = cotangents.get(derivative.key)
+                each = g[position]
+                cotangents[derivative.key] = each if present is None else present + each
         pulled = backpropagate(
             recorder.records,
             cotangents,
             recorder.roots,
             connected=None,
-            recorded=isinstance(asked[0][1], Tensor),
+            recorded=isinstance(g[asked[0]], Tensor),
             consume=True,
         )
         return [pulled.get(key) for key in keys]
 
-    first = pairs[0][1]
-    names = tuple(gradient.key for _, gradient in pairs)
-    # In place of specs None: the VJP takes None for a gradient that nobody used.
-    unused = (None,) * len(pairs)
+    names = tuple(result.key for result in results)
+    # In place of specs None: the VJP takes None for a result that nobody used.
+    unused = (None,) * len(results)
     op = _GradientOp("gradient", Kind.OPAQUE, lambda *inputs: inputs, vjp, outputs=None)
-    return Record(op, keys, names, keys, None, unused, {}, first.kernels)
+    return Record(op, keys, names, keys, None, unused, {}, results[0].kernels)
+
+
+class _Entry(NamedTuple):
+    """The record of a derivative at the end of a tape: whether it lives, and what it may read."""
+
+    record: Record
+    arrays: tuple[weakref.ref[Any], ...]
+    until: int
+
+
+class Derivatives:
+    """The records of derivatives at the end of a persistent tape, until their results are dropped.
+
+    A derivative that nobody holds any more cannot be differentiated: its record goes when the next
+    one comes, so that a loop of gradients needs no more memory than one of them.
+    """
+
+    _LOOKED_AT = 8  # records; what a program holds longer than that stays with the tape
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+
+    def add(
+        self, recorder: Recorder, record: Record, results: Sequence[Tensor], until: int
+    ) -> None:
+        """Append the record of a derivative to a recorder, in place of those that nobody holds.
+
+        Parameters
+        ----------
+        recorder : Recorder
+            The tape.
+        record : Record
+            What `record_of` returned.
+        results : sequence of Tensor
+            The derivatives.
+        until : int
+            See `History`: younger values are no inputs of the record but as cotangents.
+        """
+        self._drop(recorder)
+        recorder.records.append(record)
+        recorder.followed.update(record.output)
+        try:
+            # Arrays and not tensors: other tapes keep arrays, and make tensors of them again.
+            arrays = tuple(weakref.ref(result.array) for result in results)
+        except TypeError:  # a foreign array without weak references: the record stays
+            self._entries.clear()
+            return
+        self._entries = [*self._entries[1 - self._LOOKED_AT :], _Entry(record, arrays, until)]
+
+    def _drop(self, recorder: Recorder) -> None:
+        if not self._entries:
+            return
+        if not recorder.records or recorder.records[-1] is not self._entries[-1].record:
+            self._entries.clear()  # something else was recorded since, perhaps from these
+            return
+        kept: list[_Entry] = []
+        for entry in reversed(self._entries):
+            held = any(reference() is not None for reference in entry.arrays)
+            if held or self._is_read(entry, kept):
+                kept.append(entry)
+            else:
+                recorder.followed.difference_update(entry.record.output)
+        kept.reverse()
+        if len(kept) < len(self._entries):
+            recorder.records[-len(self._entries) :] = [entry.record for entry in kept]
+            self._entries = kept
+
+    @staticmethod
+    def _is_read(entry: _Entry, later: Sequence[_Entry]) -> bool:
+        """Return whether later records may have an entry's results among their inputs."""
+        names = entry.record.output
+        return any(
+            min(names) < each.until or not set(names).isdisjoint(each.record.keys) for each in later
+        )

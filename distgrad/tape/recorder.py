@@ -23,12 +23,20 @@ class Recorder:
         The identities that are followed because somebody said so.
     followed : set of int
         Those, and the identities of all that was computed from them.
+    cuts : dict of int to (str, sequence of int)
+        Where derivatives end, for whoever asks why: by the identity of a value that came from a
+        followed one by an operation without derivative, or from such a value, the operation's name
+        and the identities of its inputs.
+    left : set of int
+        The identities of followed values whose numbers were taken out, for NumPy or for Python.
     """
 
     def __init__(self) -> None:
         self.records: list[Any] = []
         self.roots: set[int] = set()
         self.followed: set[int] = set()
+        self.cuts: dict[int, tuple[str, Sequence[int]]] = {}
+        self.left: set[int] = set()
 
     def follow(self, key: int) -> None:
         """Follow the value of an identity from now on."""
@@ -41,6 +49,24 @@ class Recorder:
 
     def hear_read(self, variable: Variable) -> None:
         """Take no notice of a variable that is about to be read (called by the seam)."""
+
+    def hear_left(self, key: int) -> None:
+        """Note that the numbers of a value are taken out (called by tensors)."""
+        if key in self.followed:
+            self.left.add(key)
+
+    def hear_cut(self, name: str, inputs: Sequence[int], output: int) -> None:
+        """Note that a value has no derivative with respect to what it was computed from."""
+        if any(key in self.followed or key in self.cuts for key in inputs):
+            present = self.cuts.get(output, (name, ()))[1]
+            self.cuts[output] = (name, (*present, *inputs))
+
+    def _cut(self, op: Op, keys: Sequence[int], output: Any) -> None:
+        if output.__class__ is tuple:
+            for each in output:
+                self.cuts[each.key] = (op.name, keys)
+        else:
+            self.cuts[output.key] = (op.name, keys)
 
     def hear(
         self,
@@ -61,16 +87,23 @@ class Recorder:
             elif second in followed:
                 follows = (0, second)
             else:
+                if self.cuts and (first in self.cuts or second in self.cuts):
+                    self._cut(op, keys, output)
                 return
         elif len(keys) == 1:
             if keys[0] not in followed:
+                if self.cuts and keys[0] in self.cuts:
+                    self._cut(op, keys, output)
                 return
             follows = keys
         else:
             follows = [key if key in followed else 0 for key in keys]
             if not any(follows):
+                if self.cuts and not self.cuts.keys().isdisjoint(keys):
+                    self._cut(op, keys, output)
                 return
         if op.vjp is None:
+            self._cut(op, keys, output)
             return
         keep = op.keep
         if output.__class__ is tuple:
@@ -82,6 +115,7 @@ class Recorder:
         elif keep is Keep.OUTPUT:
             xs, y = None, output.array
         elif keep is Keep.SPECS and not is_differentiable(output.dtype):
+            self._cut(op, keys, output)
             return  # a cast to integers: where the dtype changes, specs are kept
         else:
             xs, y = kept(op, follows, arrays, output.array)

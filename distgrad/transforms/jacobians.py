@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 from distgrad import tree
 from distgrad.batching import vmap
 from distgrad.dtypes import is_complex
-from distgrad.eager import asarray, use_backend
+from distgrad.eager import asarray
 from distgrad.errors import DTypeError
-from distgrad.ops.creation import eye
 from distgrad.ops.structure import reshape
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
+from distgrad.tape.jacobians import unit_tensors
 from distgrad.tensor import Tensor
 from distgrad.transforms.functional import ArgNums, fresh_arguments, grad
 
@@ -59,19 +59,17 @@ def jacrev(
     @wraps(f)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
         fresh, chosen = fresh_arguments("jacrev", argnums, args)
-        with GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        with GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(chosen)
             result = f(*fresh, **kwargs)
-
-        def of_output(output: Any) -> Any:
-            target = _real("jacrev", asarray(output))
-            pull = partial(tape.gradient, target, chosen, unconnected_gradients="zero")
-            by_row = vmap(lambda unit: pull(output_gradients=unit), chunk_size=chunk_size)
-            rows = by_row(unit_tensors(target))
-            found = tree.map(lambda r: reshape(r, (*target.shape, *r.shape[1:])), rows)
-            return found[0] if isinstance(argnums, int) else tuple(found)
-
-        rows = tree.map(of_output, result[0] if has_aux else result)
+        outputs, treedef = tree.flatten(result[0] if has_aux else result)
+        targets = [_real("jacrev", asarray(output)) for output in outputs]
+        for leaf in tree.flatten(chosen)[0]:
+            _real("jacrev", leaf)
+        found = tape.jacobian(targets, chosen, unconnected_gradients="zero", chunk_size=chunk_size)
+        rows = tree.unflatten(
+            treedef, [each[0] if isinstance(argnums, int) else tuple(each) for each in found]
+        )
         return (rows, result[1]) if has_aux else rows
 
     return jacobian
@@ -149,12 +147,6 @@ def hessian(
     Forward mode over reverse mode.
     """
     return jacfwd(grad(f, argnums), argnums, chunk_size=chunk_size)
-
-
-def unit_tensors(x: Tensor) -> Tensor:
-    """Return an array of shape (x.size, *x.shape): for each element a one there, else zeros."""
-    with use_backend(x.backend):
-        return reshape(eye(x.size, dtype=x.dtype), (x.size, *x.shape))
 
 
 def _real(operation: str, x: Tensor) -> Tensor:

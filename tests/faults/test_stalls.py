@@ -105,7 +105,7 @@ def test_the_runner_shows_the_stacks_of_all_ranks_and_ends_them(tmp_path):
     bus, train = message.index("in waits_for_a_bus"), message.index("in waits_for_a_train")
     first, second = message.index("stacks of rank 0"), message.index("stacks of rank 1")
     assert first < bus < second < train or second < train < first < bus
-    pids = [int(pid) for pid in re.findall(r"process (\d+)", message)]  # lines may run together
+    pids = {int(pid) for pid in re.findall(r"process (\d+)", message)}  # lines may run together
     assert len(pids) == 2
     assert not any(is_running(pid) for pid in pids)
 

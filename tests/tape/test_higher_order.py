@@ -282,6 +282,7 @@ def test_a_gradient_with_respect_to_an_intermediate_value_is_differentiable():
     assert float(tape.gradient(to_y, x)) == pytest.approx(12 * 8.0)
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_a_gradient_that_does_not_depend_on_the_source_is_unconnected():
     x = dg.Variable(3.0)
     with dg.GradientTape(persistent=True) as tape:

@@ -70,6 +70,7 @@ def test_entering_an_active_tape_is_refused():
         pass
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_entering_again_after_the_block_continues_the_same_tape():
     x = dg.Variable(3.0)
     tape = dg.GradientTape()
@@ -85,6 +86,7 @@ def test_entering_again_after_the_block_continues_the_same_tape():
     assert tape.gradient(outside, x) is None
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_entering_again_after_use_starts_anew():
     x = dg.Variable(3.0)
     tape = dg.GradientTape()
@@ -212,6 +214,7 @@ def test_an_error_in_the_backward_pass_leaves_the_listeners_right():
 # --- several tapes --------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_tapes_may_be_left_in_another_order_than_entered():
     x = dg.Variable(3.0)
     first, second = dg.GradientTape(), dg.GradientTape()
@@ -226,6 +229,7 @@ def test_tapes_may_be_left_in_another_order_than_entered():
     assert first.gradient(only_second, x) is None
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_watching_is_a_matter_of_one_tape():
     x = dg.asarray(3.0)
     with dg.GradientTape() as outer, dg.GradientTape() as inner:

@@ -22,6 +22,7 @@ def test_reset_forgets_what_was_recorded_and_watched():
     assert gradients[1] is None
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_reset_forgets_watched_tensors():
     x = dg.asarray(3.0)
     with dg.GradientTape() as tape:
@@ -45,6 +46,7 @@ def test_reset_outside_the_block_is_refused():
 # --- stop_recording -------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_nothing_is_heard_while_recording_is_stopped():
     x = dg.Variable(3.0)
     with dg.GradientTape(persistent=True) as tape:
@@ -56,6 +58,7 @@ def test_nothing_is_heard_while_recording_is_stopped():
     assert float(tape.gradient(z, x)) == 27.0
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_stopped_blocks_nest():
     x = dg.Variable(3.0)
     with dg.GradientTape(persistent=True) as tape:
@@ -70,6 +73,7 @@ def test_stopped_blocks_nest():
     assert float(tape.gradient(after, x)) == 4.0
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_stopping_one_tape_leaves_the_others_recording():
     x = dg.Variable(3.0)
     with dg.GradientTape() as outer, dg.GradientTape() as inner, inner.stop_recording():

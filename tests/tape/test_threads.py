@@ -4,6 +4,8 @@ import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 import distgrad as dg
 from distgrad.core import LISTENERS
 
@@ -14,6 +16,7 @@ def in_another_thread(function, *arguments):
         return pool.submit(function, *arguments).result(timeout=30)
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_operations_in_another_thread_are_not_recorded():
     x = dg.Variable(3.0)
     with dg.GradientTape() as tape:

@@ -83,6 +83,7 @@ def test_closures_and_nested_functions_are_followed():
     assert float(tape.gradient(z, x)) == 4.0
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_the_second_derivative_of_a_linear_function_is_unconnected():
     x = dg.Variable(3.0)
     with dg.GradientTape() as outer:

@@ -49,6 +49,7 @@ def test_watched_variables_lists_no_tensors():
     assert [each.name for each in tape.watched_variables()] == ["v"]
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_untrainable_variables_are_constants_unless_they_are_watched():
     x = dg.Variable(3.0, trainable=False)
     with dg.GradientTape() as unaware:
@@ -237,6 +238,7 @@ def test_watching_an_intermediate_value_keeps_the_path_behind_it():
     assert float(tape.gradient(z, x)) == 108.0
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 def test_a_value_that_nobody_watches_has_no_gradient():
     x = dg.asarray(3.0)
     with dg.GradientTape() as tape:
@@ -335,6 +337,7 @@ def test_stop_gradient_keeps_the_values_and_takes_anything_that_can_be_a_tensor(
     assert dg.stop_gradient(np.arange(3.0)).numpy().tolist() == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.filterwarnings("ignore:gradient. None for every source:UserWarning")
 @pytest.mark.parametrize(
     "function",
     [

@@ -89,6 +89,26 @@ def test_methods_keywords_and_several_outputs_work():
     assert float(gradient) == 4.0
 
 
+def test_a_method_is_bound_and_its_object_has_no_gradient():
+    class Scaled:
+        def __init__(self, scale):
+            self.scale = scale
+
+        @dg.custom_gradient
+        def __call__(self, x, mode):
+            return x * self.scale, lambda u: u * (self.scale if mode == "right" else 0.0)
+
+        @dg.recompute_grad
+        def again(self, x):
+            return dg.sin(x) * self.scale
+
+    model, x = Scaled(3.0), dg.asarray(2.0)
+
+    assert float(dg.grad(lambda x: model(x, "right"))(x)) == 3.0
+    assert float(dg.grad(lambda x: model(x, "wrong"))(x)) == 0.0
+    assert float(dg.grad(model.again)(x)) == pytest.approx(3 * np.cos(2.0), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [

@@ -1,0 +1,182 @@
+"""How values enter: numbers, nested lists and foreign arrays become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from distgrad import backend as backends
+from distgrad.backend.kernels import Kernels
+from distgrad.backend.protocol import Backend
+from distgrad.backends_in_force import current_kernels, kernels_in_use, kernels_of
+from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, result_type
+from distgrad.errors import DTypeError
+from distgrad.ops.creation import dtype_of_scalar
+from distgrad.ops.elementwise import positive
+from distgrad.ops.structure import stack
+from distgrad.tensor import Operators, Tensor
+
+SCALARS = (bool, int, float, complex)  # Python's numbers, which kernels take as they are
+
+
+def kernels_owning(values: list[Any]) -> Kernels | None:
+    """Return the kernels of the first backend in use that owns one of the values.
+
+    Where several do, because they are backends of one array type, the one in force goes first.
+    """
+    for value in values:
+        if isinstance(value, (*SCALARS, np.generic, np.ndarray, list, tuple)):
+            continue
+        for kernels in kernels_in_use():
+            if kernels.backend.owns(value):
+                return kernels
+        module = type(value).__module__.partition(".")[0]
+        if module in backends.known():
+            return kernels_of(module)
+    return None
+
+
+def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = False) -> Any:
+    """Return any value as a raw array of a backend."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        as_dtype(value.dtype)  # refuses those without arithmetic
+        return kernels.backend.asarray(value, dtype=dtype, copy=copy)
+    if kernels.backend.owns(value):
+        return kernels.backend.asarray(value, dtype=dtype, copy=copy)
+    if type(value) in SCALARS:
+        return kernels.backend.asarray(value, dtype=dtype or dtype_of_scalar(value))
+    if isinstance(value, (list, tuple)):
+        host = as_host(value)
+        if dtype is None and host.dtype.kind in "fc" and not _has_numpy_leaf(value):
+            dtype = default_dtype() if host.dtype.kind == "f" else as_dtype(complex)
+        as_dtype(host.dtype)
+        return kernels.backend.asarray(host, dtype=dtype)
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        host = np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+        return asarray_raw(kernels, host, dtype, copy)
+    raise DTypeError(
+        f"asarray: value is a {type(value).__name__}; expected a number, an array, a Tensor, "
+        "a Variable, or nested lists of numbers"
+    )
+
+
+def as_host(value: Any) -> np.ndarray[Any, Any]:
+    """Return Python's numbers, or nested lists of them, as a NumPy array in double precision.
+
+    Raises
+    ------
+    DTypeError
+        If lists are ragged, or hold no numbers.
+    """
+    try:
+        host = np.asarray(value)
+    except ValueError as error:  # NumPy's word for lists of unequal lengths
+        raise DTypeError(_NO_NUMBERS.format(type(value).__name__)) from error
+    if host.dtype.kind not in "biufc" and host.dtype.name != "bfloat16":
+        raise DTypeError(_NO_NUMBERS.format(type(value).__name__))
+    return host
+
+
+_NO_NUMBERS = (
+    "asarray: {} is ragged or holds no numbers; expected nested lists of equal lengths, of numbers"
+)
+
+
+def holds_tensors(value: Any) -> bool:
+    """Return whether nested lists hold a tensor or variable."""
+    if isinstance(value, (list, tuple)):
+        return any(holds_tensors(each) for each in value)
+    return isinstance(value, Operators)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def stacked(value: Any) -> Tensor:
+    """Return nested lists that hold tensors as one tensor, by operations that tapes hear."""
+    leaves = list(_leaves(value))
+    home = next(leaf for leaf in leaves if isinstance(leaf, Operators)).backend
+    joint = result_type(*(leaf if type(leaf) in SCALARS else leaf.dtype for leaf in leaves))
+
+    def joined(part: Any) -> Any:
+        if isinstance(part, (list, tuple)):
+            return stack([joined(each) for each in part])
+        return part if isinstance(part, Operators) else asarray(part, dtype=joint, backend=home)
+
+    result: Tensor = joined(value)
+    return result
+
+
+def _has_numpy_leaf(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return hasattr(value, "dtype")
+
+
+def asarray(
+    value: Any,
+    /,
+    *,
+    dtype: DTypeLike | None = None,
+    backend: str | Backend | None = None,
+    copy: bool | None = None,
+) -> Tensor:
+    """Return a value as a tensor.
+
+    Parameters
+    ----------
+    value : Tensor, Variable, array, scalar or nested lists
+        NumPy and CuPy arrays keep their dtype and share their memory unless `copy` is true; Python
+        floats get the default dtype, integers int64.
+    dtype : dtype, optional
+        The dtype wanted.
+    backend : str or Backend, optional
+        Where to put it; by default where it is, or on the backend in force.
+    copy : bool, optional
+        Whether to copy even where memory could be shared.
+
+    Raises
+    ------
+    DTypeError
+        If the value holds no numbers, or lists are ragged.
+    """
+    wanted = None if dtype is None else as_dtype(dtype)
+    if isinstance(value, (list, tuple)) and holds_tensors(value):
+        value = stacked(value)
+    if isinstance(value, Operators):
+        tensor = value.read()
+        if backend is not None:
+            tensor = tensor.to(backend=backend)
+        if wanted is not None and wanted != tensor.dtype:
+            converted: Tensor = tensor.astype(wanted)
+            return converted
+        return positive(tensor) if copy or tensor is not value else tensor
+    if backend is not None:
+        kernels = kernels_of(backend)
+    else:
+        kernels = kernels_owning([value]) or current_kernels()
+    return Tensor(asarray_raw(kernels, value, wanted, bool(copy)), kernels)
+
+
+def beside(value: Any, tensor: Tensor) -> Tensor:
+    """Return a value as a tensor that can meet another one in an operation.
+
+    Parameters
+    ----------
+    value : Tensor, Variable, array, scalar or nested lists
+        What comes from a user: a cotangent, a tangent.
+    tensor : Tensor
+        Whose backend it goes to, unless it belongs to a transformation on a higher level.
+    """
+    if isinstance(value, Operators):
+        own = value.read()
+        if own.kernels.level > tensor.kernels.level:
+            return own
+    return asarray(value, backend=tensor.kernels.backend)

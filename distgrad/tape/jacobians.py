@@ -1,0 +1,155 @@
+"""Jacobians of what a tape recorded: one walk for all rows, by a cotangent with a batch axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from distgrad.batching import Batched, vmap
+from distgrad.eager import current_kernels
+from distgrad.errors import ShapeError
+from distgrad.ops.structure import broadcast_to, permute_dims, reshape, stack
+from distgrad.tape.arguments import as_gradient, value_of
+from distgrad.tape.backward import backpropagate
+from distgrad.tensor import Operators, Tensor
+
+
+class Manner(NamedTuple):
+    """How a Jacobian is taken.
+
+    Attributes
+    ----------
+    batch : bool
+        Whether each example of a batch is differentiated with respect to its own input alone.
+    chunk_size : int or None
+        How many rows to compute at once; None for all.
+    together : bool
+        Whether rows are computed at once; otherwise there is a walk for each.
+    """
+
+    batch: bool = False
+    chunk_size: int | None = None
+    together: bool = True
+
+
+def jacobians(
+    records: list[Any],
+    target: Tensor,
+    sources: Sequence[Any],
+    connected: set[int] | None,
+    manner: Manner,
+) -> dict[int, Tensor]:
+    """Return the Jacobian of one target for each source that it depends on, by identity.
+
+    Parameters
+    ----------
+    records : list of Record
+        What to walk over; it stays as it is.
+    target : Tensor
+        Under the identity by which the records know it.
+    sources : sequence of Tensor or Variable
+        With respect to what.
+    connected : set of int or None
+        See `distgrad.tape.backward.backpropagate`.
+    manner : Manner
+        How to walk.
+
+    Returns
+    -------
+    dict of int to Tensor
+        Arrays of the shape that `jacobian_shape` says.
+    """
+    holders = {source.key: source for source in sources}
+    reached: list[int] = []
+
+    def row(unit: Tensor) -> list[Tensor]:
+        """Return the gradients for one cotangent, which `vmap` makes all cotangents."""
+        found = backpropagate(
+            records,
+            {target.key: unit},
+            holders.keys(),
+            connected=connected,
+            recorded=True,
+            consume=False,
+        )
+        reached[:] = found
+        return [as_gradient(holders[key], cotangent) for key, cotangent in found.items()]
+
+    units = _batch_units(target) if manner.batch else unit_tensors(target)
+    if manner.together or not units.shape[0]:
+        rows = vmap(row, chunk_size=manner.chunk_size)(units)
+    else:
+        rows = [stack(each) for each in zip(*map(row, units), strict=True)]
+    arrange = _batch_in_front if manner.batch else _rows_as_target
+    return {
+        key: arrange(found, target, holders[key]) for key, found in zip(reached, rows, strict=True)
+    }
+
+
+def jacobian_shape(target: Any, source: Any, manner: Manner) -> tuple[int, ...]:
+    """Return the shape of the Jacobian of a target with respect to a source."""
+    return (*target.shape, *(source.shape[1:] if manner.batch else source.shape))
+
+
+def check_batch(target: Any, source: Any) -> None:
+    """Refuse what has no Jacobian for each example of a batch.
+
+    Raises
+    ------
+    TypeError
+        If target or source is no single tensor or variable.
+    ShapeError
+        If a rank is less than 2, or the lengths of the first axes differ.
+    """
+    for name, value in (("target", target), ("source", source)):
+        if not isinstance(value, Operators):
+            raise TypeError(
+                f"batch_jacobian: {name} is a {type(value).__name__}; expected one Tensor or "
+                "Variable: call it once for each"
+            )
+        if len(value.shape) < 2:
+            raise ShapeError(
+                f"batch_jacobian: {name}: Shape {value.shape} must have rank at least 2, a batch "
+                "axis and one more; take jacobian, or dg.expand_dims first"
+            )
+    if target.shape[0] != source.shape[0]:
+        raise ShapeError(
+            f"batch_jacobian: Need first dimension of target shape {target.shape} and source shape "
+            f"{source.shape} to match; it counts the examples in both"
+        )
+
+
+def unit_tensors(x: Tensor) -> Tensor:
+    """Return an array of shape (x.size, *x.shape): for each element a one there, else zeros."""
+    shape = tuple(x.shape)
+    units = _identity(prod(shape), x)
+    return units if len(shape) == 1 else reshape(units, (prod(shape), *shape))
+
+
+def _batch_units(x: Tensor) -> Tensor:
+    """Return for each element of an example a one there in every example, else zeros."""
+    count, *rest = x.shape
+    size = prod(rest)
+    return broadcast_to(reshape(_identity(size, x), (size, 1, *rest)), (size, count, *rest))
+
+
+def _identity(size: int, x: Tensor) -> Tensor:
+    """Return an identity matrix of numbers, which the transformations around `x` lift to theirs."""
+    kernels, array = x.kernels, x.array
+    while isinstance(array, Batched):
+        kernels, array = array.value.kernels, array.value.array
+    if kernels.level:  # a trace, which may know by now where its graph will run
+        kernels = getattr(kernels.backend, "home", None) or current_kernels()
+    return Tensor(kernels.eye(n_rows=size, n_cols=size, k=0, dtype=x.dtype), kernels)
+
+
+def _rows_as_target(rows: Tensor, target: Tensor, source: Any) -> Tensor:
+    if len(target.shape) == 1:
+        return rows
+    return reshape(rows, (*target.shape, *value_of(source).shape))
+
+
+def _batch_in_front(rows: Tensor, target: Tensor, source: Any) -> Tensor:
+    swapped = permute_dims(rows, (1, 0, *range(2, len(rows.shape))))
+    return reshape(swapped, (*target.shape, *value_of(source).shape[1:]))
