@@ -176,9 +176,19 @@ def _listening(lines: Lines) -> Iterator[None]:
 
 def user_line() -> str:
     """Return the innermost line of code outside of the library, as ``file:number: code``."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    name, number = frame.f_code.co_filename, frame.f_lineno
+    name, number = _user_place()
     code = linecache.getline(name, number).strip()
     return f"{os.path.basename(name)}:{number}" + (f": {code}" if code else "")
+
+
+def user_place() -> str:
+    """Return where the innermost line outside of the library stands, as ``file:number``."""
+    name, number = _user_place()
+    return f"{os.path.basename(name)}:{number}"
+
+
+def _user_place() -> tuple[str, int]:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno

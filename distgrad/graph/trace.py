@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from distgrad.backend.kernels import Kernels
@@ -13,6 +11,7 @@ from distgrad.backend.operators import KernelOperators
 from distgrad.backend.protocol import API_VERSION
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS, VALUES
+from distgrad.debug import user_place
 from distgrad.dtypes import DType
 from distgrad.eager import asarray, deeper, make_kernels
 from distgrad.errors import TraceError
@@ -23,7 +22,6 @@ from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
 _SCALARS = (bool, int, float, complex)
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
 class Symbol(KernelOperators):
@@ -148,7 +146,7 @@ class Trace:
 
     def call(self, op: Op, operands: Sequence[Any], params: dict[str, Any]) -> Any:
         """Add an operation to the graph and return its result's symbol."""
-        where = user_line()
+        where = user_place()
         if not self.is_open:
             raise TraceError(
                 f"{op.name}: at {where} a symbolic value is used after the trace of "
@@ -175,8 +173,8 @@ class Trace:
     def to_host(self, array: Symbol) -> NoReturn:
         """Refuse: there are no values yet."""
         raise TraceError(
-            f"{self.graph.name}: at {user_line()} the value of a symbolic tensor is asked for, but "
-            "the function is only being traced; take dg.where in place of `if`, and keep print and "
+            f"{self.graph.name}: at {user_place()} the value of a symbolic tensor is asked for, "
+            "but the function is only being traced; take dg.where in place of `if`, and keep print and "
             "numpy() outside of the function"
         )
 
@@ -235,11 +233,3 @@ def tracing(name: str, *, captures: bool = False) -> Any:
             VALUES.reset(token)
             LISTENERS.set(listeners)
             trace.is_open = False
-
-
-def user_line() -> str:
-    """Return the innermost line outside of distgrad that is being executed, as ``file:line``."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
