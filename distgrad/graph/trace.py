@@ -174,8 +174,8 @@ class Trace:
         """Refuse: there are no values yet."""
         raise TraceError(
             f"{self.graph.name}: at {user_place()} the value of a symbolic tensor is asked for, "
-            "but the function is only being traced; take dg.where in place of `if`, and keep print and "
-            "numpy() outside of the function"
+            "but the function is only being traced; take dg.where in place of `if`, and keep print "
+            "and numpy() outside of the function"
         )
 
     def device(self, array: Symbol) -> str:

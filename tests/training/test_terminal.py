@@ -66,7 +66,10 @@ def seen(tmp_path: Path, command: list[str], *, on_terminal: bool, **changes) ->
 def launcher(tmp_path):
     """Return the path of a program called mpirun that pipes its child's output."""
     path = tmp_path / "mpirun"
-    path.write_text(LAUNCHER.format(python=sys.executable))
+    # Not the environment's own name: it may have a space in it, which the first line can't have.
+    python = tmp_path / "python"
+    python.symlink_to(os.path.realpath(sys.executable))
+    path.write_text(LAUNCHER.format(python=python))
     path.chmod(0o755)
     return str(path)
 
