@@ -5,6 +5,7 @@ import pytest
 
 import distgrad as dg
 from distgrad.errors import TraceError
+from distgrad.ops.elementwise import EXP, SIN
 
 X = dg.asarray(np.array([0.3, -1.2, 2.0]))
 
@@ -62,20 +63,22 @@ def test_derivatives_to_second_order_are_those_of_the_plain_function(derive):
     np.testing.assert_allclose(traced.numpy(), plain.numpy(), rtol=1e-12)
 
 
-def test_a_call_is_one_record_and_its_backward_pass_recomputes_nothing():
-    calls = []
-
-    @dg.function
-    def f(x):
-        return dg.exp(dg.sin(x))
-
+def test_a_call_is_one_record_and_its_backward_pass_recomputes_nothing(monkeypatch):
     x = dg.Variable(0.3)
+    runs = []
+    for op in (EXP, SIN):
+        kernel = x.kernels.table[op]
+        counted = lambda a, op=op, kernel=kernel: runs.append(op.name) or kernel(a)  # noqa: E731
+        monkeypatch.setitem(x.kernels.table, op, counted)
+
+    f = dg.function(lambda x: dg.exp(dg.sin(x)))
     with dg.GradientTape() as tape:
         y = f(x.value())
-        calls.append(len(tape.records))
+        records = len(tape.records)
     gradient = tape.gradient(y, x)
 
-    assert calls == [2]  # the read of the variable, and the function
+    assert records == 2  # the read of the variable, and the function
+    assert runs == ["sin", "exp"]  # each once, in the forward pass
     assert float(gradient) == pytest.approx(np.exp(np.sin(0.3)) * np.cos(0.3), rel=1e-6)
 
 
@@ -103,7 +106,7 @@ def test_a_tape_outside_reaches_captured_variables():
     with dg.GradientTape() as tape:
         y = f(dg.asarray([1.0, 10.0]))
 
-    assert tape.watched_variables() == (w,) or tape.watched_variables()[0] is w
+    assert [watched is w for watched in tape.watched_variables()] == [True]
     np.testing.assert_array_equal(tape.gradient(y, w).numpy(), [4.0, 60.0])
 
 
@@ -119,8 +122,8 @@ def test_a_training_step_with_the_tape_inside():
         return loss
 
     pairs = [(dg.Variable(np.full((3, 1), 0.1)), dg.Variable(np.zeros(1))) for _ in range(2)]
-    traced = dg.function(step)
-    losses = [[float(f(*pair)) for _ in range(20)] for f, pair in zip((step, traced), pairs)]  # noqa: B905
+    runs = zip((step, dg.function(step)), pairs, strict=True)
+    losses = [[float(f(*pair)) for _ in range(20)] for f, pair in runs]
 
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-12)
     assert losses[0][-1] < losses[0][0]
@@ -159,7 +162,7 @@ def test_the_printed_graph_is_simplified_and_stable():
     def f(x, y):
         unused = dg.exp(x)
         del unused
-        return dg.sin(x) * 2.0 + dg.sin(x) * 2.0 @ y if False else (dg.sin(x) + dg.sin(x)) * y
+        return (dg.sin(x) + dg.sin(x)) * y
 
     graph = f.graph(dg.asarray([1.0, 2.0, 3.0]), dg.asarray(2.0))
     graph.verify()
