@@ -102,11 +102,6 @@ def elementwise_spec(name: str, dtype: DTypeRule) -> SpecRule:
     return spec
 
 
-def same_spec(operand: Spec, **params: Any) -> Spec:
-    """Return the operand's own spec."""
-    return operand
-
-
 # --- elementwise --------------------------------------------------------------------------------
 
 
