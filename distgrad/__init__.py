@@ -28,6 +28,25 @@ from distgrad.dtypes import (
 from distgrad.dtypes import default_dtype as get_default_dtype
 from distgrad.eager import asarray, list_backends, set_backend, use_backend
 from distgrad.graph import cond, function, scan, while_loop
+from distgrad.ops.arithmetic import (
+    abs,
+    add,
+    ceil,
+    divide,
+    floor,
+    floor_divide,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    positive,
+    pow,
+    remainder,
+    round,
+    sign,
+    square,
+    subtract,
+)
 from distgrad.ops.comparison import (
     equal,
     greater,
@@ -43,49 +62,9 @@ from distgrad.ops.comparison import (
     logical_xor,
     not_equal,
 )
+from distgrad.ops.complex_numbers import conj, imag, real
 from distgrad.ops.contractions import matmul, tensordot, vecdot
 from distgrad.ops.creation import arange, eye, full, linspace, ones, zeros
-from distgrad.ops.elementwise import (
-    abs,
-    acos,
-    acosh,
-    add,
-    asin,
-    asinh,
-    atan,
-    atan2,
-    atanh,
-    ceil,
-    conj,
-    cos,
-    cosh,
-    divide,
-    exp,
-    expm1,
-    floor,
-    floor_divide,
-    imag,
-    log,
-    log1p,
-    logaddexp,
-    maximum,
-    minimum,
-    multiply,
-    negative,
-    positive,
-    pow,
-    real,
-    remainder,
-    round,
-    sign,
-    sin,
-    sinh,
-    sqrt,
-    square,
-    subtract,
-    tan,
-    tanh,
-)
 from distgrad.ops.indexing import take
 from distgrad.ops.neural import (
     log_softmax,
@@ -126,6 +105,27 @@ from distgrad.ops.structure import (
     squeeze,
     stack,
     zeros_like,
+)
+from distgrad.ops.transcendental import (
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atan2,
+    atanh,
+    cos,
+    cosh,
+    exp,
+    expm1,
+    log,
+    log1p,
+    logaddexp,
+    sin,
+    sinh,
+    sqrt,
+    tan,
+    tanh,
 )
 from distgrad.tape import ForwardAccumulator, GradientTape, UnconnectedGradients, stop_gradient
 from distgrad.tensor import Tensor

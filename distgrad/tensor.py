@@ -14,7 +14,16 @@ from distgrad.backend.protocol import Backend
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype
-from distgrad.ops import comparison, contractions, elementwise, indexing, reductions, structure
+from distgrad.ops import (
+    VOCABULARY,
+    arithmetic,
+    comparison,
+    complex_numbers,
+    contractions,
+    indexing,
+    reductions,
+    structure,
+)
 
 new_key = count(1).__next__  # identities: never 0, which means "a constant"
 
@@ -54,17 +63,17 @@ class Operators:
     __slots__ = ()
 
     # np.add(array, tensor) and array + tensor come to __array_ufunc__ below.
-    __add__, __radd__ = _binary(elementwise.ADD), _reflected(elementwise.ADD)
-    __sub__, __rsub__ = _binary(elementwise.SUBTRACT), _reflected(elementwise.SUBTRACT)
-    __mul__, __rmul__ = _binary(elementwise.MULTIPLY), _reflected(elementwise.MULTIPLY)
-    __truediv__, __rtruediv__ = _binary(elementwise.DIVIDE), _reflected(elementwise.DIVIDE)
-    __floordiv__ = _binary(elementwise.FLOOR_DIVIDE)
-    __rfloordiv__ = _reflected(elementwise.FLOOR_DIVIDE)
-    __mod__, __rmod__ = _binary(elementwise.REMAINDER), _reflected(elementwise.REMAINDER)
-    __pow__, __rpow__ = _binary(elementwise.POW), _reflected(elementwise.POW)
+    __add__, __radd__ = _binary(arithmetic.ADD), _reflected(arithmetic.ADD)
+    __sub__, __rsub__ = _binary(arithmetic.SUBTRACT), _reflected(arithmetic.SUBTRACT)
+    __mul__, __rmul__ = _binary(arithmetic.MULTIPLY), _reflected(arithmetic.MULTIPLY)
+    __truediv__, __rtruediv__ = _binary(arithmetic.DIVIDE), _reflected(arithmetic.DIVIDE)
+    __floordiv__ = _binary(arithmetic.FLOOR_DIVIDE)
+    __rfloordiv__ = _reflected(arithmetic.FLOOR_DIVIDE)
+    __mod__, __rmod__ = _binary(arithmetic.REMAINDER), _reflected(arithmetic.REMAINDER)
+    __pow__, __rpow__ = _binary(arithmetic.POW), _reflected(arithmetic.POW)
     __matmul__, __rmatmul__ = _binary(contractions.MATMUL), _reflected(contractions.MATMUL)
-    __neg__, __pos__ = _unary(elementwise.NEGATIVE), _unary(elementwise.POSITIVE)
-    __abs__ = _unary(elementwise.ABS)
+    __neg__, __pos__ = _unary(arithmetic.NEGATIVE), _unary(arithmetic.POSITIVE)
+    __abs__ = _unary(arithmetic.ABS)
     __lt__, __le__ = _binary(comparison.LESS), _binary(comparison.LESS_EQUAL)
     __gt__, __ge__ = _binary(comparison.GREATER), _binary(comparison.GREATER_EQUAL)
     __eq__ = _equality(comparison.EQUAL, False)  # elementwise, as NumPy's
@@ -215,7 +224,7 @@ class Operators:
         target = load(backend) if isinstance(backend, str) else backend
         if target is source:
             tensor = self.read()
-            return tensor if tensor is self else apply(elementwise.POSITIVE, tensor)
+            return tensor if tensor is self else apply(arithmetic.POSITIVE, tensor)
         return apply(structure.TRANSFER, self, source=source, backend=target)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -258,12 +267,12 @@ class Operators:
     @property
     def real(self) -> Any:
         """The real part."""
-        return elementwise.real(self)
+        return complex_numbers.real(self)
 
     @property
     def imag(self) -> Any:
         """The imaginary part."""
-        return elementwise.imag(self)
+        return complex_numbers.imag(self)
 
     def astype(self, dtype: DTypeLike) -> Any:
         """Return the value in another dtype; see `distgrad.astype`."""
@@ -374,9 +383,9 @@ _UFUNC_NAMES = {
     "mod": "remainder",
 }
 
-_OPS = {op.name: op for family in (elementwise, comparison, contractions) for op in family.OPS}
+
 _UFUNCS: dict[np.ufunc, Op] = {
-    ufunc: _OPS[_UFUNC_NAMES.get(name, name)]
+    ufunc: VOCABULARY[_UFUNC_NAMES.get(name, name)]
     for name, ufunc in vars(np).items()
-    if isinstance(ufunc, np.ufunc) and _UFUNC_NAMES.get(name, name) in _OPS
+    if isinstance(ufunc, np.ufunc) and _UFUNC_NAMES.get(name, name) in VOCABULARY
 }

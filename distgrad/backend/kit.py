@@ -7,11 +7,13 @@ CuPy and every stranger's module; a backend overrides the kernels that it can do
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.protocol import API_VERSION
 from distgrad.core.op import Placeholder, Slice
 from distgrad.dtypes import as_dtype, float32, float64, int64, is_complex, result_type
@@ -98,6 +100,8 @@ class ArrayModuleBackend:
         """Return the kernel of an operation: a special one, an adapted one, or the module's own."""
         if name in self._kernels:
             return self._kernels[name]
+        if name in ADAPTERS:
+            return partial(ADAPTERS[name], self)
         adapter = getattr(self, f"_{name}", None)
         function = adapter or getattr(self.module, name, None)
         if function is None or self._speaks_numpy:

@@ -2,19 +2,23 @@
 
 from distgrad.core.op import Op
 from distgrad.ops import (
+    arithmetic,
     comparison,
+    complex_numbers,
     contractions,
     creation,
-    elementwise,
     indexing,
     neural,
     reductions,
     selection,
     structure,
+    transcendental,
 )
 
 FAMILIES = (
-    elementwise,
+    arithmetic,
+    transcendental,
+    complex_numbers,
     comparison,
     reductions,
     contractions,

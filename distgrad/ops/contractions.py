@@ -10,7 +10,8 @@ from distgrad.core.op import Array, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
 from distgrad.ops import batching
-from distgrad.ops.elementwise import conj, multiply
+from distgrad.ops.arithmetic import multiply
+from distgrad.ops.complex_numbers import conj
 from distgrad.ops.families import conjugate, fit, joint, shape_of, sum_of
 from distgrad.ops.reductions import sum as sum_over
 from distgrad.ops.structure import permute_dims, reshape

@@ -11,7 +11,7 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike, as_dtype, bool_, default_dtype
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops import batching
-from distgrad.ops.elementwise import multiply, negative, subtract
+from distgrad.ops.arithmetic import multiply, negative, subtract
 from distgrad.ops.families import (
     elementwise_spec,
     floating,

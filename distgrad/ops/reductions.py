@@ -14,8 +14,10 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import DType, bool_, int64
 from distgrad.errors import ShapeError
 from distgrad.ops import batching
-from distgrad.ops.elementwise import conj, multiply, real, sqrt, subtract
+from distgrad.ops.arithmetic import multiply, subtract
+from distgrad.ops.complex_numbers import conj, real
 from distgrad.ops.families import floating, joint, linear, quotient, undifferentiable
+from distgrad.ops.transcendental import sqrt
 from distgrad.shapes import Axis, Shape, normalize_axes, normalize_axis, reduced
 
 

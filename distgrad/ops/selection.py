@@ -7,7 +7,7 @@ from typing import Any
 from distgrad.core.op import Array, Kind, Namespace, Op
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType
-from distgrad.ops.elementwise import maximum, minimum
+from distgrad.ops.arithmetic import maximum, minimum
 from distgrad.ops.families import elementwise_spec, expand_to, fit, joint
 
 

@@ -10,7 +10,7 @@ from distgrad import tree
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import as_host, asarray, beside, holds_tensors
 from distgrad.errors import ShapeError, UnconnectedError
-from distgrad.ops.elementwise import real
+from distgrad.ops.complex_numbers import real
 from distgrad.ops.structure import astype
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable

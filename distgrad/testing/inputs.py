@@ -21,6 +21,9 @@ from distgrad.shapes import Shape
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Interval: TypeAlias = tuple[float, float]
 
+ANY: Interval = (-2.1, 2.0)  # both signs, no 0
+SHIFTED: Interval = (-1.9, 2.15)  # like ANY, with no value in common
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -38,8 +41,8 @@ class Sample:
         The metadata.
     is_static : bool
         Whether the output's shape follows from the operands' shapes alone.
-    takes_complex : bool
-        Whether there is a derivative at complex operands too.
+    takes_complex : bool, optional
+        Whether there is a derivative at complex operands too; None: as its family says.
     """
 
     operation: str
@@ -47,7 +50,7 @@ class Sample:
     operands: tuple[Any, ...]
     params: dict[str, Any] = field(default_factory=dict)
     is_static: bool = True
-    takes_complex: bool = False
+    takes_complex: bool | None = None
 
     def __str__(self) -> str:
         return f"{self.operation}-{self.variant}"

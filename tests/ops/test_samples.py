@@ -10,7 +10,7 @@ from distgrad.testing.samples import samples
 
 @pytest.mark.parametrize("name", VOCABULARY)
 def test_every_op_has_a_sample(name):
-    assert samples(name), f"{name}: add a line to distgrad/testing/samples.py"
+    assert samples(name), f"{name}: add a line to distgrad/testing/samples/"
 
 
 def test_every_sample_is_of_an_op():

@@ -1,4 +1,4 @@
-"""Arithmetic and elementwise mathematics: one operation a block, its rule and function together."""
+"""Arithmetic, signs, rounding and extrema: an operation a block, its rule and function together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from distgrad.ops.families import (
     elementwise_spec,
     expand_to,
     fit,
-    floating,
     joint,
     quotient,
     real_cotangent,
@@ -275,148 +274,6 @@ def sign(x: Any, /) -> Any:
     return apply(SIGN, x)
 
 
-# --- exponentials, logarithms, roots ------------------------------------------------------------
-
-EXP = unary("exp", lambda xp, y, x: y, keep=Keep.OUTPUT, dtype=floating)
-EXPM1 = unary("expm1", lambda xp, y, x: y + 1, keep=Keep.OUTPUT, dtype=floating)
-LOG = unary("log", lambda xp, y, x: 1 / x, dtype=floating)
-LOG1P = unary("log1p", lambda xp, y, x: 1 / (1 + x), dtype=floating)
-SQRT = unary("sqrt", lambda xp, y, x: 0.5 / y, keep=Keep.OUTPUT, dtype=floating)
-
-
-def exp(x: Any, /) -> Any:
-    """Return e to the power of x, element by element."""
-    return apply(EXP, x)
-
-
-def expm1(x: Any, /) -> Any:
-    """Return exp(x) - 1, precise near 0, element by element."""
-    return apply(EXPM1, x)
-
-
-def log(x: Any, /) -> Any:
-    """Return the natural logarithm, element by element."""
-    return apply(LOG, x)
-
-
-def log1p(x: Any, /) -> Any:
-    """Return log(1 + x), precise near 0, element by element."""
-    return apply(LOG1P, x)
-
-
-def sqrt(x: Any, /) -> Any:
-    """Return the square root, element by element; its derivative at 0 is inf."""
-    return apply(SQRT, x)
-
-
-def _finite_below(xp: Namespace, y: Array) -> Array:
-    # Where both terms are exp(-inf) the sum has no slope; exp(-inf + inf) would be NaN.
-    return xp.where(xp.equal(y, -math.inf), 0, y)
-
-
-LOGADDEXP = binary(
-    "logaddexp",
-    lambda xp, y, a, b: xp.exp(a - _finite_below(xp, y)),
-    lambda xp, y, a, b: xp.exp(b - _finite_below(xp, y)),
-    keep=Keep.BOTH,
-    dtype=floating,
-)
-
-
-def logaddexp(x1: Any, x2: Any, /) -> Any:
-    """Return log(exp(x1) + exp(x2)) without overflow, element by element."""
-    return apply(LOGADDEXP, x1, x2)
-
-
-# --- trigonometric and hyperbolic functions -----------------------------------------------------
-
-SIN = unary("sin", lambda xp, y, x: xp.cos(x), dtype=floating)
-COS = unary("cos", lambda xp, y, x: -xp.sin(x), dtype=floating)
-TAN = unary("tan", lambda xp, y, x: 1 + y * y, keep=Keep.OUTPUT, dtype=floating)
-ASIN = unary("asin", lambda xp, y, x: 1 / xp.sqrt(1 - x * x), dtype=floating)
-ACOS = unary("acos", lambda xp, y, x: -1 / xp.sqrt(1 - x * x), dtype=floating)
-ATAN = unary("atan", lambda xp, y, x: 1 / (1 + x * x), dtype=floating)
-SINH = unary("sinh", lambda xp, y, x: xp.cosh(x), dtype=floating)
-COSH = unary("cosh", lambda xp, y, x: xp.sinh(x), dtype=floating)
-TANH = unary("tanh", lambda xp, y, x: 1 - y * y, keep=Keep.OUTPUT, dtype=floating)
-ASINH = unary("asinh", lambda xp, y, x: 1 / xp.sqrt(1 + x * x), dtype=floating)
-ACOSH = unary("acosh", lambda xp, y, x: 1 / (xp.sqrt(x - 1) * xp.sqrt(x + 1)), dtype=floating)
-ATANH = unary("atanh", lambda xp, y, x: 1 / (1 - x * x), dtype=floating)
-
-
-def sin(x: Any, /) -> Any:
-    """Return the sine, element by element; x in radians."""
-    return apply(SIN, x)
-
-
-def cos(x: Any, /) -> Any:
-    """Return the cosine, element by element; x in radians."""
-    return apply(COS, x)
-
-
-def tan(x: Any, /) -> Any:
-    """Return the tangent, element by element; x in radians."""
-    return apply(TAN, x)
-
-
-def asin(x: Any, /) -> Any:
-    """Return the inverse sine in radians, element by element."""
-    return apply(ASIN, x)
-
-
-def acos(x: Any, /) -> Any:
-    """Return the inverse cosine in radians, element by element."""
-    return apply(ACOS, x)
-
-
-def atan(x: Any, /) -> Any:
-    """Return the inverse tangent in radians, element by element."""
-    return apply(ATAN, x)
-
-
-def sinh(x: Any, /) -> Any:
-    """Return the hyperbolic sine, element by element."""
-    return apply(SINH, x)
-
-
-def cosh(x: Any, /) -> Any:
-    """Return the hyperbolic cosine, element by element."""
-    return apply(COSH, x)
-
-
-def tanh(x: Any, /) -> Any:
-    """Return the hyperbolic tangent, element by element."""
-    return apply(TANH, x)
-
-
-def asinh(x: Any, /) -> Any:
-    """Return the inverse hyperbolic sine, element by element."""
-    return apply(ASINH, x)
-
-
-def acosh(x: Any, /) -> Any:
-    """Return the inverse hyperbolic cosine, element by element."""
-    return apply(ACOSH, x)
-
-
-def atanh(x: Any, /) -> Any:
-    """Return the inverse hyperbolic tangent, element by element."""
-    return apply(ATANH, x)
-
-
-ATAN2 = binary(
-    "atan2",
-    lambda xp, y, a, b: b / (a * a + b * b),
-    lambda xp, y, a, b: -a / (a * a + b * b),
-    dtype=floating,
-)
-
-
-def atan2(x1: Any, x2: Any, /) -> Any:
-    """Return the angle in radians of the point (x2, x1), element by element."""
-    return apply(ATAN2, x1, x2)
-
-
 # --- rounding: no derivative flows --------------------------------------------------------------
 
 FLOOR = unary("floor", None)
@@ -473,79 +330,8 @@ def minimum(x1: Any, x2: Any, /) -> Any:
     return apply(MINIMUM, x1, x2)
 
 
-# --- complex numbers ----------------------------------------------------------------------------
-
-
-def _conj_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    return (conjugate(xp, g),)
-
-
-def _conj_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    return conjugate(xp, tangents[0])
-
-
-CONJ = Op(
-    "conj", Kind.ELEMENTWISE, elementwise_spec("conj", joint), _conj_vjp, _conj_jvp, Keep.SHAPES
-)
-
-
-def conj(x: Any, /) -> Any:
-    """Return the complex conjugate, element by element; x itself where it is real."""
-    return apply(CONJ, x)
-
-
-def _real_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    return (xp.astype(real_cotangent(xp, g), dtype=xs[0].dtype),)
-
-
-def _real_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    return xp.real(tangents[0])
-
-
-REAL = Op(
-    "real",
-    Kind.ELEMENTWISE,
-    elementwise_spec("real", real_part),
-    _real_vjp,
-    _real_jvp,
-    Keep.SPECS,
-)
-
-
-def real(x: Any, /) -> Any:
-    """Return the real part, element by element."""
-    return apply(REAL, x)
-
-
-def _imag_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    if xs[0].dtype not in xp.complex_dtypes:
-        return (xp.zeros_like(g),)
-    return (1j * xp.astype(real_cotangent(xp, g), dtype=xs[0].dtype),)
-
-
-def _imag_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    return xp.imag(tangents[0])
-
-
-IMAG = Op(
-    "imag",
-    Kind.ELEMENTWISE,
-    elementwise_spec("imag", real_part),
-    _imag_vjp,
-    _imag_jvp,
-    Keep.SPECS,
-)
-
-
-def imag(x: Any, /) -> Any:
-    """Return the imaginary part, element by element."""
-    return apply(IMAG, x)
-
-
 OPS = (
     (ADD, SUBTRACT, MULTIPLY, DIVIDE, POW, SQUARE, REMAINDER, FLOOR_DIVIDE)
     + (NEGATIVE, POSITIVE, ABS, SIGN)
-    + (EXP, EXPM1, LOG, LOG1P, SQRT, LOGADDEXP)
-    + (SIN, COS, TAN, ASIN, ACOS, ATAN, SINH, COSH, TANH, ASINH, ACOSH, ATANH, ATAN2)
-    + (FLOOR, CEIL, ROUND, MAXIMUM, MINIMUM, CONJ, REAL, IMAG)
+    + (FLOOR, CEIL, ROUND, MAXIMUM, MINIMUM)
 )

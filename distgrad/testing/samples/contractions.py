@@ -1,0 +1,48 @@
+"""Samples of the products of matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from distgrad.shapes import Shape
+from distgrad.testing.inputs import (
+    ANY,
+    SHIFTED,
+    Sample,
+    frozen,
+    values,
+)
+
+_FACTORS: dict[str, tuple[Shape, Shape]] = {
+    "matrices": ((3, 4), (4, 5)),
+    "vectors": ((4,), (4,)),
+    "matrix-vector": ((3, 4), (4,)),
+    "vector-matrix": ((4,), (4, 5)),
+    "square": ((3, 3), (3, 3)),
+    "square-vector": ((3, 3), (3,)),
+    "vector-square": ((3,), (3, 3)),
+    "stack": ((2, 3, 4), (2, 4, 5)),
+    "stack-matrix": ((2, 3, 4), (4, 5)),
+    "matrix-stack": ((3, 4), (2, 4, 5)),
+    "stack-vector": ((2, 3, 4), (4,)),
+    "vector-stack": ((4,), (2, 4, 3)),
+    "broadcast-stacks": ((2, 1, 3, 4), (5, 4, 2)),
+    "stretched-stack": ((1, 3, 4), (2, 4, 5)),
+    "ones": ((1, 1), (1, 1)),
+    "no-rows": ((0, 3), (3, 2)),
+    "nothing-to-sum": ((2, 0), (0, 3)),
+}
+
+
+def _contractions() -> Iterator[Sample]:
+    for variant, (left, right) in _FACTORS.items():
+        yield Sample("matmul", variant, (values(left, *ANY), values(right, *SHIFTED)))
+    fortran = frozen(np.asfortranarray(values((3, 4), *ANY)))
+    yield Sample("matmul", "strided", (fortran, values((5, 8), *SHIFTED)[::-1, ::2].T))
+
+
+FAMILIES = (_contractions,)
+# Where a complex operand has a derivative.
+TAKE_COMPLEX = frozenset("matmul".split())

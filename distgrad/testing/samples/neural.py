@@ -1,0 +1,56 @@
+"""Samples of selection and of the operations of neural networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from distgrad.dtypes import float32, float64, int64
+from distgrad.testing.inputs import (
+    ANY,
+    SHIFTED,
+    Sample,
+    frozen,
+    integers,
+    pairs,
+    values,
+)
+
+
+def _selection() -> Iterator[Sample]:
+    condition = frozen(values((3, 4), -1.0, 1.0) > 0)
+    for variant, a, b in pairs(ANY, SHIFTED):
+        shape = np.broadcast_shapes(np.shape(a), np.shape(b))
+        yield Sample("where", variant, (frozen(values(shape, -1.0, 1.0) > 0), a, b))
+    row, column = values((4,), *ANY), values((3, 1), *SHIFTED)
+    yield Sample("where", "condition-widest", (condition, row, column))
+    yield Sample("where", "condition-narrow", (frozen(condition[:, :1].copy()), row, column))
+    yield Sample("where", "condition-of-no-axes", (frozen(np.array(True)), row, column))
+
+
+def _neural() -> Iterator[Sample]:
+    for name in ("softmax", "log_softmax"):
+        for axis in (0, 1, -1):
+            yield Sample(name, f"axis{axis}", (values((3, 4, 5), *ANY),), {"axis": axis})
+        yield Sample(name, "line", (values((5,), *ANY),), {"axis": -1})
+        yield Sample(name, "one-class", (values((3, 1), *ANY),), {"axis": -1})
+        yield Sample(name, "empty", (values((0, 3), *ANY),), {"axis": -1})
+        yield Sample(name, "backwards", (values((6, 5), *ANY)[::-2, ::-1],), {"axis": 0})
+    for dtype in ("int64", "int32", "uint8"):
+        labels = integers((3, 4), 0, 5, np.dtype(dtype))
+        yield Sample("label_cross_entropy", dtype, (values((3, 4, 5), *ANY), labels))
+        yield Sample("one_hot", dtype, (labels,), {"classes": 5, "dtype": float32})
+    one, none = integers((), 0, 5), integers((0,), 0, 5)
+    yield Sample("label_cross_entropy", "one-example", (values((5,), *ANY), one))
+    yield Sample("label_cross_entropy", "no-example", (values((0, 5), *ANY), none))
+    yield Sample("one_hot", "no-axes", (one,), {"classes": 5, "dtype": float64})
+    yield Sample("one_hot", "empty", (none,), {"classes": 5, "dtype": int64})
+    yield Sample("one_hot", "outside", (integers((5,), -3, 9),), {"classes": 4, "dtype": float32})
+    wide = frozen(np.arange(5, dtype=np.uint8))
+    yield Sample("one_hot", "many-classes", (wide,), {"classes": 300, "dtype": float32})
+
+
+FAMILIES = (_selection, _neural)
+# Where a complex operand has a derivative.
+TAKE_COMPLEX = frozenset("where".split())
