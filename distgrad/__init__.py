@@ -4,9 +4,10 @@ The face of the library: its public names, and nothing computed.
 """
 
 from importlib import import_module
+from math import e, inf, nan, pi
 from types import ModuleType
 
-from distgrad import debug
+from distgrad import debug, fft, linalg, nn, random
 from distgrad.debug import debug_nans
 from distgrad.dtypes import bool_ as bool
 from distgrad.dtypes import (
@@ -27,7 +28,13 @@ from distgrad.dtypes import (
 )
 from distgrad.dtypes import default_dtype as get_default_dtype
 from distgrad.eager import asarray, list_backends, set_backend, use_backend
+from distgrad.entering import from_dlpack
 from distgrad.graph import cond, function, scan, while_loop
+from distgrad.namespace_info import __array_namespace_info__
+from distgrad.numpy_functions import dispatch as _dispatch  # noqa: F401  binds np.f(tensor)
+from distgrad.ops.along import (
+    take_along_axis,
+)
 from distgrad.ops.arithmetic import (
     abs,
     add,
@@ -41,11 +48,32 @@ from distgrad.ops.arithmetic import (
     negative,
     positive,
     pow,
+    reciprocal,
     remainder,
     round,
     sign,
     square,
     subtract,
+    trunc,
+)
+from distgrad.ops.arrangement import (
+    broadcast_arrays,
+    meshgrid,
+    moveaxis,
+    repeat,
+    roll,
+    tile,
+    tril,
+    triu,
+    unstack,
+)
+from distgrad.ops.bitwise import (
+    bitwise_and,
+    bitwise_invert,
+    bitwise_left_shift,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
 )
 from distgrad.ops.comparison import (
     equal,
@@ -64,8 +92,29 @@ from distgrad.ops.comparison import (
 )
 from distgrad.ops.complex_numbers import conj, imag, real
 from distgrad.ops.contractions import matmul, tensordot, vecdot
-from distgrad.ops.creation import arange, eye, full, linspace, ones, zeros
+from distgrad.ops.creation import (
+    arange,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    ones,
+    zeros,
+)
+from distgrad.ops.einsum import einsum
+from distgrad.ops.error_function import erf, erfc
+from distgrad.ops.gathering import embedding, gather
 from distgrad.ops.indexing import take
+from distgrad.ops.linalg.parts import diag, diagonal, trace
+from distgrad.ops.linalg.products import inner, kron, outer, vdot
+from distgrad.ops.magnitudes import (
+    copysign,
+    hypot,
+    nextafter,
+    signbit,
+)
 from distgrad.ops.neural import (
     log_softmax,
     one_hot,
@@ -81,7 +130,6 @@ from distgrad.ops.reductions import (
     any,
     argmax,
     argmin,
-    cumulative_sum,
     logsumexp,
     max,
     mean,
@@ -91,7 +139,27 @@ from distgrad.ops.reductions import (
     sum,
     var,
 )
-from distgrad.ops.selection import clip, where
+from distgrad.ops.running import (
+    cumulative_prod,
+    cumulative_sum,
+    diff,
+)
+from distgrad.ops.searching import (
+    count_nonzero,
+    nonzero,
+    searchsorted,
+)
+from distgrad.ops.selection import clip, multiply_no_nan, where
+from distgrad.ops.sets import (
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
+from distgrad.ops.sorting import (
+    argsort,
+    sort,
+)
 from distgrad.ops.structure import (
     astype,
     broadcast_to,
@@ -120,6 +188,8 @@ from distgrad.ops.transcendental import (
     expm1,
     log,
     log1p,
+    log2,
+    log10,
     logaddexp,
     sin,
     sinh,
@@ -127,10 +197,23 @@ from distgrad.ops.transcendental import (
     tan,
     tanh,
 )
-from distgrad.tape import ForwardAccumulator, GradientTape, UnconnectedGradients, stop_gradient
+from distgrad.promotion import can_cast, finfo, iinfo, isdtype, result_type
+from distgrad.sparse import IndexedSlices
+from distgrad.tape import (
+    ForwardAccumulator,
+    GradientTape,
+    UnconnectedGradients,
+    debug_mutations,
+    gradient_hook,
+    offload_to_disk,
+    offload_to_host,
+    saved_values,
+    stop_gradient,
+)
 from distgrad.tensor import Tensor
 from distgrad.transforms import (
     custom_gradient,
+    custom_jvp,
     grad,
     grad_pass_through,
     hessian,
@@ -138,6 +221,7 @@ from distgrad.transforms import (
     jacfwd,
     jacrev,
     jvp,
+    linearize,
     recompute_grad,
     value_and_grad,
     vjp,
@@ -145,16 +229,21 @@ from distgrad.transforms import (
 )
 from distgrad.variable import Variable
 
-_LATE = ("distributed", "testing")  # imported when they are asked for
+_LATE = ("distributed", "optimizers", "testing")  # imported when they are asked for
 
 __version__ = "0.1.0.dev0"
+__array_api_version__ = "2024.12"
+newaxis = None  # in a subscript: a new axis of length 1
 
 __all__ = [
     "ForwardAccumulator",
     "GradientTape",
+    "IndexedSlices",
     "Tensor",
     "UnconnectedGradients",
     "Variable",
+    "__array_api_version__",
+    "__array_namespace_info__",
     "abs",
     "acos",
     "acosh",
@@ -164,6 +253,7 @@ __all__ = [
     "arange",
     "argmax",
     "argmin",
+    "argsort",
     "asarray",
     "asin",
     "asinh",
@@ -171,8 +261,16 @@ __all__ = [
     "atan",
     "atan2",
     "atanh",
+    "bitwise_and",
+    "bitwise_invert",
+    "bitwise_left_shift",
+    "bitwise_or",
+    "bitwise_right_shift",
+    "bitwise_xor",
     "bool",
+    "broadcast_arrays",
     "broadcast_to",
+    "can_cast",
     "ceil",
     "clip",
     "complex64",
@@ -180,50 +278,81 @@ __all__ = [
     "concat",
     "cond",
     "conj",
+    "copysign",
     "cos",
     "cosh",
+    "count_nonzero",
+    "cumulative_prod",
     "cumulative_sum",
     "custom_gradient",
+    "custom_jvp",
     "debug",
+    "debug_mutations",
     "debug_nans",
+    "diag",
+    "diagonal",
+    "diff",
     "divide",
+    "e",
+    "einsum",
+    "embedding",
+    "empty",
+    "empty_like",
     "equal",
+    "erf",
+    "erfc",
     "exp",
     "expand_dims",
     "expm1",
     "eye",
+    "fft",
+    "finfo",
     "flip",
     "float16",
     "float32",
     "float64",
     "floor",
     "floor_divide",
+    "from_dlpack",
     "full",
+    "full_like",
     "function",
+    "gather",
     "get_default_dtype",
     "grad",
     "grad_pass_through",
+    "gradient_hook",
     "greater",
     "greater_equal",
     "hessian",
     "hvp",
+    "hypot",
+    "iinfo",
     "imag",
+    "inf",
+    "inner",
     "int8",
     "int16",
     "int32",
     "int64",
+    "isdtype",
     "isfinite",
     "isinf",
     "isnan",
     "jacfwd",
     "jacrev",
     "jvp",
+    "kron",
     "less",
     "less_equal",
+    "linalg",
+    "linearize",
     "linspace",
     "list_backends",
     "log",
     "log1p",
+    "log2",
+    "log10",
     "log_softmax",
     "logaddexp",
     "logical_and",
@@ -236,35 +365,56 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "meshgrid",
     "min",
     "minimum",
+    "moveaxis",
     "multiply",
+    "multiply_no_nan",
+    "nan",
     "negative",
+    "newaxis",
+    "nextafter",
+    "nn",
+    "nonzero",
     "not_equal",
+    "offload_to_disk",
+    "offload_to_host",
     "one_hot",
     "ones",
     "ones_like",
+    "outer",
     "permute_dims",
+    "pi",
     "positive",
     "pow",
     "prod",
+    "random",
     "real",
+    "reciprocal",
     "recompute_grad",
     "relu",
     "remainder",
+    "repeat",
     "reshape",
+    "result_type",
+    "roll",
     "round",
+    "saved_values",
     "scan",
+    "searchsorted",
     "set_backend",
     "set_default_dtype",
     "sigmoid",
     "sigmoid_cross_entropy",
     "sign",
+    "signbit",
     "sin",
     "sinh",
     "softmax",
     "softmax_cross_entropy",
     "softplus",
+    "sort",
     "sqrt",
     "square",
     "squeeze",
@@ -274,16 +424,28 @@ __all__ = [
     "subtract",
     "sum",
     "take",
+    "take_along_axis",
     "tan",
     "tanh",
     "tensordot",
+    "tile",
+    "trace",
+    "tril",
+    "triu",
+    "trunc",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
+    "unstack",
     "use_backend",
     "value_and_grad",
     "var",
+    "vdot",
     "vecdot",
     "vjp",
     "vmap",

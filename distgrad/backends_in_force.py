@@ -26,7 +26,7 @@ def load(backend: str | Backend) -> Backend:
 def kernels_of(backend: str | Backend) -> Kernels:
     """Return the vocabulary on a backend's arrays."""
     loaded = load(backend)
-    kernels = _kernels.get(id(loaded))
+    kernels = _kernels.get(id(loaded)) or getattr(loaded, "kernels", None)  # a trace has its own
     if kernels is None:
         kernels = _kernels[id(loaded)] = make_kernels(loaded)
     return kernels
@@ -65,6 +65,11 @@ def deeper() -> Iterator[int]:
         yield level
     finally:
         _depth.reset(token)
+
+
+def depth() -> int:
+    """Return how many transformations this code stands in."""
+    return _depth.get()
 
 
 def current_kernels() -> Kernels:

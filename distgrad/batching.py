@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache, wraps
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial, wraps
+from typing import Any, cast
 
 from distgrad import tree
 from distgrad.backend.kernels import Kernels
@@ -15,12 +17,19 @@ from distgrad.core.op import Op
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType
 from distgrad.eager import asarray, deeper, kernels_of
-from distgrad.errors import DistgradError, ShapeError
+from distgrad.errors import DistgradError, DTypeError, ShapeError
 from distgrad.ops import VOCABULARY
 from distgrad.ops.batching import rule_of
-from distgrad.ops.structure import astype, broadcast_to, concat, permute_dims, stack
+from distgrad.ops.structure import (
+    TRANSFER,
+    astype,
+    broadcast_to,
+    concat,
+    permute_dims,
+    stack,
+)
 from distgrad.shapes import normalize_axis
-from distgrad.tensor import Tensor
+from distgrad.tensor import Operators, Tensor
 
 Axes = Any  # an integer, None, or a nest of them
 
@@ -30,7 +39,8 @@ _SCALARS = (bool, int, float, complex)
 class BatchedValueError(DistgradError, TypeError):
     """Python code inside `vmap` asked for a value, which differs from example to example.
 
-    Control flow and conversion to NumPy need one value; take `dg.where` in place of ``if``.
+    Control flow and conversion to NumPy need one value; take `dg.where` or `dg.cond` in place of
+    ``if``. Also raised where a value moves to another backend inside.
     """
 
 
@@ -118,13 +128,18 @@ class BatchBackend:
     def interpret(self, op: Op) -> Callable[..., Any]:
         """Return the kernel of any operation: its batching rule."""
 
-        def kernel(*operands: Any, **params: Any) -> Batched:
+        def kernel(*operands: Any, **params: Any) -> Any:
             return self.compute(op, operands, params)
 
         return kernel
 
-    def compute(self, op: Op, operands: Sequence[Any], params: dict[str, Any]) -> Batched:
+    def compute(self, op: Op, operands: Sequence[Any], params: dict[str, Any]) -> Any:
         """Return the result of an operation on arrays of this level, lower arrays and scalars."""
+        if op is TRANSFER:
+            raise BatchedValueError(
+                "vmap: a value moves to another backend in the mapped function, which runs on one; "
+                "move values before the call or after"
+            )
         values: list[Any] = []
         batched: list[bool] = []
         for operand in operands:
@@ -135,18 +150,29 @@ class BatchBackend:
                 values.append(operand if type(operand) in _SCALARS else asarray(operand))
                 batched.append(False)
         if True not in batched:
-            return Batched(apply(op, *values, **params), False, self)
+            result = apply(op, *values, **params)
+            if op.outputs == 1:
+                return Batched(result, False, self)
+            return tuple(Batched(each, False, self) for each in result)
         first = values[batched.index(True)]
         size = first.shape[0]
         rule = rule_of(op)
         xp = first.kernels.recorded
         result = rule(xp, size, batched, values, params) if rule else NotImplemented
+        if result is NotImplemented and op.compose is not None:
+            # What it is composed of has batching rules.
+            own = (o if type(o) in _SCALARS else self.asarray(o) for o in operands)
+            return op.compose(_kernels_at(self.level), *own, **params)
         if result is NotImplemented:
             result = _one_by_one(op, size, values, batched, params)
-        return Batched(result, True, self)
+        if op.outputs == 1:
+            return Batched(result, True, self)
+        return tuple(Batched(each, True, self) for each in result)
 
-    def to_host(self, array: Batched) -> NoReturn:
-        """Refuse: there is a value for each example, and none for all."""
+    def to_host(self, array: Batched) -> Any:
+        """Return what all examples share; refuse where there is a value for each example."""
+        if not array.is_batched:
+            return array.value.kernels.backend.to_host(array.value.array)
         raise BatchedValueError(
             "vmap: the code asks for the value of an array that differs from example to example; "
             "take dg.where in place of `if`, and keep print and numpy() outside of vmap"
@@ -160,19 +186,41 @@ class BatchBackend:
         """Return at once: the work is the lower backend's."""
 
 
+# Of what the outermost `vmap` under way has warned already.
+_SLOW: ContextVar[set[str]] = ContextVar("distgrad_slow")
+
+
 def _one_by_one(
     op: Op, size: int, values: Sequence[Any], batched: Sequence[bool], params: dict[str, Any]
 ) -> Any:
-    warnings.warn(
-        f"vmap: {op.name} has no batching rule for these arguments; the {size} examples are "
-        "computed one by one, which is slow",
-        stacklevel=2,
-    )
+    slow = _SLOW.get()
+    if op.name not in slow:
+        slow.add(op.name)
+        warnings.warn(
+            f"vmap: {op.name} has no batching rule for these arguments; the {size} examples are "
+            "computed one by one, which is slow",
+            stacklevel=2,
+        )
     results = [
         apply(op, *(v[i] if b else v for v, b in zip(values, batched, strict=True)), **params)
         for i in range(size)
     ]
-    return stack(results)
+    if op.outputs == 1:
+        return stack(results)
+    return tuple(stack(each) for each in zip(*results, strict=True))
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Within a ``with`` block warn of each slow operation once."""
+    if _SLOW.get(None) is not None:
+        yield
+        return
+    token = _SLOW.set(set())
+    try:
+        yield
+    finally:
+        _SLOW.reset(token)
 
 
 @cache
@@ -195,7 +243,8 @@ def vmap(
     Parameters
     ----------
     f : callable
-        Takes and returns nests of arrays, and sees one example; no control flow on values.
+        Takes and returns nests of arrays, and sees one example. Where its way depends on values,
+        it says so by `cond`, `while_loop` or `where`, not by Python's ``if``.
     in_axes : int, None, or sequence of such or of nests, one for each argument
         The axis of each argument to map over; None where an argument is the same for all.
     out_axes : int, or nest like the result
@@ -206,7 +255,8 @@ def vmap(
     Returns
     -------
     callable
-        Takes arguments with a batch axis each, returns results with one.
+        Takes arguments with a batch axis each, returns results with one. Keyword arguments are the
+        same for all examples, and so is what `in_axes` maps over None, which may be anything.
 
     Raises
     ------
@@ -218,7 +268,15 @@ def vmap(
     Warns
     -----
     UserWarning
-        If an operation has no batching rule, and the examples are computed one by one.
+        If an operation has no batching rule, and the examples are computed one by one; once for
+        each such operation.
+
+    Notes
+    -----
+    `vmap`, `grad`, `jvp`, tapes, traced functions and control flow nest in every order. The
+    gradient of each example by itself, here of one shared weight vector, is ``vmap(grad(loss))``:
+    it costs about one backward pass of the batch, and its memory is the batch times the weights,
+    which `chunk_size` bounds.
 
     Examples
     --------
@@ -231,15 +289,19 @@ def vmap(
         raise ValueError(f"vmap: chunk_size is {chunk_size}; expected 1 or more, or None")
 
     @wraps(f)
-    def mapped(*args: Any) -> Any:
+    def mapped(*args: Any, **kwargs: Any) -> Any:
         leaves, treedef = tree.flatten(list(args))
-        leaves = [asarray(leaf) for leaf in leaves]
         axes = _leaf_axes(in_axes, args)
+        leaves = [
+            asarray(leaf) if axis is not None else _shared(leaf)
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
         size = _batch_size(leaves, axes)
         front = [
             leaf if axis is None else _axis_to_front(leaf, axis)
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
+        given = partial(f, **kwargs) if kwargs else f
         step = size if chunk_size is None else chunk_size
         parts = []
         result_treedef: Any = None
@@ -249,7 +311,7 @@ def vmap(
                 for leaf, axis in zip(front, axes, strict=True)
             ]
             count = min(step, size - start)
-            outputs, result_treedef = _run(f, some, axes, treedef, count)
+            outputs, result_treedef = _run(given, some, axes, treedef, count)
             parts.append(outputs)
         whole = parts[0] if len(parts) == 1 else [concat(each) for each in zip(*parts, strict=True)]
         places = _leaf_places(out_axes, result_treedef, len(whole))
@@ -263,7 +325,7 @@ def _run(
     f: Callable[..., Any], leaves: list[Tensor], axes: list[int | None], treedef: Any, size: int
 ) -> tuple[list[Tensor], Any]:
     """Return the outputs for one chunk, with the batch axis in front of each."""
-    with deeper() as level:
+    with deeper() as level, _warning_once():
         kernels = _kernels_at(level)
         backend: Any = kernels.backend
         wrapped = [
@@ -273,6 +335,16 @@ def _run(
         result = f(*tree.unflatten(treedef, wrapped))
     outputs, result_treedef = tree.flatten(result)
     return [_unwrapped(output, kernels, size) for output in outputs], result_treedef
+
+
+def _shared(leaf: Any) -> Any:
+    """Return what is the same for all examples: arrays as tensors, anything else as it is."""
+    if isinstance(leaf, (Operators, *_SCALARS)):
+        return leaf  # a Python number widens nothing
+    try:
+        return asarray(leaf)
+    except DTypeError:  # a flag or a name, which says what to do
+        return leaf
 
 
 def _unwrapped(output: Any, kernels: Kernels, size: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import cmath
+import contextlib
+import functools
 import linecache
 import os
 import sys
@@ -16,9 +18,11 @@ from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import NonFiniteError
-from distgrad.tensor import Tensor
+from distgrad.tensor import Tensor, new_key
 
+# Whose frames are not the user's: the library's, and those that call on its behalf.
 _PACKAGE = os.path.dirname(__file__) + os.sep
+_PASSED = (_PACKAGE, functools.__file__, contextlib.__file__)
 
 
 class Lines:
@@ -28,10 +32,14 @@ class Lines:
     ----------
     by_key : dict of int to str
         The line, as ``file:number: code``, by the identity of the value.
+    reads : dict of int to (int, str)
+        For each variable, by its identity, when it was last read, and on which line: times are
+        identities, which grow.
     """
 
     def __init__(self) -> None:
         self.by_key: dict[int, str] = {}
+        self.reads: dict[int, tuple[int, str]] = {}
 
     def hear(
         self,
@@ -48,7 +56,8 @@ class Lines:
             self.by_key[each.key] = line
 
     def hear_read(self, variable: Any) -> None:
-        """Take no notice of a variable that is about to be read (called by the seam)."""
+        """Note where a variable is read (called by the seam)."""
+        self.reads[variable.key] = (new_key(), user_line())
 
     def follows(self, key: int) -> bool:
         """Return False: nothing is differentiated here."""
@@ -57,6 +66,11 @@ class Lines:
 
 class _NonFinite(Lines):
     """A listener that raises at the first operation that makes a NaN or an infinity."""
+
+    def __init__(self, error: type[NonFiniteError]) -> None:
+        super().__init__()
+        self._error = error
+        self.place: str | None = None  # the line of an operation that a graph runs
 
     def hear(
         self,
@@ -68,20 +82,48 @@ class _NonFinite(Lines):
         kernels: Any,
     ) -> None:
         """Check the result of one operation (called by the seam)."""
-        super().hear(op, keys, arrays, params, output, kernels)
-        if kernels.level:
-            return  # a transformation's arrays have no values; what it computes below is heard
+        outputs = output if isinstance(output, tuple) else (output,)
+        line = user_line() if self.place is None else self.place
+        for each in outputs:
+            self.by_key[each.key] = line
+        if not kernels.level:  # a transformation's arrays have no values; those below are heard
+            home = outputs[0].kernels if outputs else kernels
+            self.check(op.name, arrays, [each.array for each in outputs], home, line, kernels)
+
+    def check(
+        self,
+        name: str,
+        arrays: Sequence[Any],
+        results: Sequence[Any],
+        kernels: Any,
+        line: str,
+        given_on: Any = None,
+    ) -> None:
+        """Raise if an operation made a NaN or an infinity.
+
+        Parameters
+        ----------
+        name : str
+            The operation's.
+        arrays, results : sequence of array
+            What it was computed from, and its results.
+        kernels : Kernels
+            The vocabulary on the results' backend.
+        line : str
+            The user's line.
+        given_on : Kernels, optional
+            The vocabulary on the backend of `arrays`, if it is another.
+        """
         nan = infinite = False
-        for each in output if isinstance(output, tuple) else (output,):
-            found = _faults(each.array, each.kernels)
+        for each in results:
+            found = _faults(each, kernels)
             nan, infinite = nan or found[0], infinite or found[1]
         if not (nan or infinite):
             return
-        given = [_faults(array, kernels) for array in arrays]
+        given = [_faults(array, given_on or kernels) for array in arrays]
         # What was not finite before is passed on, not made: masks use infinities on purpose.
         if (nan and not any(n for n, _ in given)) or not any(n or i for n, i in given):
-            each = self.by_key[(output[0] if isinstance(output, tuple) else output).key]
-            raise NonFiniteError(op.name, "a NaN" if nan else "an infinity", each)
+            raise self._error(name, "a NaN" if nan else "an infinity", line)
 
 
 def _faults(array: Any, kernels: Any) -> tuple[bool, bool]:
@@ -103,8 +145,13 @@ def _faults(array: Any, kernels: Any) -> tuple[bool, bool]:
 
 
 @contextmanager
-def debug_nans() -> Iterator[None]:
+def debug_nans(error: type[NonFiniteError] = NonFiniteError) -> Iterator[None]:
     """Raise at the first operation of a ``with`` block that makes a NaN or an infinity.
+
+    Parameters
+    ----------
+    error : type
+        What to raise: `NonFiniteError`, or a class of yours derived from it.
 
     Raises
     ------
@@ -119,7 +166,8 @@ def debug_nans() -> Iterator[None]:
     only passes on what was not finite already, such as a mask of infinities. NumPy's own warnings
     of the same faults are off in the block.
 
-    Inside `distgrad.function` a graph is one operation.
+    Inside a traced function each operation of the graph is looked at, and the line is that on which
+    it was traced.
 
     Examples
     --------
@@ -134,7 +182,7 @@ def debug_nans() -> Iterator[None]:
     divide in the gradient of sqrt
     """
     # NumPy's warnings of the same faults say less, and may be errors.
-    with np.errstate(all="ignore"), _listening(_NonFinite()):
+    with np.errstate(all="ignore"), _listening(_NonFinite(error)):
         yield
 
 
@@ -164,6 +212,11 @@ def lines_in_force() -> Lines | None:
     return next((each for each in reversed(LISTENERS.get()) if isinstance(each, Lines)), None)
 
 
+def checker_in_force() -> _NonFinite | None:
+    """Return the innermost listener that looks for NaNs; None where none does."""
+    return next((each for each in reversed(LISTENERS.get()) if isinstance(each, _NonFinite)), None)
+
+
 @contextmanager
 def _listening(lines: Lines) -> Iterator[None]:
     # First of all, so that a forward accumulator lets it hear how tangents are computed.
@@ -172,6 +225,14 @@ def _listening(lines: Lines) -> Iterator[None]:
         yield
     finally:
         LISTENERS.set(tuple(each for each in LISTENERS.get() if each is not lines))
+
+
+def user_stacklevel() -> int:
+    """Return the `stacklevel` with which a warning of the caller's names the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def user_line() -> str:
@@ -187,8 +248,24 @@ def user_place() -> str:
     return f"{os.path.basename(name)}:{number}"
 
 
+def output_walked_back() -> int | None:
+    """Return the identity of the output whose operation's gradient is being computed, if one is.
+
+    The innermost walk back is found on the stack: it need not say for each record where it is, which
+    only who traces wants to know.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "backpropagate" and code.co_filename.startswith(_PACKAGE):
+            output = frame.f_locals.get("output")
+            return output[0] if isinstance(output, tuple) else output
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return None
+
+
 def _user_place() -> tuple[str, int]:
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,7 +23,7 @@ from distgrad.backends_in_force import (
     use_backend,
 )
 from distgrad.core.op import Op, Spec
-from distgrad.core.seam import LISTENERS, VALUES, bind_evaluator
+from distgrad.core.seam import LISTENERS, OPEN_KEEPERS, VALUES, bind_evaluator
 from distgrad.dtypes import DType, as_dtype, complex64, complex128, is_differentiable, result_type
 from distgrad.entering import (
     SCALARS,
@@ -100,8 +102,12 @@ def evaluate(
     if len(inputs) == 2:
         first, second = inputs
         if first.__class__ is not Tensor and isinstance(first, Operators):
+            if first.is_sparse:
+                return _combined(op, inputs, params, kernels)
             first = first.read()
         if second.__class__ is not Tensor and isinstance(second, Operators):
+            if second.is_sparse:
+                return _combined(op, inputs, params, kernels)
             second = second.read()
         if first.__class__ is Tensor and second.__class__ is Tensor:
             kernels = first.kernels
@@ -118,12 +124,10 @@ def evaluate(
             kernels, arrays, keys = _admit(op, (first, second), kernels)
     elif len(inputs) == 1 and inputs[0].__class__ is Tensor:
         first = inputs[0]
-        kernels = first.kernels
-        arrays = (first.array,)
-        keys = (first.key,)
+        kernels, arrays, keys = first.kernels, (first.array,), (first.key,)
     else:
         kernels, arrays, keys = _admit(op, inputs, kernels)
-    if kernels.level:
+    if kernels.level or OPEN_KEEPERS:
         kernels, arrays = _at_open_trace(kernels, arrays, keys)
 
     kernel = kernels.table.get(op) or kernels.resolve(op)
@@ -147,6 +151,18 @@ def evaluate(
     for listener in LISTENERS.get():
         listener.hear(op, keys, arrays, params, output, kernels)
     return output
+
+
+def _combined(
+    op: Op, inputs: tuple[Any, ...], params: dict[str, Any], kernels: Kernels | None
+) -> Any:
+    """Return the result for two inputs of which one at least is sparse, sparse if it can be."""
+    rows = inputs[0] if getattr(inputs[0], "is_sparse", False) else inputs[1]
+    found = rows.combine(op, *inputs)
+    if found is not NotImplemented:
+        return found
+    dense = [x.read() if isinstance(x, Operators) else x for x in inputs]
+    return evaluate(op, tuple(dense), params, kernels)
 
 
 def emit(op: Op, inputs: Sequence[Any], output: Any) -> None:
@@ -254,10 +270,13 @@ def _at_open_trace(
     """Return arrays as those of the innermost open trace, if that is on a higher level.
 
     The body of a traced `cond` may compute with nothing but values from outside of it; that belongs
-    to the body all the same, and must not run unless the body does.
+    to the body all the same, and must not run unless the body does. Numbers that somebody follows
+    belong to the graph, too; others are computed with now.
     """
     trace = VALUES.get()
     if trace is None or trace.kernels.level <= kernels.level:
+        return kernels, arrays
+    if not kernels.level and not trace.follows(keys):
         return kernels, arrays
     lifted = tuple(
         trace.lift(Tensor(array, kernels, key or None))
@@ -292,6 +311,9 @@ def _level(kernels: Kernels) -> int:
 
 
 def _refuse_mixture(op: Op, one: Backend, other: Backend) -> NoReturn:
+    explain = getattr(one, "explain_mixture", None)
+    if explain is not None:  # values of two transformations, which nothing moves
+        explain(op.name)
     raise MixedBackendError(
         f"{op.name}: the operands belong to the backends {one.name!r} and {other.name!r}; "
         f"move one of them first, such as x.to(backend={one.name!r})"
@@ -325,9 +347,18 @@ class Recorded:
     """
 
     def __init__(self, kernels: Kernels) -> None:
+        self.vocabulary = kernels.vocabulary
+        self.keeps_zeros = False
         self.complex_dtypes = frozenset((complex64, complex128))
         for name, op in kernels.vocabulary.items():
             setattr(self, name, _recorded(op, kernels))
+
+    @cached_property
+    def keeping_zeros(self) -> Recorded:
+        """The same namespace, in which rules leave a cotangent of exactly 0 at 0."""
+        twin = copy(self)
+        twin.keeps_zeros = True
+        return twin
 
 
 def _recorded(op: Op, kernels: Kernels) -> Callable[..., Any]:

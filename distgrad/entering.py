@@ -15,6 +15,7 @@ from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, result_type
 from distgrad.errors import DTypeError
 from distgrad.ops.arithmetic import positive
 from distgrad.ops.creation import dtype_of_scalar
+from distgrad.ops.placement import to_device
 from distgrad.ops.structure import stack
 from distgrad.tensor import Operators, Tensor
 
@@ -126,6 +127,7 @@ def asarray(
     *,
     dtype: DTypeLike | None = None,
     backend: str | Backend | None = None,
+    device: str | None = None,
     copy: bool | None = None,
 ) -> Tensor:
     """Return a value as a tensor.
@@ -139,20 +141,50 @@ def asarray(
         The dtype wanted.
     backend : str or Backend, optional
         Where to put it; by default where it is, or on the backend in force.
+    device : str, optional
+        On which of that backend's devices, such as ``"cuda:1"``.
     copy : bool, optional
-        Whether to copy even where memory could be shared.
+        Whether to copy even where memory could be shared; False is a promise that nothing is.
 
     Raises
     ------
     DTypeError
         If the value holds no numbers, or lists are ragged.
+    ValueError
+        If `copy` is False and the value has to be copied, or there is no such device.
     """
+    tensor = _entered(value, dtype, backend, copy)
+    moved: Tensor = to_device(tensor, device)
+    if copy is False and not _shares(moved, value):
+        raise ValueError(
+            f"asarray: copy is False, but a {type(value).__name__} cannot become a tensor of dtype "
+            f"{moved.dtype} on {moved.device} without a copy; leave copy away"
+        )
+    return moved
+
+
+def _shares(tensor: Tensor, value: Any) -> bool:
+    """Return whether a tensor was made of a value without copying it."""
+    if isinstance(value, Operators):
+        return value.read().array is tensor.array
+    if tensor.array is value:
+        return True
+    if isinstance(value, (bool, int, float, complex, list, tuple, np.generic)):
+        return False
+    host = tensor.array if isinstance(tensor.array, np.ndarray) else None
+    return host is None or bool(np.shares_memory(host, np.asarray(value))) or not host.size
+
+
+def _entered(
+    value: Any, dtype: DTypeLike | None, backend: str | Backend | None, copy: bool | None
+) -> Tensor:
     wanted = None if dtype is None else as_dtype(dtype)
     if isinstance(value, (list, tuple)) and holds_tensors(value):
         value = stacked(value)
     if isinstance(value, Operators):
         tensor = value.read()
-        if backend is not None:
+        # To a transformation's level a tensor is lifted where it meets others of that level.
+        if backend is not None and not getattr(backend, "level", 0):
             tensor = tensor.to(backend=backend)
         if wanted is not None and wanted != tensor.dtype:
             converted: Tensor = tensor.astype(wanted)
@@ -165,6 +197,54 @@ def asarray(
     return Tensor(asarray_raw(kernels, value, wanted, bool(copy)), kernels)
 
 
+def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """Return an array of another library as a tensor, without copying it.
+
+    Parameters
+    ----------
+    x : array
+        Anything with ``__dlpack__`` and ``__dlpack_device__``: PyTorch's tensors, JAX's arrays ...
+        Whoever changes it changes the tensor's values under the eyes of the tapes: don't.
+    device : str, optional
+        A device of the backend that the array goes to: of ``cupy`` for memory of CUDA devices, else
+        of the backend in force.
+    copy : bool, optional
+        True always copies; False raises where the array cannot be shared.
+
+    Raises
+    ------
+    TypeError
+        If `x` speaks no DLPack.
+    BackendUnavailableError
+        If `x` lies on a CUDA device and CuPy does not work here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import distgrad as dg
+    >>> print(dg.from_dlpack(np.asarray([1.0, 2.0])))
+    dg.Tensor([1. 2.], shape=(2,), dtype=float64)
+    """
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(
+            f"from_dlpack: a {type(x).__name__} has no __dlpack__; expected an array of a library "
+            "that speaks DLPack; dg.asarray takes numbers, lists and buffers"
+        )
+    on_cuda = int(x.__dlpack_device__()[0]) in _CUDA
+    kernels = kernels_of("cupy") if on_cuda else current_kernels()
+    module = getattr(kernels.backend, "module", np)
+    array = kernels.backend.asarray(module.from_dlpack(x), copy=bool(copy))
+    tensor: Tensor = to_device(Tensor(array, kernels), device)
+    if copy is False and tensor.array is not array:
+        raise ValueError(
+            f"from_dlpack: copy is False, but the array lies on another device than {device!r}"
+        )
+    return tensor
+
+
+_CUDA = (2, 13)  # DLPack's numbers for CUDA's own memory, and for its managed memory
+
+
 def beside(value: Any, tensor: Tensor) -> Tensor:
     """Return a value as a tensor that can meet another one in an operation.
 
@@ -175,8 +255,12 @@ def beside(value: Any, tensor: Tensor) -> Tensor:
     tensor : Tensor
         Whose backend it goes to, unless it belongs to a transformation on a higher level.
     """
+    kernels = tensor.kernels
     if isinstance(value, Operators):
         own = value.read()
-        if own.kernels.level > tensor.kernels.level:
+        # Of two levels the lower is lifted where they meet.
+        if own.kernels.level != kernels.level or own.kernels is kernels:
             return own
-    return asarray(value, backend=tensor.kernels.backend)
+    if kernels.level:
+        return Tensor(asarray_raw(kernels, value), kernels)
+    return asarray(value, backend=kernels.backend)

@@ -1,5 +1,7 @@
 """The errors that distgrad raises: each says what failed, where, what was expected, what came."""
 
+import numpy as np
+
 
 class DistgradError(Exception):
     """Base of every error that distgrad raises on purpose.
@@ -155,7 +157,7 @@ class GradientCheckError(DistgradError, AssertionError):
 
 
 class PositionError(ShapeError, IndexError):
-    """A position does not exist: an index, or the label of a class, points outside of an axis.
+    """A position does not exist: an index or the label of a class outside of an axis, or an axis.
 
     Also raised where there are more indices than axes, or a mask has another length than its axis.
     """
@@ -199,3 +201,56 @@ class NonFiniteError(DistgradError, FloatingPointError):
                 f"{self.operation} made {self.made} in the gradient of {operation}{ran}; "
                 f"the gradient was asked for at {self.line}",
             )
+
+
+class MutationError(DistgradError, RuntimeError):
+    """An array that a tape kept was changed in place before its rule read it.
+
+    Raised within `distgrad.debug_mutations`. Cause: the program goes on to write to a NumPy array
+    that it has passed to an operation; copy it first, ``dg.asarray(array, copy=True)``.
+
+    Attributes
+    ----------
+    operation : str
+        The operation whose rule was about to read the array.
+    line : str
+        The user's line that ran it.
+    """
+
+    def __init__(self, operation: str, shape: tuple[int, ...], dtype: str, line: str) -> None:
+        super().__init__(
+            f"{operation}: an array of shape {shape} and dtype {dtype} was changed in place after "
+            f"{line} had used it, and before its gradient was computed; copy it first, "
+            "dg.asarray(array, copy=True)"
+        )
+        self.operation, self.line = operation, line
+
+
+class OffloadError(DistgradError, OSError):
+    """What a tape keeps could not be written to a file, or not be read again.
+
+    Causes: the disk is full, or its quota spent; the directory does not exist or is not writable;
+    somebody removed or changed a file in the private folder.
+    """
+
+
+class LinAlgError(DistgradError, np.linalg.LinAlgError):
+    """A matrix has not the property that an operation of linear algebra needs.
+
+    Causes: a singular matrix to invert or to solve with, a matrix that is not positive definite
+    for `distgrad.linalg.cholesky`, a NaN or an infinity that keeps an iteration from converging.
+    It is a `numpy.linalg.LinAlgError` (and so a `ValueError`) too. CuPy looks for such matrices
+    only within ``cupyx.errstate(linalg="raise")`` and returns NaN otherwise.
+    """
+
+
+class MatrixShapeError(ShapeError, LinAlgError):
+    """An operation of linear algebra got an array of less than two axes, or no square matrix."""
+
+
+class LinearityError(DistgradError, ValueError):
+    """The rule of a `distgrad.custom_jvp` is not linear in the tangents.
+
+    Cause: it takes a function such as a square or an absolute value of a tangent, or multiplies two
+    of them; a derivative in a direction is linear in the direction.
+    """

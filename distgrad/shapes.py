@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from distgrad.errors import ShapeError
+from distgrad.errors import PositionError, ShapeError
 
 Shape: TypeAlias = tuple[int, ...]
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -45,11 +45,11 @@ def normalize_axis(operation: str, axis: int, ndim: int) -> int:
 
     Raises
     ------
-    ShapeError
+    PositionError
         If the array has no such axis.
     """
     if not -ndim <= axis < ndim:
-        raise ShapeError(
+        raise PositionError(
             f"{operation}: axis is {axis}, but the array has {ndim} axes; expected an axis "
             f"from {-ndim} to {ndim - 1}"
             if ndim

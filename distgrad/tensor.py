@@ -8,84 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.backend.discovery import load
 from distgrad.backend.kernels import Kernels
-from distgrad.backend.protocol import Backend
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype
-from distgrad.ops import (
-    VOCABULARY,
-    arithmetic,
-    comparison,
-    complex_numbers,
-    contractions,
-    indexing,
-    reductions,
-    structure,
-)
+from distgrad.interchange import Interchange
+from distgrad.operators import PythonOperators
+from distgrad.ops import VOCABULARY, complex_numbers, reductions, structure
+from distgrad.ops.arrangement import unstack
 
 new_key = count(1).__next__  # identities: never 0, which means "a constant"
 
 
-def _binary(op: Op) -> Callable[[Any, Any], Any]:
-    def operator(self: Any, other: Any) -> Any:
-        return apply(op, self, other)
-
-    return operator
-
-
-def _equality(op: Op, without: bool) -> Callable[[Any, Any], Any]:
-    def operator(self: Any, other: Any) -> Any:
-        # `x == None` is asked of values that may be a tensor or None: an answer, and no error.
-        return without if other is None else apply(op, self, other)
-
-    return operator
-
-
-def _reflected(op: Op) -> Callable[[Any, Any], Any]:
-    def operator(self: Any, other: Any) -> Any:
-        return apply(op, other, self)
-
-    return operator
-
-
-def _unary(op: Op) -> Callable[[Any], Any]:
-    def operator(self: Any) -> Any:
-        return apply(op, self)
-
-    return operator
-
-
-class Operators:
+class Operators(PythonOperators, Interchange):
     """Python's operators and the array methods, for whatever can be read as a tensor."""
 
     __slots__ = ()
 
-    # np.add(array, tensor) and array + tensor come to __array_ufunc__ below.
-    __add__, __radd__ = _binary(arithmetic.ADD), _reflected(arithmetic.ADD)
-    __sub__, __rsub__ = _binary(arithmetic.SUBTRACT), _reflected(arithmetic.SUBTRACT)
-    __mul__, __rmul__ = _binary(arithmetic.MULTIPLY), _reflected(arithmetic.MULTIPLY)
-    __truediv__, __rtruediv__ = _binary(arithmetic.DIVIDE), _reflected(arithmetic.DIVIDE)
-    __floordiv__ = _binary(arithmetic.FLOOR_DIVIDE)
-    __rfloordiv__ = _reflected(arithmetic.FLOOR_DIVIDE)
-    __mod__, __rmod__ = _binary(arithmetic.REMAINDER), _reflected(arithmetic.REMAINDER)
-    __pow__, __rpow__ = _binary(arithmetic.POW), _reflected(arithmetic.POW)
-    __matmul__, __rmatmul__ = _binary(contractions.MATMUL), _reflected(contractions.MATMUL)
-    __neg__, __pos__ = _unary(arithmetic.NEGATIVE), _unary(arithmetic.POSITIVE)
-    __abs__ = _unary(arithmetic.ABS)
-    __lt__, __le__ = _binary(comparison.LESS), _binary(comparison.LESS_EQUAL)
-    __gt__, __ge__ = _binary(comparison.GREATER), _binary(comparison.GREATER_EQUAL)
-    __eq__ = _equality(comparison.EQUAL, False)  # elementwise, as NumPy's
-    __ne__ = _equality(comparison.NOT_EQUAL, True)
-    __hash__ = None  # type: ignore[assignment]  # == is elementwise, so there is no hash
-
-    def __getitem__(self, key: Any) -> Any:
-        return indexing.getitem(self, key)
+    is_sparse = False  # of a class that has sparse results of its own, see `combine`
 
     def read(self) -> Tensor:
         """Return the value as a tensor."""
         raise TypeError(f"{type(self).__name__} defines no value to read")
+
+    def combine(self, op: Op, first: Any, second: Any) -> Any:
+        """Return the sparse result of an operation of which this is an operand, if it has one."""
+        return NotImplemented
 
     # --- what the value is ----------------------------------------------------------------------
 
@@ -205,27 +153,9 @@ class Operators:
     def __iter__(self) -> Iterator[Any]:
         if not self.shape:
             raise TypeError("a zero-dimensional tensor has no axis to iterate over; use item()")
+        if self._is_followed():  # as one record: each subscript's gradient has the whole size
+            return iter(unstack(self))
         return (self[i] for i in range(self.shape[0]))
-
-    def to(self, *, backend: str | Backend) -> Any:
-        """Return the value on another backend; its gradient comes back to this one.
-
-        Parameters
-        ----------
-        backend : str or Backend
-            Where to; the value is copied by way of the host.
-
-        Raises
-        ------
-        UnknownBackendError, BackendUnavailableError
-            If there is no such backend, or it does not work here.
-        """
-        source = self.backend
-        target = load(backend) if isinstance(backend, str) else backend
-        if target is source:
-            tensor = self.read()
-            return tensor if tensor is self else apply(arithmetic.POSITIVE, tensor)
-        return apply(structure.TRANSFER, self, source=source, backend=target)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -235,22 +165,14 @@ class Operators:
 
     # --- NumPy's protocols ----------------------------------------------------------------------
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        tensor = self.read()
-        if any(listener.follows(tensor.key) for listener in LISTENERS.get()):
-            raise TypeError(
-                "np.asarray on a tensor that a tape watches would cut its gradient; "
-                "take t.numpy() for the values, or dg.stop_gradient(t) to cut on purpose"
-            )
-        view = self._host().view()
-        view.flags.writeable = False
-        return np.array(view, dtype=dtype, copy=copy)
-
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **params: Any) -> Any:
         op = _UFUNCS.get(ufunc)
         if op is None or method != "__call__" or params:
-            return NotImplemented
+            return _numpy_ufunc(ufunc, method, inputs, params)
         return apply(op, *inputs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return _numpy_function(function, args, kwargs)
 
     # --- array methods --------------------------------------------------------------------------
 
@@ -311,7 +233,10 @@ class Operators:
 
 
 class Tensor(Operators):
-    """An immutable array of one backend, as operations return it.
+    """An array of one backend, as operations return it.
+
+    Nobody changes the array; ``t[i] = x`` gives the handle an updated copy, and so is refused on
+    what a tape watches.
 
     Made by operations and by `distgrad.asarray`, not by users.
 
@@ -341,16 +266,20 @@ class Tensor(Operators):
         return self
 
     def __copy__(self) -> Tensor:
-        return self
+        return Tensor(self.array, self.kernels, self.key)  # a handle of its own, for `t[i] = x`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        return self  # immutable
+        return self.__copy__()  # nobody changes the array
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        raise TypeError(
-            "a Tensor is immutable and takes no item assignment; compute a new one (dg.where), "
-            "or keep the values in a dg.Variable and assign to that"
-        )
+    def __setitem__(self, key: Any, value: Any, /) -> None:
+        # The handle gets another array and another identity: records keep what they have seen.
+        if self._is_followed() or (isinstance(value, Operators) and value._is_followed()):
+            raise TypeError(
+                "t[i] = x on tensors that a tape watches would cut the gradient; take "
+                "t = t.at[i].set(x), which is differentiated"
+            )
+        updated = self.at[key].set(value)
+        self.array, self.kernels, self.key = updated.array, updated.kernels, updated.key
 
     def __str__(self) -> str:
         host = self._host()
@@ -382,6 +311,16 @@ _UFUNC_NAMES = {
     "true_divide": "divide",
     "mod": "remainder",
 }
+
+
+_numpy_function: Callable[..., Any]
+_numpy_ufunc: Callable[..., Any]
+
+
+def bind_numpy(function: Callable[..., Any], ufunc: Callable[..., Any]) -> None:
+    """Say what computes NumPy's functions; done once, by `distgrad.numpy_functions.dispatch`."""
+    global _numpy_function, _numpy_ufunc
+    _numpy_function, _numpy_ufunc = function, ufunc
 
 
 _UFUNCS: dict[np.ufunc, Op] = {

@@ -37,6 +37,26 @@ def map(function: Callable[..., Any], nest: Tree, *rest: Tree) -> Tree:
     return optree.tree_map(function, nest, *rest, namespace=_NAMESPACE)
 
 
+def register(
+    cls: type,
+    flatten: Callable[[Any], tuple[tuple[Any, ...], Any, tuple[str, ...]]],
+    unflatten: Callable[[Any, Any], Any],
+) -> None:
+    """Make a class a node of nests.
+
+    Parameters
+    ----------
+    cls : type
+        The class.
+    flatten : callable
+        ``flatten(node) -> (children, rest, names)``; the rest is hashable, and names are those of
+        the children in paths.
+    unflatten : callable
+        ``unflatten(rest, children)``: what takes the node's place where a nest is rebuilt.
+    """
+    optree.register_pytree_node(cls, flatten, unflatten, namespace=_NAMESPACE)
+
+
 def paths(nest: Tree) -> list[str]:
     """Return a readable path for each leaf, such as ``encoder/0/kernel``, in `flatten`'s order."""
     _register_dataclasses(nest)

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
 from distgrad.backend.protocol import Backend
+from distgrad.core.op import Placeholder
 from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.dtypes import DType, DTypeLike, as_dtype
 from distgrad.eager import as_host, asarray, holds_tensors
 from distgrad.errors import DTypeError, MixedBackendError, ShapeError
 from distgrad.ops.arithmetic import add, positive, subtract
+from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Operators, Tensor, new_key
 
 _FROM_PYTHON = (bool, int, float, complex, list, tuple)
+
+
+class _Holder:
+    """Something that holds one object, to see what the interpreter counts then."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = object()
+
+
+_lone = _Holder()
+_ONE_HOLDER = sys.getrefcount(_lone.held) if hasattr(sys, "getrefcount") else 0
+# Without the interpreter's lock counts are kept by thread, and tell nothing.
+_COUNTS_REFERENCES = bool(_ONE_HOLDER) and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Variable(Operators):
@@ -55,10 +73,18 @@ class Variable(Operators):
         backend: str | Backend | None = None,
     ) -> None:
         source = asarray(initial_value, dtype=dtype, backend=backend)
-        kernels = source.kernels
         self.key = new_key()
         self.name = "Variable" if name is None else name
         self.trainable = trainable
+        keeper = VALUES.get()
+        if keeper is not None:
+            source = keeper.create(self, source)
+        kernels = source.kernels
+        if kernels.level:
+            raise TypeError(
+                f"variable {self.name!r}: the first value belongs to a transformation, such as "
+                "vmap, in which it was computed; expected numbers: create variables outside"
+            )
         array = kernels.backend.asarray(source.array, copy=True)
         self._value = Tensor(array, kernels, self.key)
 
@@ -149,21 +175,69 @@ class Variable(Operators):
         return self._replace("assign", self._admitted("assign", value, copy=True))
 
     def assign_add(self, delta: Any) -> Variable:
-        """Add to the value; parameters, result and errors as for `assign`."""
+        """Add to the value; parameters, result and errors as for `assign`.
+
+        Of an `IndexedSlices` only the rows are added, each at its place.
+        """
         if VALUES.get() is not None:
             return self.assign(add(self, delta))
         self._cut(delta)
+        if isinstance(delta, IndexedSlices):
+            return self._add_rows("assign_add", delta)
         return self._replace(
             "assign_add", self._value.array + self._admitted("assign_add", delta, copy=False)
         )
 
     def assign_sub(self, delta: Any) -> Variable:
-        """Subtract from the value; parameters, result and errors as for `assign`."""
+        """Subtract from the value; parameters, result and errors as for `assign`.
+
+        Of an `IndexedSlices` only the rows are subtracted, each at its place.
+        """
         if VALUES.get() is not None:
             return self.assign(subtract(self, delta))
         self._cut(delta)
+        if isinstance(delta, IndexedSlices):
+            return self._add_rows("assign_sub", -delta)
         return self._replace(
             "assign_sub", self._value.array - self._admitted("assign_sub", delta, copy=False)
+        )
+
+    def _add_rows(self, method: str, slices: IndexedSlices) -> Variable:
+        """Add rows at their places: in the array itself if nobody else can see it."""
+        kernels = self._value.kernels
+        if slices.shape != self.shape:
+            raise ShapeError(
+                f"{method}: {self._label} has shape {self.shape}, the slices {slices.shape}; "
+                "expected the same shape"
+            )
+        if slices.values.kernels is not kernels or slices.indices.kernels is not kernels:
+            return self._replace(
+                method, self._value.array + self._admitted(method, slices.to_dense(), copy=False)
+            )
+        rows = self._in_own_dtype(method, slices.values.array)
+        alone = self._is_alone()
+        array = self._value.array
+        if not alone:
+            array = kernels.backend.asarray(array, copy=True)
+        add_rows = getattr(kernels.backend, "add_rows", None)
+        if add_rows is None:
+            index, shape = (Placeholder.ARRAY,), self.shape
+            added = kernels.scatter_add(rows, slices.indices.array, index=index, shape=shape)
+            return self._replace(method, array + added)
+        return self._replace(method, add_rows(array, slices.indices.array, rows))
+
+    def _is_alone(self) -> bool:
+        """Return whether nothing but this variable refers to its array, as far as can be known.
+
+        Tensors that were read, records of tapes, NumPy's views: all hold the array, or the tensor
+        that holds it. So an update of few rows of a large table need not copy the table. Threads
+        that read a variable while another one assigns to it need a lock of their own.
+        """
+        if not _COUNTS_REFERENCES or getattr(self._value.array, "base", None) is not None:
+            return False
+        return (
+            sys.getrefcount(self._value) == _ONE_HOLDER
+            and sys.getrefcount(self._value.array) == _ONE_HOLDER
         )
 
     def _admitted(self, method: str, value: Any, *, copy: bool) -> Any:
@@ -187,6 +261,9 @@ class Variable(Operators):
                 f"{method}: {self._label} has shape {self.shape}, the value {tuple(array.shape)}; "
                 "expected the same shape, or a scalar"
             )
+        return self._in_own_dtype(method, array)
+
+    def _in_own_dtype(self, method: str, array: Any) -> Any:
         given = as_dtype(array.dtype)
         if given != self.dtype:
             if not np.can_cast(given, self.dtype, "same_kind"):
@@ -195,7 +272,7 @@ class Variable(Operators):
                     "expected the same kind of number; "
                     f"convert it with .astype({self.dtype.name!r})"
                 )
-            array = kernels.astype(array, dtype=self._value.array.dtype)
+            array = self.kernels.astype(array, dtype=self._value.array.dtype)
         return array
 
     def _cut(self, value: Any) -> None:

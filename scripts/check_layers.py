@@ -19,10 +19,13 @@ from pathlib import Path
 # The name is the part after `distgrad.`, or the whole name of a package in `backends/`.
 FLOORS: dict[int, tuple[str, ...]] = {
     1: ("core", "errors"),
-    2: ("backend", "shapes", "dtypes", "tree"),
+    2: ("backend", "shapes", "dtypes", "promotion", "tree", "windows"),
     3: ("ops",),
-    4: ("tensor",),
-    5: ("backends_in_force", "entering", "eager", "variable", "batching", "data", "debug"),
+    4: ("operators", "interchange", "tensor", "linalg", "fft", "special"),
+    5: (
+        *("backends_in_force", "namespace_info", "entering", "eager", "variable", "sparse"),
+        *("numpy_functions", "batching", "data", "debug", "random"),
+    ),
     6: ("tape", "transforms", "graph", "nn", "optimizers"),
     7: ("distributed", "testing", "distgrad_numpy", "distgrad_cupy"),
     8: ("checkpoint", "training", "cli", "compat"),

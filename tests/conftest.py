@@ -9,5 +9,7 @@ from distgrad import backends_in_force
 def backends_in_use():
     before = dict(backends_in_force._kernels)
     yield
+    # Those of `vmap` are made once for each level, and remembered elsewhere as well.
+    levels = {key: each for key, each in backends_in_force._kernels.items() if each.level}
     backends_in_force._kernels.clear()
-    backends_in_force._kernels.update(before)
+    backends_in_force._kernels.update(before | levels)

@@ -1,11 +1,16 @@
 """vmap: one run for the whole batch gives what a loop over the examples gives."""
 
+import array_api_strict
 import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.backend import ArrayModuleBackend
 from distgrad.batching import BatchedValueError
+from distgrad.core import apply
 from distgrad.errors import ShapeError
+from distgrad.testing import rules
+from distgrad.testing.samples import samples
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(5, 3))
@@ -150,13 +155,100 @@ def test_axes_are_named_for_arguments_leaves_and_results():
     np.testing.assert_allclose(found["shift"].numpy(), 2 * X)
 
 
-def test_an_operation_without_a_rule_is_computed_one_by_one_with_a_warning():
-    positions = np.array([0, 1, 2, 0, 1])
+def test_keyword_arguments_and_unmapped_flags_are_the_same_for_all_examples():
+    def f(x, mode, *, scale):
+        return x * scale if mode == "double" else x
 
-    with pytest.warns(UserWarning, match="getitem has no batching rule"):
-        found = dg.vmap(lambda x, i: x[1:, i])(CUBES, positions)
+    found = dg.vmap(f, in_axes=(0, None))(X, "double", scale=2.0)
 
-    np.testing.assert_array_equal(found.numpy(), loop(lambda x, i: x[1:, i], CUBES, positions))
+    np.testing.assert_array_equal(found.numpy(), 2 * X)
+
+
+def test_a_value_that_all_examples_share_may_steer_python():
+    found = dg.vmap(lambda x, n: x * 2.0 if n > 1 else x, in_axes=(0, None))(X, dg.asarray(2))
+
+    np.testing.assert_array_equal(found.numpy(), 2 * X)
+
+
+def test_moving_to_another_backend_inside_is_refused():
+    with pytest.raises(BatchedValueError, match="moves to another backend"):
+        dg.vmap(lambda x: x.to(backend=ArrayModuleBackend("strict", array_api_strict)))(X)
+
+
+@pytest.mark.parametrize("index", ["x[1:, i]", "x[i, :, i]", "x[..., i]", "x[None, i]", "x[0, i]"])
+def test_positions_of_ones_own_among_other_parts_of_an_index(index):
+    pick = {
+        "x[1:, i]": lambda x, i: x[1:, i],
+        "x[i, :, i]": lambda x, i: x[None][i * 0, :, i],
+        "x[..., i]": lambda x, i: x[..., i],
+        "x[None, i]": lambda x, i: x[None, i],
+        "x[0, i]": lambda x, i: x[0, i],
+    }[index]
+    positions = np.array([[0, 2], [1, 1], [2, 0], [0, 0], [2, 1]])
+
+    def slope(x, i):
+        return dg.grad(lambda x: dg.sum(pick(x, i) ** 2))(x)
+
+    for f in (pick, slope):
+        np.testing.assert_allclose(
+            dg.vmap(f)(CUBES, positions).numpy(), loop(f, CUBES, positions)
+        )
+
+
+def test_an_operation_without_a_rule_is_computed_one_by_one_with_one_warning():
+    masks = RNG.permuted(np.tile([True, False, True], (5, 1)), axis=1)  # two of three, everywhere
+
+    def pick(x, mask):
+        return x[mask] + 2.0 * x[mask] ** 2
+
+    with pytest.warns(UserWarning, match="getitem has no batching rule") as caught:
+        found = dg.vmap(pick)(CUBES, masks)
+
+    assert len(caught) == 1
+    np.testing.assert_array_equal(found.numpy(), loop(pick, CUBES, masks))
+
+
+# Whose result's shape depends on values, so that examples may differ in it.
+DATA_DEPENDENT = {"nonzero", "unique"}
+
+
+def _mapped_samples():
+    for sample in samples():
+        arrays = [i for i, x in enumerate(sample.operands) if isinstance(x, np.ndarray)]
+        masks = any(sample.operands[i].dtype == bool for i in arrays if i)
+        by_mask = masks and any("index" in name for name in sample.params)
+        if arrays and not by_mask and sample.op.name not in {*DATA_DEPENDENT, "transfer"}:
+            yield pytest.param(sample, arrays, id=str(sample))
+
+
+def _another(sample, x):
+    """Return an array that suits an operation like x: in range, positive definite, or sorted."""
+    return x + np.asarray(0.25, x.dtype) if sample.op.name == "searchsorted" else np.flip(x)
+
+
+@pytest.mark.parametrize(("sample", "places"), list(_mapped_samples()))
+def test_every_operation_has_a_batching_rule_that_equals_a_loop(sample, places):
+    def f(*operands):
+        return apply(sample.op, *operands, **sample.params)
+
+    choices = [places, *([place] for place in places)] if len(places) > 1 else [places]
+    for chosen in choices:
+        operands = [
+            np.stack([x, _another(sample, x), x]) if i in chosen else x
+            for i, x in enumerate(sample.operands)
+        ]
+        axes = tuple(0 if i in chosen else None for i in range(len(operands)))
+        one_by_one = [
+            f(*(x[k] if i in chosen else x for i, x in enumerate(operands))) for k in range(3)
+        ]
+
+        found = dg.vmap(f, in_axes=axes)(*operands)  # a warning of a missing rule is an error
+
+        given, expected = (
+            ([found], [one_by_one]) if sample.op.outputs == 1 else (found, zip(*one_by_one))  # noqa: B905
+        )
+        for ours, theirs in zip(given, expected, strict=True):
+            rules.assert_close(ours.numpy(), np.stack([y.numpy() for y in theirs]), str(sample))
 
 
 @pytest.mark.parametrize(

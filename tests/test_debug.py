@@ -121,3 +121,96 @@ def test_lines_are_noted_for_every_value():
 
     assert "x = dg.asarray([1.0]) * 2.0  # made here" in lines.by_key[x.key]
     assert LISTENERS.get() == ()
+
+
+# --- inside of traced functions -------------------------------------------------------------------
+
+
+def test_operation_inside_a_traced_function_is_named_with_the_line_where_it_was_traced():
+    @dg.function
+    def f(x):
+        shifted = x - 1.0
+        return dg.sum(dg.sqrt(shifted) * 2.0)  # the traced line
+
+    f(dg.asarray([4.0]))
+    with dg.debug_nans(), pytest.raises(NonFiniteError) as caught:
+        f(dg.asarray([0.5]))
+
+    assert caught.value.operation == "sqrt"
+    assert "sqrt made a NaN, at test_debug.py:" in str(caught.value)
+    assert "dg.sqrt(shifted) * 2.0)  # the traced line" in str(caught.value)
+    assert "(%2 of the traced function 'f')" in str(caught.value)
+
+
+@pytest.mark.parametrize("differentiated_before", [False, True])
+def test_backward_pass_of_a_traced_function_names_the_forward_operation(differentiated_before):
+    @dg.function
+    def f(x):
+        return dg.sum(dg.sqrt(x) * 3.0)  # forward is fine
+
+    if differentiated_before:
+        dg.grad(f)(dg.asarray([1.0]))
+    x = dg.Variable([0.0])
+    with dg.debug_nans(), dg.GradientTape() as tape:
+        y = f(x.value())
+        with pytest.raises(NonFiniteError) as caught:
+            tape.gradient(y, x)  # backward is not
+
+    assert caught.value.operation == "divide"
+    assert caught.value.gradient_of == "sqrt"
+    assert "which ran at test_debug.py" in str(caught.value)
+    assert "dg.sqrt(x) * 3.0)  # forward is fine" in str(caught.value)
+    assert "tape.gradient(y, x)  # backward is not" in str(caught.value)
+
+
+def test_tape_inside_a_traced_function_names_both_lines():
+    @dg.function
+    def step(x):
+        with dg.GradientTape() as tape:
+            tape.watch(x)
+            y = dg.sqrt(x)  # the root
+        return tape.gradient(y, x)  # its slope
+
+    with dg.debug_nans(), pytest.raises(NonFiniteError) as caught:
+        step(dg.asarray([0.0]))
+
+    assert caught.value.gradient_of == "sqrt"
+    assert "y = dg.sqrt(x)  # the root" in str(caught.value)
+    assert "tape.gradient(y, x)  # its slope" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: dg.while_loop(lambda s: dg.sum(s) > -5.0, lambda s: dg.log(s) - 1.0, x),
+        lambda x: dg.scan(lambda c, v: (dg.log(c - v), c), x, dg.asarray([1.0, 1.0, 1.0]))[0],
+        lambda x: dg.cond(dg.sum(x) > 0, lambda: dg.log(x - 2.0), lambda: x),
+    ],
+    ids=["while_loop", "scan", "cond"],
+)
+@pytest.mark.parametrize("run", [dg.function, lambda f: lambda x: dg.vmap(f)(x[None])])
+def test_bodies_of_control_flow_are_looked_into(f, run):
+    traced = run(f)
+    with dg.debug_nans(), pytest.raises(NonFiniteError) as caught:
+        traced(dg.asarray([2.0]))
+
+    assert caught.value.operation == "log"
+    assert "test_debug.py" in caught.value.line
+    assert "dg.log(" in caught.value.line
+
+
+def test_what_a_traced_function_computes_at_once_is_looked_at():
+    table = dg.asarray([0.0, 1.0])
+
+    with dg.debug_nans(), pytest.raises(NonFiniteError, match="log made an infinity"):
+        dg.function(lambda x: x * dg.log(table))(dg.asarray([1.0, 1.0]))
+
+
+def test_traced_results_are_the_same_under_debugging():
+    f = dg.function(lambda x: dg.sum(dg.sqrt(x) * dg.tanh(x)))
+    x = dg.asarray([0.5, 1.5])
+    with dg.debug_nans():
+        found = f(x), dg.grad(f)(x)
+
+    assert float(found[0]) == float(f(x))
+    np.testing.assert_array_equal(found[1].numpy(), dg.grad(f)(x).numpy())

@@ -44,5 +44,13 @@ def test_the_reference_names_every_public_name(module):
     assert set(module.__all__) <= named
 
 
+@pytest.mark.parametrize("name", ["linalg", "fft"])
+def test_a_namespaces_own_page_names_all_that_it_has(name):
+    page = (ROOT / "docs" / "reference" / f"{name}.md").read_text()
+    listed = re.findall(r"^   (\w+)$", page, re.MULTILINE)
+
+    assert sorted(listed) == sorted(getattr(dg, name).__all__)
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110

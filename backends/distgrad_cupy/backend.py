@@ -6,13 +6,12 @@ Importing this module needs CuPy but no driver; `create` is what asks for a devi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import cupy
 import numpy as np
 
-from distgrad.backend.kit import ArrayModuleBackend, scatter_add
+from distgrad.backend.kit import ArrayModuleBackend
 
 
 class CuPyBackend(ArrayModuleBackend):
@@ -33,6 +32,30 @@ class CuPyBackend(ArrayModuleBackend):
     def device(self, array: Any) -> str:
         """Return the CUDA device that holds the array, such as ``"cuda:0"``."""
         return f"cuda:{array.device.id}"
+
+    def devices(self) -> tuple[str, ...]:
+        """Return every CUDA device, the current one first."""
+        current = f"cuda:{cupy.cuda.Device().id}"
+        count = cupy.cuda.runtime.getDeviceCount()
+        return (current, *(n for n in (f"cuda:{i}" for i in range(count)) if n != current))
+
+    def to_device(self, array: Any, device: str) -> Any:
+        """Return an array on another CUDA device, copied if it does not lie there.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device.
+        """
+        if device == self.device(array):
+            return array
+        if device not in self.devices():
+            raise ValueError(
+                f"to_device: the backend 'cupy' has no device {device!r}; expected one of "
+                f"{', '.join(self.devices())}"
+            )
+        with cupy.cuda.Device(int(device.partition(":")[2])):
+            return cupy.array(array)
 
     def synchronize(self) -> None:
         """Return once the current device has done all its work."""
@@ -60,14 +83,6 @@ def _astype(x: Any, dtype: Any) -> Any:
     return x.astype(dtype)
 
 
-def _cumulative_sum(x: Any, axis: int | None = None) -> Any:
-    if axis is None and x.ndim != 1:
-        raise ValueError("cumulative_sum needs an axis")
-    return x.cumsum(axis)
-
-
 KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
-    "cumulative_sum": _cumulative_sum,
-    "scatter_add": partial(scatter_add, cupy),
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from copy import copy
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from distgrad.backend.protocol import Backend
-from distgrad.core.op import Op
+from distgrad.core.op import Composed, Op
 from distgrad.dtypes import complex64, complex128
 from distgrad.errors import MissingKernelError
 
@@ -37,7 +38,12 @@ class Kernels:
         The kernel of each operation.
     recorded : namespace
         The same vocabulary as recorded operations on tensors; set by the evaluator.
+    keeps_zeros : bool
+        Whether rules that compute here leave a cotangent of exactly 0 at 0 where a derivative is
+        infinite; see `keeping_zeros`.
     """
+
+    keeps_zeros = False
 
     def __init__(self, backend: Backend, vocabulary: Mapping[str, Op]) -> None:
         self.backend = backend
@@ -60,9 +66,19 @@ class Kernels:
     def __repr__(self) -> str:
         return f"<kernels of {self.backend.name}>"
 
+    @cached_property
+    def keeping_zeros(self) -> Kernels:
+        """The same namespace, in which rules leave a cotangent of exactly 0 at 0."""
+        twin = copy(self)
+        twin.keeps_zeros = True
+        return twin
+
     def resolve(self, op: Op) -> Callable[..., Any]:
         """Return an operation's kernel, its composition, or for want of both one that raises."""
         interpret = getattr(self.backend, "interpret", None)  # a transformation takes any operation
+        if isinstance(op, Composed) and op.compose is not None:
+            composed: Callable[..., Any] = interpret(op) if interpret else partial(op.compose, self)
+            return composed
         kernel = interpret(op) if interpret else self.backend.kernel(op.name)
         if kernel is None:
             kernel = partial(self._missing, op) if op.compose is None else partial(op.compose, self)

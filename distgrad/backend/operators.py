@@ -14,11 +14,17 @@ _BINARY = {
     "remainder": "mod",
     "pow": "pow",
     "matmul": "matmul",
+    "bitwise_and": "and",
+    "bitwise_or": "or",
+    "bitwise_xor": "xor",
+    "bitwise_left_shift": "lshift",
+    "bitwise_right_shift": "rshift",
 }
 _PLAIN = {
     "negative": "neg",
     "positive": "pos",
     "abs": "abs",
+    "bitwise_invert": "invert",
     "less": "lt",
     "less_equal": "le",
     "greater": "gt",

@@ -54,6 +54,8 @@ class Keep(Enum):
     - ``SPECS``: ``y`` is None and ``xs`` is a tuple of `Spec`.
     - ``INPUTS``: ``y`` is None and ``xs`` is the tuple of the input arrays.
     - ``REST``: ``y`` is None, ``xs[0]`` is a `Spec` and the rest of ``xs`` are arrays.
+    - ``POSITIONS``: ``y`` is None, ``xs[0]`` and ``xs[1]`` are `Spec` and the rest of ``xs`` are
+      arrays: the positions in an index.
     - ``OUTPUT``: ``y`` is the output array and ``xs`` is None.
     - ``BOTH``: ``y`` is the output array and ``xs`` the tuple of the input arrays.
 
@@ -67,6 +69,7 @@ class Keep(Enum):
     SPECS = "specs"
     INPUTS = "inputs"
     REST = "rest"
+    POSITIONS = "positions"
     OUTPUT = "output"
     BOTH = "both"
 
@@ -133,3 +136,13 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+class Composed(Op):
+    """An operation outside of the vocabulary, such as one made for a single call.
+
+    No backend has a kernel of it, whatever its name: everywhere its composition runs, and nobody
+    remembers it.
+    """
+
+    __slots__ = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -66,6 +67,18 @@ class ValueKeeper(Protocol):
         """Take a tensor as the value of a variable."""
         ...
 
+    def create(self, variable: Any, value: Any) -> Any:
+        """Return the first value of a variable that is created, a tensor, as numbers."""
+        ...
+
+    def follows(self, keys: Sequence[int]) -> bool:
+        """Return whether somebody outside follows one of these values; take note of them."""
+        ...
+
+    def bound(self, values: dict[int, tuple[Any, Any]]) -> AbstractContextManager[None]:
+        """Let variables have given values within a ``with`` block, by their identity."""
+        ...
+
 
 Evaluator = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -74,6 +87,9 @@ LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("distgrad_listeners", d
 
 # Who keeps the values of variables; None for the variables themselves.
 VALUES: ContextVar[ValueKeeper | None] = ContextVar("distgrad_values", default=None)
+
+# The keepers at work in any thread: while there is none, no operation has to ask for its own.
+OPEN_KEEPERS: set[int] = set()
 
 
 def _unbound(op: Op, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:

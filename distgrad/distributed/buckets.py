@@ -31,7 +31,9 @@ class Bucket:
     positions: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
 
-    def pack(self, arrays: Sequence[Array | None], weight: float) -> Array:
+    def pack(
+        self, arrays: Sequence[Array | None], weight: float, out: Array | None = None
+    ) -> Array:
         """Return the message: the weight, and the arrays times the weight.
 
         Parameters
@@ -40,21 +42,26 @@ class Bucket:
             One for each of `positions`; None stands for zeros.
         weight : float
             Zero makes all zeros, whatever the arrays hold: the mean over no examples is NaN.
+        out : numpy.ndarray, optional
+            Where to put the message; a new array by default.
         """
-        message = np.zeros(self._length(), self.dtype)
+        message = np.empty(self.length, self.dtype) if out is None else out
         message[0] = weight
-        if weight:
-            for array, piece in zip(arrays, self._views(message), strict=True):
-                if array is not None:
-                    # Widened first: half precision overflows where it is multiplied.
-                    np.multiply(array.astype(self.dtype, copy=False), weight, out=piece)
+        for array, piece in zip(arrays, self._views(message), strict=True):
+            if array is None or not weight:
+                piece[...] = 0
+            else:
+                # Widened first: half precision overflows where it is multiplied.
+                np.multiply(array.astype(self.dtype, copy=False), weight, out=piece)
         return message
 
     def unpack(self, message: Array) -> list[Array]:
         """Return the arrays of a message, as views of it."""
         return self._views(message)
 
-    def _length(self) -> int:
+    @property
+    def length(self) -> int:
+        """How many elements a message has."""
         return 1 + sum(math.prod(shape) for shape in self.shapes)
 
     def _views(self, message: Array) -> list[Array]:

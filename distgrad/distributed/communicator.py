@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn, Protocol, runtime_checkable
@@ -77,6 +78,53 @@ class Communicator(Protocol):
         """Return all ranks' arrays along a new first axis of length `size`."""
         ...
 
+    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+        """Return all ranks' elements end to end, in the order of the ranks.
+
+        Parameters
+        ----------
+        array : numpy.ndarray of shape (counts[rank],)
+            Of the same dtype on every rank.
+        counts : sequence of int
+            How many elements each rank has; the same on every rank.
+        """
+        ...
+
+    def alltoall(self, array: Array) -> Array:
+        """Return what the others have for this rank, row i from rank i.
+
+        Parameters
+        ----------
+        array : numpy.ndarray of shape (size, ...)
+            Row i goes to rank i.
+        """
+        ...
+
+    def alltoallv(self, array: Array, counts: Array) -> Array:
+        """Return what the others have for this rank, end to end in the order of the ranks.
+
+        Parameters
+        ----------
+        array : numpy.ndarray of shape (sum of counts[rank],)
+            The elements for rank 0, then those for rank 1, ...
+        counts : numpy.ndarray of shape (size, size)
+            How many elements the rank of a row sends to the rank of a column; the same on every
+            rank.
+        """
+        ...
+
+    def reduce_scatter(self, array: Array, op: str = "sum") -> Array:
+        """Return this rank's row of the elementwise reduction of all ranks' arrays.
+
+        Parameters
+        ----------
+        array : numpy.ndarray of shape (size, ...)
+            Of the same shape and dtype on every rank.
+        op : {"sum", "prod", "min", "max", "bor"}
+            As for `allreduce`.
+        """
+        ...
+
     def barrier(self) -> None:
         """Return once every rank has called this."""
         ...
@@ -115,6 +163,31 @@ class SerialCommunicator:
         """Return a copy of the array with a new first axis of length 1."""
         self.started += 1
         return np.array(array)[np.newaxis]
+
+    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+        """Return a copy of the array."""
+        self.started += 1
+        check_counts("allgatherv", array, counts[0])
+        return np.array(array)
+
+    def alltoall(self, array: Array) -> Array:
+        """Return a copy of the array."""
+        self.started += 1
+        check_rows("alltoall", array, self.size)
+        return np.array(array)
+
+    def alltoallv(self, array: Array, counts: Array) -> Array:
+        """Return a copy of the array."""
+        self.started += 1
+        check_counts("alltoallv", array, int(counts[0][0]))
+        return np.array(array)
+
+    def reduce_scatter(self, array: Array, op: str = "sum") -> Array:
+        """Return a copy of the only row."""
+        self.started += 1
+        wire_dtype(array.dtype, op)
+        check_rows("reduce_scatter", array, self.size)
+        return np.array(array[0])
 
     def barrier(self) -> None:
         """Return at once."""
@@ -167,12 +240,14 @@ class RecordedCommunicator:
         """Return what `size` equal arrays reduce to."""
         wire_dtype(array.dtype, op)
         self._note("allreduce", op, array)
-        same = np.array(array)
+        return _delivered(self._reduced(np.array(array), op), out)
+
+    def _reduced(self, same: Array, op: str) -> Array:
         if op == "sum":
-            same = (same * self.size).astype(array.dtype)
+            same = (same * self.size).astype(same.dtype)
         elif op == "prod":
-            same = (same**self.size).astype(array.dtype)
-        return _delivered(same, out)
+            same = (same**self.size).astype(same.dtype)
+        return same
 
     def broadcast(self, array: Array, root: int = 0) -> Array:
         """Return a copy of the array."""
@@ -184,6 +259,33 @@ class RecordedCommunicator:
         """Return `size` copies of the array along a new first axis."""
         self._note("allgather", "", array)
         return np.stack([array] * self.size)
+
+    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+        """Return each rank's elements, those of this rank as often as a count asks."""
+        check_counts("allgatherv", array, counts[self.rank])
+        self._note("allgatherv", "", array)
+        return np.concatenate([np.resize(array, count) for count in counts])
+
+    def alltoall(self, array: Array) -> Array:
+        """Return `size` copies of the row for this rank."""
+        check_rows("alltoall", array, self.size)
+        self._note("alltoall", "", array)
+        return np.stack([array[self.rank]] * self.size)
+
+    def alltoallv(self, array: Array, counts: Array) -> Array:
+        """Return the elements for this rank from each rank, as often as a count asks."""
+        check_counts("alltoallv", array, int(np.sum(counts[self.rank])))
+        self._note("alltoallv", "", array)
+        stops = np.cumsum(counts[self.rank])
+        mine = array[stops[self.rank] - counts[self.rank][self.rank] : stops[self.rank]]
+        return np.concatenate([np.resize(mine, row[self.rank]) for row in counts])
+
+    def reduce_scatter(self, array: Array, op: str = "sum") -> Array:
+        """Return what `size` equal rows for this rank reduce to."""
+        wire_dtype(array.dtype, op)
+        check_rows("reduce_scatter", array, self.size)
+        self._note("reduce_scatter", op, array)
+        return self._reduced(np.array(array[self.rank]), op)
 
     def barrier(self) -> None:
         """Return at once."""
@@ -236,6 +338,23 @@ def check_root(root: int, size: int) -> None:
     if not 0 <= root < size:
         raise CommunicationError(
             f"broadcast: root {root} is not a rank; expected 0 to {size - 1} on {size} ranks"
+        )
+
+
+def check_rows(verb: str, array: Array, size: int) -> None:
+    """Raise a `CommunicationError` unless an array has a row for each rank."""
+    if np.ndim(array) == 0 or len(array) != size:
+        raise CommunicationError(
+            f"{verb}: the array has shape {np.shape(array)}; expected a row for each of {size} "
+            "ranks along the first axis"
+        )
+
+
+def check_counts(verb: str, array: Array, count: int) -> None:
+    """Raise a `CommunicationError` unless an array is as long as its rank's counts say."""
+    if np.shape(array) != (count,):
+        raise CommunicationError(
+            f"{verb}: the array has shape {np.shape(array)}; expected ({count},), as the counts say"
         )
 
 

@@ -51,7 +51,8 @@ def agree(communicator: Communicator, plan: Plan, present: Sequence[bool] = ()) 
     plan : Plan
         What this rank is about to do. How many operations it has begun is compared as well.
     present : sequence of bool
-        For each entry, whether this rank has it; ranks may differ in this.
+        For each entry, whether this rank has it; ranks may differ in this. Further questions may
+        follow, answered in the same way, such as whether what it has is dense.
 
     Returns
     -------

@@ -12,12 +12,14 @@ import numpy as np
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
 from distgrad.distributed.buckets import plan_buckets
-from distgrad.distributed.communicator import Communicator
+from distgrad.distributed.communicator import Communicator, wire_dtype
 from distgrad.distributed.fingerprint import Entry, Plan, agree
 from distgrad.distributed.launch import world
 from distgrad.distributed.sharding import examples_here
+from distgrad.distributed.slices import exchange_counts, gather_rows, host_rows, is_worth_it
 from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import BatchError, ShapeError, TapeError, UnsupportedOptionError
+from distgrad.sparse import IndexedSlices, densified, made
 from distgrad.tape.arguments import UnconnectedGradients, unconnected, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Tensor
@@ -158,9 +160,10 @@ class DistributedGradientTape:
 
         Returns
         -------
-        nest of Tensor or None
+        nest of Tensor, IndexedSlices or None
             In the structure of `sources`, each of its source's shape, dtype and backend; the same
-            bits on every rank.
+            bits on every rank. Sparse are those that are sparse on every rank that has one, if that
+            takes fewer bytes to exchange; then each position stands there once, in ascending order.
 
         Raises
         ------
@@ -193,8 +196,18 @@ class DistributedGradientTape:
         _refuse_listeners(self._tape, gradients)
 
         plan = Plan(f"gradient (average={self._average!r})", describe_sources(treedef, leaves))
-        connected = agree(comm, plan, [gradient is not None for gradient in gradients])
-        reduced = _reduce(comm, leaves, gradients, connected, weight, self._average == "sum")
+        # Who has a gradient at all, and who has a dense one.
+        present = [gradient is not None for gradient in gradients]
+        dense = [each and not _is_sparse(g) for each, g in zip(present, gradients, strict=True)]
+        union = agree(comm, plan, present + dense)
+        connected, dense = union[: len(leaves)], union[len(leaves) :]
+        as_sum = self._average == "sum"
+        reduced = _reduce_sparse(comm, leaves, gradients, connected, dense, weight, as_sum)
+        found = [each and slices is None for each, slices in zip(connected, reduced, strict=True)]
+        for position, gradient in enumerate(
+            _reduce(comm, leaves, gradients, found, weight, as_sum)
+        ):
+            reduced[position] = reduced[position] if gradient is None else gradient
         results = [
             unconnected(policy, position, source, _NOWHERE) if found is None else found
             for position, (source, found) in enumerate(zip(leaves, reduced, strict=True))
@@ -213,15 +226,65 @@ def _refuse_sums(target: Any) -> None:
             )
 
 
+def _is_sparse(gradient: Any) -> bool:
+    return isinstance(gradient, IndexedSlices)
+
+
+def _reduce_sparse(
+    comm: Communicator,
+    sources: list[Any],
+    gradients: list[Any],
+    connected: list[bool],
+    dense: list[bool],
+    weight: float,
+    as_sum: bool,
+) -> list[Any]:
+    """Return the gradients that are worth being exchanged as rows; None for all others."""
+    results: list[Any] = [None] * len(sources)
+    sparse = [p for p, found in enumerate(connected) if found and not dense[p]]
+    if not sparse:
+        return results
+    dtypes = _numpy_dtypes([source.array for source in sources])
+    wires = {p: wire_dtype(dtypes[p], "sum") for p in sparse}
+    shapes = {p: tuple(sources[p].array.shape) for p in sparse}
+    rows = {p: host_rows(gradients[p], shapes[p], wires[p]) for p in sparse}
+    table, weights = exchange_counts(comm, [rows[p] for p in sparse], weight)
+    counts = dict(zip(sparse, table.T, strict=True))
+    for wire in dict.fromkeys(wires.values()):
+        chosen = [
+            p
+            for p in sparse
+            if wires[p] == wire and is_worth_it(counts[p], shapes[p], wire.itemsize)
+        ]
+        if not chosen:
+            continue
+        summed = gather_rows(
+            comm,
+            [rows[p] for p in chosen],
+            np.stack([counts[p] for p in chosen], axis=1),
+            weights,
+            [shapes[p] for p in chosen],
+            as_sum,
+        )
+        for position, (values, indices) in zip(chosen, summed, strict=True):
+            kernels = sources[position].kernels
+            results[position] = made(
+                Tensor(kernels.backend.asarray(values, dtype=dtypes[position]), kernels),
+                Tensor(kernels.backend.asarray(indices), kernels),
+                shapes[position],
+            )
+    return results
+
+
 def _reduce(
     comm: Communicator,
     sources: list[Any],
-    gradients: list[Tensor | None],
+    gradients: list[Any],
     connected: list[bool],
     weight: float,
     as_sum: bool,
 ) -> list[Tensor | None]:
-    """Return the gradients added up over all ranks and divided by all weights."""
+    """Return the connected gradients added up over all ranks and divided by all weights."""
     results: list[Tensor | None] = [None] * len(sources)
     arrays = [source.array for source in sources]
     dtypes = _numpy_dtypes(arrays)
@@ -246,11 +309,15 @@ def _reduce(
     return results
 
 
-def _on_host(gradient: Tensor | None) -> np.ndarray[Any, Any] | None:
-    return None if gradient is None else gradient.backend.to_host(gradient.array)
+def _on_host(gradient: Any) -> np.ndarray[Any, Any] | None:
+    if gradient is None:
+        return None
+    tensor = densified(gradient)
+    host: np.ndarray[Any, Any] = tensor.backend.to_host(tensor.array)
+    return host
 
 
-def _refuse_listeners(tape: GradientTape, gradients: list[Tensor | None]) -> None:
+def _refuse_listeners(tape: GradientTape, gradients: list[Any]) -> None:
     """Raise if another tape listens: it would not hear the average, and silently give None."""
     others = [each for each in LISTENERS.get() if each is not tape]
     if any(each.follows(g.key) for each in others for g in gradients if g is not None):

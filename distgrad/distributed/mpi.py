@@ -8,12 +8,20 @@ of (`distgrad.distributed.guard`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 
-from distgrad.distributed.communicator import Array, check_root, describe, wire_dtype
+from distgrad.distributed.communicator import (
+    Array,
+    check_counts,
+    check_root,
+    check_rows,
+    describe,
+    wire_dtype,
+)
 from distgrad.distributed.guard import Guard, Waiting
 from distgrad.errors import CommunicationError
 
@@ -126,12 +134,118 @@ class MPICommunicator:
                 if piece.size == raw.size:
                     yield self._communicator.Iallgather(piece, rows)
                     return
-                start = piece.__array_interface__["data"][0] - raw.__array_interface__["data"][0]
+                start = _distance(raw, piece)
                 arrived = np.empty((self.size, piece.size), np.uint8)
                 yield self._communicator.Iallgather(piece, arrived)
                 rows[:, start : start + piece.size] = arrived
 
         self._run(requests, lambda: describe("allgather", own.dtype, own.shape))
+        return result
+
+    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+        """Return all ranks' elements end to end; see `Communicator`."""
+        check_counts("allgatherv", array, counts[self.rank])
+        own = np.ascontiguousarray(array)
+        table = np.repeat(np.asarray(counts, np.int64)[:, np.newaxis], self.size, axis=1)
+
+        def what() -> str:
+            return describe("allgatherv", own.dtype, own.shape)
+
+        if self._fits(table, own.itemsize):
+            result = np.empty(int(table[:, 0].sum()), own.dtype)
+            sizes = (table[:, 0] * own.itemsize).tolist()
+            received = [result.view(np.uint8), sizes, _starts(sizes), self._mpi.BYTE]
+            self._run(
+                lambda: iter([self._communicator.Iallgatherv(own.view(np.uint8), received)]), what
+            )
+            return result
+        return self._exchange(own, table, what, everybody_gets_all=True)
+
+    def alltoall(self, array: Array) -> Array:
+        """Return what the others have for this rank; see `Communicator`."""
+        check_rows("alltoall", array, self.size)
+        own = np.ascontiguousarray(array)
+        counts = np.full((self.size, self.size), own[0].size, np.int64)
+        what = partial(describe, "alltoall", own.dtype, own.shape)
+        return self._exchange(own.reshape(-1), counts, what).reshape(own.shape)
+
+    def alltoallv(self, array: Array, counts: Array) -> Array:
+        """Return what the others have for this rank, end to end; see `Communicator`."""
+        counts = np.asarray(counts, np.int64)
+        check_counts("alltoallv", array, int(counts[self.rank].sum()))
+        own = np.ascontiguousarray(array)
+        what = partial(describe, "alltoallv", own.dtype, own.shape)
+        return self._exchange(own, counts, what)
+
+    def reduce_scatter(self, array: Array, op: str = "sum") -> Array:
+        """Return this rank's row of the reduction of all arrays; see `Communicator`."""
+        wire = wire_dtype(array.dtype, op)
+        check_rows("reduce_scatter", array, self.size)
+        rows = np.ascontiguousarray(array, wire).reshape(self.size, -1)
+        result = np.empty(rows.shape[1], wire)
+        reduction = self._reductions[op]
+
+        def requests() -> Iterator[Any]:
+            for piece in _pieces(result, MESSAGE_ELEMENTS // self.size or 1):
+                if piece.size == result.size:
+                    yield self._communicator.Ireduce_scatter_block(rows, piece, reduction)
+                    return
+                start = _distance(result, piece) // wire.itemsize
+                sent = np.ascontiguousarray(rows[:, start : start + piece.size])
+                yield self._communicator.Ireduce_scatter_block(sent, piece, reduction)
+
+        self._run(requests, lambda: describe(f"reduce_scatter ({op})", array.dtype, array.shape))
+        return result.astype(array.dtype, copy=False).reshape(np.shape(array)[1:])
+
+    def _fits(self, counts: Array, itemsize: int) -> bool:
+        """Return whether no rank sends or receives more bytes than a message can count."""
+        return max(counts.sum(axis=0).max(), counts.sum(axis=1).max()) * itemsize <= (
+            MESSAGE_ELEMENTS
+        )
+
+    def _exchange(
+        self,
+        own: Array,
+        counts: Array,
+        what: Callable[[], str],
+        *,
+        everybody_gets_all: bool = False,
+    ) -> Array:
+        """Return what all ranks have for this one, by as many rounds as the messages need."""
+        size, itemsize = self.size, own.itemsize
+        to = counts[self.rank] * itemsize
+        come = counts[:, self.rank] * itemsize
+        starts_to = np.zeros(size, np.int64) if everybody_gets_all else np.cumsum(to) - to
+        starts_come = np.cumsum(come) - come
+        result = np.empty(int(counts[:, self.rank].sum()), own.dtype)
+        sent, arrived = own.view(np.uint8), result.view(np.uint8)
+        byte, alltoallv = self._mpi.BYTE, self._communicator.Ialltoallv
+
+        def requests() -> Iterator[Any]:
+            if not everybody_gets_all and self._fits(counts, itemsize):
+                yield alltoallv(
+                    [sent, to.tolist(), starts_to.tolist(), byte],
+                    [arrived, come.tolist(), starts_come.tolist(), byte],
+                )
+                return
+            # In rounds, of the same number on every rank since all know all counts.
+            limit = MESSAGE_ELEMENTS // size or 1
+            for done in range(0, int(counts.max()) * itemsize, limit):
+                sizes_to = np.clip(to - done, 0, limit)
+                sizes_come = np.clip(come - done, 0, limit)
+                here = starts_to + done
+                message = np.concatenate(
+                    [sent[a : a + n] for a, n in zip(here, sizes_to, strict=True)]
+                )
+                piece = np.empty(int(sizes_come.sum()), np.uint8)
+                yield alltoallv(
+                    [message, sizes_to.tolist(), _starts(sizes_to), byte],
+                    [piece, sizes_come.tolist(), _starts(sizes_come), byte],
+                )
+                for a, n, b in zip(starts_come + done, sizes_come, _starts(sizes_come), strict=True):
+                    arrived[a : a + n] = piece[b : b + n]
+
+        self._run(requests, what)
         return result
 
     def barrier(self) -> None:
@@ -174,6 +288,16 @@ def _pieces(flat: Array, limit: int | None = None) -> Iterator[Array]:
     limit = MESSAGE_ELEMENTS if limit is None else limit
     for start in range(0, flat.size, limit):
         yield flat[start : start + limit]
+
+
+def _starts(sizes: Any) -> list[int]:
+    """Return where pieces of some sizes start that lie end to end."""
+    return (np.cumsum(sizes) - sizes).tolist()
+
+
+def _distance(whole: Array, part: Array) -> int:
+    """Return by how many bytes a view starts after the array that it views."""
+    return int(part.__array_interface__["data"][0] - whole.__array_interface__["data"][0])
 
 
 def _local_rank(mpi: Any, communicator: Any) -> int:

@@ -55,29 +55,42 @@ def shard(batch: Nest, comm: Communicator | None = None) -> Nest:
     """
     comm = world() if comm is None else comm
     leaves, treedef = tree.flatten(batch)
-    total = _examples(leaves, batch)
+    total = examples_of("shard", leaves, batch)
     start = comm.rank * total // comm.size
     stop = (comm.rank + 1) * total // comm.size
-    _last_shards[comm] = stop - start
+    remember_examples(comm, stop - start)
     part: Nest = tree.unflatten(treedef, [leaf[start:stop] for leaf in leaves])
     return part
 
 
-def _examples(leaves: list[Any], batch: Any) -> int:
-    """Return the common length of the leaves."""
+def remember_examples(comm: Communicator, examples: int) -> None:
+    """Remember how many examples this rank has of the batch that it took last."""
+    _last_shards[comm] = examples
+
+
+def examples_of(function: str, leaves: list[Any], batch: Any) -> int:
+    """Return the common length of the leaves of a batch.
+
+    Raises
+    ------
+    BatchError
+        If a leaf has no first axis, or the lengths differ.
+    """
     if not leaves:
-        raise BatchError("shard: the batch holds no arrays; expected a nest of arrays or tensors")
+        raise BatchError(
+            f"{function}: the batch holds no arrays; expected a nest of arrays or tensors"
+        )
     for position, leaf in enumerate(leaves):
         if not getattr(leaf, "shape", ()):
             raise BatchError(
-                f"shard: batch{_place(batch, position)} is a {type(leaf).__name__} without a first "
+                f"{function}: batch{_place(batch, position)} is a {type(leaf).__name__} without a first "
                 "axis to share; expected an array of examples (np.asarray(...) makes one)"
             )
     lengths = [int(leaf.shape[0]) for leaf in leaves]
     for position, length in enumerate(lengths):
         if length != lengths[0]:
             raise BatchError(
-                f"shard: batch{_place(batch, 0)} has {lengths[0]} examples, "
+                f"{function}: batch{_place(batch, 0)} has {lengths[0]} examples, "
                 f"batch{_place(batch, position)} has {length}; expected the same first axis in all"
             )
     return lengths[0]

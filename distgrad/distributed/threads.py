@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
+from functools import lru_cache
 
 # Whoever sets one of these has decided.
 _VARIABLES = frozenset(
@@ -49,3 +51,29 @@ def share_cores(ranks_here: int) -> int | None:
         threadpool_limits(limit)
         return limit
     return None
+
+
+@lru_cache(maxsize=1)  # once a process: to ask takes milliseconds
+def use_one_thread() -> None:
+    """Limit BLAS to one thread, since how it cuts up its sums may depend on their number.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the user asked for several threads by ``OMP_NUM_THREADS`` or the like.
+    """
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_info, threadpool_limits
+
+        if not _VARIABLES & os.environ.keys():
+            threadpool_limits(1, user_api="blas")
+        found = [each for each in threadpool_info() if each["user_api"] == "blas"]
+        several = [each for each in found if each["num_threads"] > 1]
+        if several:
+            warnings.warn(
+                f"logical_shards: {several[0]['internal_api']} runs "
+                f"{several[0]['num_threads']} threads; results may differ in their last bits from "
+                "those of another number: set OPENBLAS_NUM_THREADS=1 and OMP_NUM_THREADS=1",
+                RuntimeWarning,
+                stacklevel=3,
+            )

@@ -1,29 +1,29 @@
-"""Control flow that depends on values: cond, while_loop and scan, also inside a traced function.
+"""Control flow that depends on values: cond, while_loop and scan, also traced and over batches.
 
 On numbers they are Python's own ``if`` and loops, and a tape records what ran. While a function is
-traced the bodies become graphs, and the whole is one operation that runs them.
+traced, and where examples of a batch may go different ways, the bodies become graphs, and the whole
+is one operation that runs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from math import prod
 from typing import Any
 
+import numpy as np
+
 from distgrad import tree
-from distgrad.core.op import Keep, Kind, Op, Spec
-from distgrad.core.seam import LISTENERS, VALUES, apply
-from distgrad.dtypes import is_differentiable
+from distgrad.batching import Batched, vmap
+from distgrad.core.op import Spec
+from distgrad.core.seam import VALUES
 from distgrad.eager import asarray
-from distgrad.errors import ShapeError, TraceError
-from distgrad.graph.nodes import Graph
-from distgrad.graph.plan import replay
-from distgrad.graph.trace import tracing
-from distgrad.ops.structure import stack
-from distgrad.tape.forward import ForwardAccumulator
-from distgrad.tape.gradient_tape import GradientTape
-from distgrad.tape.handmade import as_given, to_tensors
-from distgrad.tensor import Tensor
+from distgrad.errors import ShapeError
+from distgrad.graph.bodies import Body, refuse_difference
+from distgrad.graph.interpreted import Flags, Form, Interpreted, merged
+from distgrad.ops.indexing import getitem
+from distgrad.ops.structure import broadcast_to, concat, stack
+from distgrad.tensor import Operators, Tensor
 
 
 def cond(
@@ -39,16 +39,25 @@ def cond(
     predicate : Tensor, Variable or bool
         A scalar.
     true_fn, false_fn : callable
-        Take the operands; in a traced function they must return nests of one structure, with equal
-        shapes and dtypes.
+        Take the operands. In a traced function, and where the predicate differs from example to
+        example of `vmap`, they must return nests of one structure, with equal shapes and dtypes.
     *operands : nests of arrays
         What is passed on.
 
     Raises
     ------
+    ShapeError
+        If the predicate is no scalar.
     TraceError
         If the two results differ in structure, shape or dtype, or a branch assigns a variable
-        (only while tracing).
+        (only while tracing, or over a batch).
+
+    Notes
+    -----
+    Over a batch each branch runs, for all of its examples at once, on those examples alone that
+    take it. So a branch never meets values that it was not made for, and the derivative has no NaN
+    from the branch not taken; JAX computes both branches for all examples and selects, PyTorch
+    refuses.
 
     Examples
     --------
@@ -56,20 +65,45 @@ def cond(
     >>> f = dg.function(lambda x: dg.cond(x > 0, dg.sqrt, dg.negative, x))
     >>> print(f(dg.asarray(4.0)), f(dg.asarray(-4.0)))
     dg.Tensor(2.0, shape=(), dtype=float32) dg.Tensor(4.0, shape=(), dtype=float32)
+    >>> dg.vmap(lambda x: dg.cond(x > 0, dg.sqrt, dg.negative, x))(dg.asarray([4.0, -4.0])).tolist()
+    [2.0, 4.0]
     """
-    if not _is_symbolic(predicate):
+    if not _is_unknown(predicate):
         return true_fn(*operands) if bool(predicate) else false_fn(*operands)
-    bodies = [_Body(f, operands) for f in (true_fn, false_fn)]
-    _refuse_difference("cond", "true_fn", bodies[0], "false_fn", bodies[1])
+    _refuse_no_scalar("cond: predicate", predicate)
+    first, second = Body(true_fn, operands), Body(false_fn, operands)
+    refuse_difference("cond", "true_fn", first, "false_fn", second)
+    branches = (first, second)
+    count = len(first.leaves)
+
+    def of_branch(chosen: int, values: Sequence[Any]) -> list[Any]:
+        """Return of the operands without the predicate those of one branch."""
+        return [*values[:count], *first.split(values[count:])[chosen]]
 
     def choose(holds: Tensor, *values: Tensor) -> list[Tensor]:
-        first, second = bodies[0].split(values[len(bodies[0].leaves) :])
-        body, external = (bodies[0], first) if bool(holds) else (bodies[1], second)
-        return body.run([*values[: len(body.leaves)], *external])
+        chosen = 0 if bool(_host(holds).all()) else 1
+        return branches[chosen].run(of_branch(chosen, values))
 
-    externals = [*bodies[0].externals, *bodies[1].externals]
-    results = _call("cond", choose, bodies[0].specs, [predicate, *bodies[0].leaves, *externals])
-    return tree.unflatten(bodies[0].treedef, results)
+    def apart(size: int, flags: Flags) -> Form | None:
+        if not flags[0]:
+            return None
+
+        def sort(holds: Tensor, *values: Tensor) -> list[Tensor]:
+            taken = _host(holds).reshape(size)
+            groups = []
+            for chosen, rows in enumerate((np.flatnonzero(taken), np.flatnonzero(~taken))):
+                if len(rows) or (chosen and not size):
+                    batched = of_branch(chosen, flags[1:])
+                    given = _rows(of_branch(chosen, values), batched, rows, size)
+                    groups.append((rows, _together(branches[chosen], given, batched, len(rows))))
+            return _joined(groups)
+
+        specs = [Spec((size, *spec.shape), spec.dtype) for spec in first.specs]
+        return Form(Interpreted("cond", sort, specs, merged(apart, size, flags)), flags)
+
+    operation = Interpreted("cond", choose, first.specs, apart)
+    results = operation(predicate, *first.leaves, *first.externals, *second.externals)
+    return tree.unflatten(first.treedef, results)
 
 
 def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], initial: Any) -> Any:
@@ -80,36 +114,90 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
     cond_fn : callable
         Takes the value, returns whether to go on: a scalar.
     body_fn : callable
-        Takes the value, returns the next one, in a traced function of the same structure, shapes
-        and dtypes.
+        Takes the value, returns the next one; in a traced function, and where the condition differs
+        from example to example of `vmap`, of the same structure, shapes and dtypes.
     initial : nest of arrays
         The first value.
 
+    Raises
+    ------
+    ShapeError
+        If the condition is no scalar.
+    TraceError
+        If the body returns another structure, shape or dtype, or assigns a variable (only while
+        tracing, or over a batch).
+
     Notes
     -----
-    All steps are differentiated, also in a traced function: its backward pass runs the loop again
-    and keeps the values of each step.
+    All steps are differentiated, in both modes and to any order, however many there turn out to be.
+    In a traced function the backward pass runs the loop again and keeps the values of each step;
+    elsewhere the tape has kept them the first time. JAX refuses to differentiate such a loop in
+    reverse mode.
+
+    Over a batch the loop goes on for those examples alone whose condition holds; the others keep
+    their values.
     """
     value = tree.map(asarray, initial)
     if not _tracing():
-        while bool(cond_fn(value)):
+        while not _is_unknown(holds := cond_fn(value)):
+            if not bool(holds):
+                return value
             value = body_fn(value)
-        return value
-    test, body = _Body(cond_fn, (value,)), _Body(body_fn, (value,))
-    _refuse_difference("while_loop", "initial", body.leaves, "body_fn", body)
+    test, body = Body(cond_fn, (value,)), Body(body_fn, (value,))
+    _refuse_no_scalar("while_loop: cond_fn's result", *test.specs)
+    refuse_difference("while_loop", "initial", body.leaves, "body_fn", body)
     count = len(body.leaves)
 
     def loop(*values: Tensor) -> list[Tensor]:
-        state, externals = list(values[:count]), values[count:]
-        of_test, of_body = test.split(externals)
-        while bool(test.run([*state, *of_test])[0]):
+        state = list(values[:count])
+        of_test, of_body = test.split(values[count:])
+        goes_on = test.plan_for([*state, *of_test])
+        step = body.plan_for([*state, *of_body])
+        if goes_on is not None and step is not None:  # no tensor for each step's values
+            kernels, to_host = state[0].kernels, state[0].kernels.backend.to_host
+            arrays = [each.array for each in state]
+            for_test, for_body = [each.array for each in of_test], [each.array for each in of_body]
+            while to_host(goes_on.run([*arrays, *for_test])[0]).all():
+                arrays = step.run([*arrays, *for_body])
+            return [Tensor(array, kernels) for array in arrays]
+        while bool(_host(test.run([*state, *of_test])[0]).all()):
             state = body.run([*state, *of_body])
         return state
 
-    externals = [*test.externals, *body.externals]
-    return tree.unflatten(
-        body.treedef, _call("while_loop", loop, body.specs, [*body.leaves, *externals])
-    )
+    def apart(size: int, flags: Flags) -> Form | None:
+        if not any(flags):
+            return None
+        wanted = (*(True for _ in body.leaves), *flags[count:])
+
+        def until_all_are_done(*values: Tensor) -> list[Tensor]:
+            state, externals = list(values[:count]), list(values[count:])
+            rows, finished = np.arange(size), []
+            while size:
+                of_test = [*state, *test.split(externals)[0]]
+                batched = [*wanted[:count], *test.split(wanted[count:])[0]]
+                found = _together(test, of_test, batched, len(rows))[0]
+                holds = _host(found).reshape(len(rows))
+                if not holds.all():
+                    done, on = np.flatnonzero(~holds), np.flatnonzero(holds)
+                    every = [True] * count
+                    finished.append((rows[done], _rows(state, every, done, len(rows))))
+                    if not len(on):
+                        break
+                    state = _rows(state, every, on, len(rows))
+                    externals = _rows(externals, wanted[count:], on, len(rows))
+                    rows = rows[on]
+                of_body = [*state, *test.split(externals)[1]]
+                batched = [*wanted[:count], *test.split(wanted[count:])[1]]
+                state = _together(body, of_body, batched, len(rows))
+            return _joined(finished) if size else state
+
+        specs = [Spec((size, *spec.shape), spec.dtype) for spec in body.specs]
+        ways = merged(apart, size, wanted)
+        return Form(Interpreted("while_loop", until_all_are_done, specs, ways), wanted)
+
+    operation = Interpreted("while_loop", loop, body.specs, apart)
+    results = operation(*body.leaves, *test.externals, *body.externals)
+    return tree.unflatten(body.treedef, results)
 
 
 def scan(
@@ -155,9 +243,9 @@ def scan(
         return last, tree.map(lambda *each: stack([asarray(y) for y in each]), *rows)
 
     one = [sequence[0] for sequence in sequences]
-    body = _Body(f, (carry, tree.unflatten(xs_treedef, one)))
+    body = Body(f, (carry, tree.unflatten(xs_treedef, one)))
     carried = len(tree.flatten(carry)[0])
-    _refuse_difference("scan", "initial", body.leaves[:carried], "carry", body.specs[:carried])
+    refuse_difference("scan", "initial", body.leaves[:carried], "carry", body.specs[:carried])
 
     def loop(*values: Tensor) -> list[Tensor]:
         along = values[carried : carried + len(sequences)]
@@ -175,7 +263,7 @@ def scan(
         *(Spec((length, *spec.shape), spec.dtype) for spec in body.specs[carried:]),
     ]
     operands = [*body.leaves[:carried], *sequences, *body.externals]
-    return tree.unflatten(body.treedef, _call("scan", loop, specs, operands))
+    return tree.unflatten(body.treedef, Interpreted("scan", loop, specs)(*operands))
 
 
 def _common_length(sequences: list[Tensor]) -> int:
@@ -189,186 +277,74 @@ def _common_length(sequences: list[Tensor]) -> int:
     return int(lengths.pop())
 
 
-# --- bodies as graphs ---------------------------------------------------------------------------
+# --- conditions ---------------------------------------------------------------------------------
 
 
-class _Body:
-    """A function traced for given operands, with what it captured from outside as more inputs.
-
-    Parameters
-    ----------
-    f : callable
-        The function.
-    operands : tuple of nests
-        Its arguments.
-    """
-
-    def __init__(self, f: Callable[..., Any], operands: tuple[Any, ...]) -> None:
-        flat, treedef = tree.flatten(operands)
-        self.leaves = [asarray(leaf) for leaf in flat]
-        name = getattr(f, "__name__", "body")
-        with tracing(name, captures=True) as under_way:
-            symbols = [under_way.input(leaf.shape, leaf.dtype) for leaf in self.leaves]
-            result = f(*tree.unflatten(treedef, symbols))
-            outputs, self.treedef = tree.flatten(result)
-            self.graph: Graph = under_way.graph
-            self.graph.outputs = [under_way.symbol_of(output).node for output in outputs]
-        if under_way.assigned:
-            names = ", ".join(repr(v.name) for v, _ in under_way.assigned.values())
-            raise TraceError(
-                f"{name}: the body assigns {names}; return the new value and assign outside"
-            )
-        self._kernels = under_way.home
-        # The graph's inputs after the operands, in the order in which they were met.
-        outside = {node.index: value for value, node in under_way.captured.values()}
-        outside |= {s.node.index: v for v, s in under_way.variables.values()}
-        later = self.graph.inputs[len(self.leaves) :]
-        self.externals = [outside[node.index].read() for node in later]
-        self.specs = [Spec(node.shape, node.dtype) for node in self.graph.outputs]
-
-    def run(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the outputs for operands and what was captured."""
-        return replay(self.graph, values, self._kernels or values[0].kernels)
-
-    def split(self, externals: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Return the captured values that are this body's, and the rest."""
-        return externals[: len(self.externals)], externals[len(self.externals) :]
+def _is_unknown(predicate: Any) -> bool:
+    """Return whether a condition has no value now, or one for each example of a batch."""
+    if not isinstance(predicate, Operators):
+        return False
+    tensor = predicate.read()
+    while isinstance(tensor.array, Batched):
+        if tensor.array.is_batched:
+            return True
+        tensor = tensor.array.value
+    return tensor.kernels.level > 0
 
 
-def _refuse_difference(operation: str, one: str, first: Any, other: str, second: Any) -> None:
-    """Raise if two lists of values differ in number, shape or dtype."""
-    specs = [
-        [(tuple(each.shape), each.dtype) for each in getattr(values, "specs", values)]
-        for values in (first, second)
-    ]
-    if specs[0] != specs[1]:
-        shown = [", ".join(f"{d}{list(s)}" for s, d in side) for side in specs]
-        raise TraceError(
-            f"{operation}: {one} is ({shown[0]}), {other} is ({shown[1]}); expected equal "
-            "structure, shapes and dtypes: convert with astype or broadcast_to"
-        )
-
-
-def _is_symbolic(predicate: Any) -> bool:
-    value = getattr(predicate, "read", None)
-    return value is not None and value().kernels.level > 0
+def _refuse_no_scalar(what: str, *values: Any) -> None:
+    if len(values) != 1 or prod(values[0].shape) != 1:
+        shapes = ", ".join(str(tuple(value.shape)) for value in values)
+        raise ShapeError(f"{what} has shape {shapes}; expected a scalar: take dg.any or dg.all")
 
 
 def _tracing() -> bool:
     return VALUES.get() is not None
 
 
-# --- operations that run Python on tensors ------------------------------------------------------
+def _host(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return the truth of values on the host; what a batch shares has one."""
+    return np.asarray(tensor.kernels.backend.to_host(tensor.array)).astype(np.bool_)
 
 
-def _call(
-    name: str,
-    f: Callable[..., list[Tensor]],
-    specs: Sequence[Spec],
-    operands: Sequence[Any],
+# --- examples of a batch that go one way ----------------------------------------------------------
+
+
+def _together(
+    body: Body, values: Sequence[Tensor], batched: Sequence[bool], size: int
 ) -> list[Tensor]:
-    """Return the results of a function of tensors as one operation on them."""
-    results = apply(_Interpreted(name, f, tuple(specs)).op, *operands)
-    return list(results)
+    """Return a body's outputs for all examples at once."""
+    if not any(batched):
+        one = body.run(values)
+        return [broadcast_to(y, (size, *y.shape)) for y in one]
+    axes = tuple(0 if flag else None for flag in batched)
+    found: list[Tensor] = vmap(lambda *each: body.run(each), in_axes=axes)(*values)
+    return found
 
 
-class _Interpreted:
-    """An operation that runs a Python function of tensors; its derivatives are of the same sort.
+def _rows(
+    values: Sequence[Tensor], batched: Sequence[bool], rows: np.ndarray[Any, Any], size: int
+) -> list[Tensor]:
+    """Return values of some examples; what all share stays as it is."""
+    if len(rows) == size:
+        return list(values)
+    return [
+        getitem(value, _positions(rows, value)) if flag else value
+        for value, flag in zip(values, batched, strict=True)
+    ]
 
-    Parameters
-    ----------
-    name : str
-        Its name in printed graphs.
-    f : callable
-        Takes tensors that hold numbers, returns a list of such.
-    specs : tuple of Spec
-        What it returns.
-    """
 
-    def __init__(self, name: str, f: Callable[..., list[Tensor]], specs: tuple[Spec, ...]) -> None:
-        self._name = name
-        self._f = f
-        self._specs = specs
-        self._pull: _Interpreted | None = None
-        self._push: _Interpreted | None = None
-        self.op = Op(
-            name,
-            Kind.OPAQUE,
-            self._spec,
-            self._vjp,
-            self._jvp,
-            Keep.INPUTS,
-            self._compose,
-            outputs=None,
-        )
+def _joined(groups: Sequence[tuple[np.ndarray[Any, Any], Sequence[Tensor]]]) -> list[Tensor]:
+    """Return the results of groups of examples in the examples' order."""
+    if len(groups) == 1:
+        return list(groups[0][1])
+    order = np.argsort(np.concatenate([rows for rows, _ in groups]))
+    columns = zip(*(results for _, results in groups), strict=True)
+    return [getitem(concat(column), _positions(order, column[0])) for column in columns]
 
-    def _spec(self, *_: Any) -> tuple[Spec, ...]:
-        return self._specs
 
-    def _compose(self, xp: Any, *arrays: Any) -> tuple[Any, ...]:
-        listeners = LISTENERS.get()
-        LISTENERS.set(())
-        token = VALUES.set(None)
-        try:
-            results = self._f(*(Tensor(array, xp) for array in arrays))
-        finally:
-            VALUES.reset(token)
-            LISTENERS.set(listeners)
-        return tuple(asarray(result).array for result in results)
-
-    @cached_property
-    def _moving_outputs(self) -> list[int]:
-        return [i for i, spec in enumerate(self._specs) if is_differentiable(spec.dtype)]
-
-    def _vjp(self, xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> list[Any]:
-        raw = not any(isinstance(each, Tensor) for each in g)
-        primals = [Tensor(x, xp) if raw else asarray(x) for x in xs]
-        cotangents = [Tensor(g[i], xp) if raw else g[i] for i in self._moving_outputs]
-        moving = [i for i, p in enumerate(primals) if is_differentiable(p.dtype)]
-        if self._pull is None:
-            specs = tuple(Spec(primals[i].shape, primals[i].dtype) for i in moving)
-            self._pull = _Interpreted(f"{self._name}_vjp", self._pullback(len(primals)), specs)
-        pulled = as_given(apply(self._pull.op, *primals, *cotangents), raw)
-        found = dict(zip(moving, pulled, strict=True))
-        return [found.get(i) for i in range(len(primals))]
-
-    def _pullback(self, count: int) -> Callable[..., list[Tensor]]:
-        def pullback(*values: Tensor) -> list[Tensor]:
-            primals, cotangents = values[:count], values[count:]
-            moving = [p for p in primals if is_differentiable(p.dtype)]
-            with GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(moving)
-                outputs = self._f(*primals)
-            targets = [outputs[i] for i in self._moving_outputs]
-            found: list[Tensor] = tape.gradient(
-                targets, moving, list(cotangents), unconnected_gradients="zero"
-            )
-            return found
-
-        return pullback
-
-    def _jvp(self, xp: Any, tangents: Any, y: Any, xs: Any, params: Any) -> list[Any]:
-        raw = not any(isinstance(each, Tensor) for each in tangents)
-        primals = [Tensor(x, xp) if raw else asarray(x) for x in xs]
-        given, _ = to_tensors(list(tangents), primals)
-        moving = [
-            Tensor(p.kernels.zeros_like(p.array), p.kernels) if t is None else t
-            for p, t in zip(primals, given, strict=True)
-            if is_differentiable(p.dtype)
-        ]
-        if self._push is None:
-            self._push = _Interpreted(
-                f"{self._name}_jvp", self._pushforward(len(primals)), self._specs
-            )
-        return as_given(apply(self._push.op, *primals, *moving), raw)
-
-    def _pushforward(self, count: int) -> Callable[..., list[Tensor]]:
-        def pushforward(*values: Tensor) -> list[Tensor]:
-            primals, tangents = values[:count], values[count:]
-            moving = [p for p in primals if is_differentiable(p.dtype)]
-            with ForwardAccumulator(moving, list(tangents)) as accumulator:
-                outputs = self._f(*primals)
-            found: list[Tensor] = accumulator.jvp(outputs, unconnected_gradients="zero")
-            return found
-
-        return pushforward
+def _positions(rows: np.ndarray[Any, Any], beside: Tensor) -> Tensor:
+    """Return positions as a tensor of numbers on the backend that computes a value."""
+    while isinstance(beside.array, Batched):
+        beside = beside.array.value
+    return asarray(rows, backend=beside.kernels.backend)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial, update_wrapper
+import weakref
+from collections.abc import Callable
+from functools import partial, update_wrapper
 from typing import Any
 
 import numpy as np
 
 from distgrad import tree
-from distgrad.backend.kernels import Kernels
-from distgrad.core.op import Keep, Kind, Op, Spec
-from distgrad.core.seam import LISTENERS, VALUES
-from distgrad.dtypes import is_differentiable
-from distgrad.eager import asarray, current_kernels, emit
-from distgrad.graph.nodes import Graph, Node, depend_on
-from distgrad.graph.plan import Plan, replay
-from distgrad.graph.trace import Trace, tracing
-from distgrad.tape.forward import ForwardAccumulator
-from distgrad.tape.gradient_tape import GradientTape
-from distgrad.tape.handmade import as_given, to_tensors
+from distgrad.backends_in_force import depth
+from distgrad.core.seam import LISTENERS
+from distgrad.dtypes import default_dtype
+from distgrad.eager import asarray, current_kernels
+from distgrad.entering import SCALARS
+from distgrad.errors import DistgradError, TraceError
+from distgrad.graph.compiled import Compiled, flat, trace
+from distgrad.graph.explanation import FunctionExplanation, TraceExplanation, explain_trace
+from distgrad.graph.nodes import Graph, exact
+from distgrad.sparse import opened
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
 
@@ -67,75 +69,310 @@ class Function:
     The Python function runs once for each signature: the nest's structure, shapes, dtypes and
     backends of arrays, and the values of everything else, Python numbers among them. What it does
     besides computing (printing, appending to lists) happens at that time only. Variables that it
-    reads become inputs, assignments take place after each run, other arrays are constants.
+    reads become inputs, assignments take place after each run, other arrays are constants; a
+    captured tensor that a tape follows becomes an input, too.
 
     Notes
     -----
-    On a tape a call is one operation, whose VJP is a graph as well.
+    On a tape a call is one operation, whose VJP is a graph as well. Within a transformation (`vmap`
+    or another traced function) the Python function itself runs, so that the transformation sees
+    every operation.
+
+    Threads may call one function at once: the first traces, the others wait for it.
+
+    Variables may be created where the function is traced for the first time, if it keeps them. The
+    traces hold variables weakly: those of a variable that is no more are dropped. Used as a method
+    it is a function of its own for each object, and lives as long as that.
     """
 
     def __init__(self, f: Callable[..., Any], name: str | None = None) -> None:
         self._f = f
         self._name: str = name or str(getattr(f, "__name__", "function"))
         self._compiled: dict[Any, Compiled] = {}
-        self._last_signature: list[str] = []
+        self._changes: dict[Any, str] = {}
+        self._traced = 0
+        self._last_signature: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self._of_objects: dict[int, tuple[weakref.ref[Any], Function]] = {}
+        self._parameters = _parameters(f)
+        self._count = _count_of_plain(self._parameters)
         # Names and docstring only: f's own attributes may be those of another Function.
         update_wrapper(self, f, updated=())
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else partial(self.__call__, instance)
+        if instance is None:
+            return self
+        bound = self._of_object(instance)
+        return partial(self.__call__, instance) if bound is None else Method(bound, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the function returns, by its graph."""
-        leaves, treedef = _leaves(args, kwargs)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if VALUES.get() is not None or any(tensor.kernels.level for tensor in tensors):
+        if depth():
             return self._f(*args, **kwargs)  # within a transformation, which sees every operation
-        compiled = self._of_signature(leaves, treedef, args, kwargs)
+        compiled, tensors = self._of_signature(args, kwargs)
+        if compiled is None:
+            return self._f(*args, **kwargs)
         return compiled.call(tensors)
 
     def graph(self, *args: Any, **kwargs: Any) -> Graph:
         """Return the graph of a call with these arguments; print it, or take its `graphviz`."""
-        leaves, treedef = _leaves(args, kwargs)
-        return self._of_signature(leaves, treedef, args, kwargs).graph
+        compiled, _ = self._of_signature(args, kwargs)
+        if compiled is None:
+            raise TraceError(
+                f"graph: {self._name!r} got a value of a transformation; expected arrays"
+            )
+        return compiled.graph
+
+    def explain(self) -> FunctionExplanation:
+        """Return what was traced, what simplifying did, what runs, and why not faster.
+
+        Examples
+        --------
+        >>> import distgrad as dg
+        >>> f = dg.function(lambda x: dg.sin(x) * 1.0 + dg.sin(x), name="f")
+        >>> f(dg.asarray([1.0, 2.0])).shape
+        (2,)
+        >>> explanation = f.explain()
+        >>> len(explanation.traces), explanation.traces[0].operations
+        (1, 2)
+        """
+        with self._lock:
+            traces: list[TraceExplanation] = [
+                explain_trace(compiled, self._changes.get(key, ""))
+                for key, compiled in self._compiled.items()
+            ]
+        return FunctionExplanation(self._name, self._traced, tuple(traces))
+
+    # --- signatures -------------------------------------------------------------------------------
 
     def _of_signature(
-        self, leaves: list[Any], treedef: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Compiled:
-        key = (treedef, tuple([_signature(self._name, leaf) for leaf in leaves]))
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Compiled | None, list[Tensor]]:
+        """Return what runs a call, and its tensors; None for values of a transformation."""
+        if not kwargs and len(args) == self._count:
+            parts: list[Any] = []
+            for leaf in args:  # most calls are of tensors alone, whose structure is their number
+                if leaf.__class__ is not Tensor or leaf.kernels.level:
+                    break
+                array = leaf.array
+                parts.append((array.shape, array.dtype, id(leaf.kernels)))
+            else:
+                parts.append(default_dtype() if args else (default_dtype(), id(current_kernels())))
+                return self._known(tuple(parts), list(args), None), list(args)
+        elif self._parameters is not None:
+            args, kwargs = self._with_defaults(args, kwargs)
+        leaves, treedef = flat((args, kwargs))
+        parts = [treedef, default_dtype()]
+        tensors = []
+        for place, leaf in enumerate(leaves):
+            kind = leaf.__class__
+            if kind is not Tensor and kind is not Variable and kind not in SCALARS:
+                leaf = leaves[place] = _entered(leaf)
+                kind = leaf.__class__
+            if kind is Tensor:
+                if leaf.kernels.level:
+                    return None, []
+                tensors.append(leaf)
+                parts.append((leaf.array.shape, leaf.array.dtype, id(leaf.kernels)))
+            else:
+                parts.append(_static(self._name, leaf))
+        if not tensors:
+            parts.append(id(current_kernels()))
+        return self._known(tuple(parts), leaves, treedef), tensors
+
+    def _known(self, key: Any, leaves: list[Any], treedef: Any) -> Compiled:
+        """Return what was traced for a signature, or trace it now."""
         compiled = self._compiled.get(key)
-        if compiled is None:
-            self._say_why(leaves, args, kwargs)
-            compiled = self._compiled[key] = trace(self._name, self._f, leaves, treedef)
+        if compiled is None or (LISTENERS.get() and compiled.followed_constants()):
+            if treedef is None:
+                treedef = tree.flatten((tuple(leaves), {}))[1]
+            compiled = self._traced_for(key, leaves, treedef)
         return compiled
 
-    def _say_why(self, leaves: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Warn from the third trace on, and name what changed since the last one."""
-        shown = [_shown(leaf) for leaf in leaves]
-        if len(self._compiled) + 1 >= _TRACES_BEFORE_WARNING:
-            places = tree.paths((args, kwargs))
-            changes = [
-                f"{place}: {before} became {now}"
-                for place, before, now in zip(places, self._last_signature, shown, strict=False)
-                if before != now
-            ]
-            warnings.warn(
-                f"function: {self._name!r} is traced for the {len(self._compiled) + 1}. time "
-                f"({'; '.join(changes) or 'another structure of arguments'}); pass numbers that "
-                "change as arrays, and pad arrays to few shapes",
-                stacklevel=4,
+    def _with_defaults(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return arguments in one form, however they were passed, defaults among them."""
+        assert self._parameters is not None  # noqa: S101  for the type checker: asked before
+        try:
+            bound = self._parameters.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}") from None
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def _traced_for(self, key: Any, leaves: list[Any], treedef: Any) -> Compiled:
+        with self._lock:  # the first thread traces, the others find what it has done
+            known = self._compiled.get(key)
+            followed = known.followed_constants() if known else []
+            if known is not None and not followed:
+                return known
+            if known is None:
+                self._changes[key] = self._say_why(leaves, treedef)
+                self._traced += 1
+            captured = [tensor.key for tensor in known.captured] if known else []
+            compiled = trace(
+                self._name,
+                self._f,
+                leaves,
+                treedef,
+                followed=(*followed, *captured),
+                creates=not self._compiled,
+                forget=_forgetting(self, key),
             )
-        self._last_signature = shown
+            if any(reference() is None for reference in compiled.created):
+                raise TraceError(
+                    f"{self._name}: it creates a variable and does not keep it, so that the next "
+                    "trace would make another one; keep it where it is found again, such as "
+                    "`if self.v is None: self.v = dg.Variable(...)`, or create it outside"
+                )
+            self._compiled[key] = compiled
+            return compiled
+
+    def _say_why(self, leaves: list[Any], treedef: Any) -> str:
+        """Return what changed since the last trace; from the third one on also warn of it."""
+        nest = tree.unflatten(treedef, leaves)
+        shown = {
+            self._place(path): _shown(leaf)
+            for path, leaf in zip(tree.paths(opened(nest)), leaves, strict=True)
+        }
+        before, self._last_signature = self._last_signature, shown
+        if not self._traced:
+            return ""
+        changes = "another structure of arguments"
+        if list(before) == list(shown):
+            differing = [
+                f"{place}: {before[place]} became {now}"
+                for place, now in shown.items()
+                if before[place] != now
+            ]
+            changes = "; ".join(differing) or "another backend or default dtype"
+        if self._traced + 1 >= _TRACES_BEFORE_WARNING:
+            warnings.warn(
+                f"function: {self._name!r} is traced for the {self._traced + 1}. time "
+                f"({changes}); pass numbers that change as arrays, and pad arrays to few shapes",
+                stacklevel=6,
+            )
+        return changes
+
+    def _place(self, path: str) -> str:
+        """Return the name of a place in the arguments, such as ``batch/x``."""
+        kind, _, rest = path.partition("/")
+        if kind != "0" or self._parameters is None:
+            return rest
+        first, _, inner = rest.partition("/")
+        positional = [
+            p.name
+            for p in self._parameters.parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        name = positional[int(first)] if int(first) < len(positional) else first
+        return f"{name}/{inner}" if inner else name
+
+    # --- methods ----------------------------------------------------------------------------------
+
+    def _of_object(self, instance: Any) -> Function | None:
+        """Return the function for one object, which it holds weakly; None if that cannot be."""
+        known = self._of_objects.get(id(instance))
+        if known is not None and known[0]() is instance:
+            return known[1]
+        try:
+            reference = weakref.ref(instance, _forgetting_object(self, id(instance)))
+        except TypeError:  # an object without weak references: a static argument like any other
+            return None
+        f = self._f
+
+        def of_object(*args: Any, **kwargs: Any) -> Any:
+            return f(reference(), *args, **kwargs)
+
+        if self._parameters is not None:
+            parameters = list(self._parameters.parameters.values())
+            of_object.__signature__ = self._parameters.replace(  # type: ignore[attr-defined]
+                parameters=parameters[1:] if parameters else []
+            )
+        with self._lock:
+            bound = Function(of_object, self._name)
+            self._of_objects[id(instance)] = (reference, bound)
+        return bound
 
 
-def _leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
-    leaves, treedef = tree.flatten((args, kwargs))
-    return [asarray(x) if isinstance(x, np.ndarray) else x for x in leaves], treedef
+class Method:
+    """A traced function bound to an object: what `Function` is for a class's instances."""
+
+    def __init__(self, function: Function, instance: Any) -> None:
+        self._function = function
+        self.__self__ = instance  # which lives at least as long as this
+        update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the method returns, by its graph."""
+        return self._function(*args, **kwargs)
+
+    def graph(self, *args: Any, **kwargs: Any) -> Graph:
+        """Return the graph of a call; see `Function.graph`."""
+        return self._function.graph(*args, **kwargs)
+
+    def explain(self) -> FunctionExplanation:
+        """Return what was traced for this object; see `Function.explain`."""
+        return self._function.explain()
 
 
-def _signature(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return (leaf.shape, leaf.dtype, id(leaf.kernels))
+def _forgetting(function: Function, key: Any) -> Callable[[Any], None]:
+    """Return what drops a trace when one of its variables is no more."""
+    owner = weakref.ref(function)
+
+    def forget(_: Any) -> None:
+        still = owner()
+        if still is not None:
+            still._compiled.pop(key, None)
+            still._changes.pop(key, None)
+
+    return forget
+
+
+def _forgetting_object(function: Function, identity: int) -> Callable[[Any], None]:
+    owner = weakref.ref(function)
+
+    def forget(reference: Any) -> None:
+        still = owner()
+        known = still._of_objects.get(identity) if still is not None else None
+        if known is not None and known[0] is reference:
+            del still._of_objects[identity]  # type: ignore[union-attr]  # known came from it
+
+    return forget
+
+
+def _parameters(f: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(f)
+    except (TypeError, ValueError):  # a function written in C may have none
+        return None
+
+
+def _count_of_plain(signature: inspect.Signature | None) -> int:
+    """Return how many arguments a call has that names none and leaves none out; -1 if it varies."""
+    if signature is None:
+        return -1
+    parameters = signature.parameters.values()
+    plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return len(parameters) if plain else -1
+
+
+def _entered(leaf: Any) -> Any:
+    """Return an array of any library as a tensor; anything else as it is."""
+    if isinstance(leaf, Variable):  # also of a class derived from it
+        return leaf
+    if isinstance(leaf, (np.ndarray, np.generic)) or hasattr(leaf, "__array_namespace__"):
+        return asarray(leaf)
+    if not hasattr(leaf, "__dlpack__"):
+        return leaf
+    try:
+        return asarray(leaf)
+    except DistgradError:
+        return leaf
+
+
+def _static(name: str, leaf: Any) -> Any:
     if isinstance(leaf, Variable):
         return ("variable", leaf.key)
     try:
@@ -145,217 +382,12 @@ def _signature(name: str, leaf: Any) -> Any:
             f"function: {name!r} got a {type(leaf).__name__}, which is neither an array nor "
             "hashable; expected arrays, variables, and static values that can be compared"
         ) from None
-    return (type(leaf), leaf)
+    return exact(leaf)
 
 
 def _shown(leaf: Any) -> str:
+    if isinstance(leaf, Variable):
+        return f"variable {leaf.name!r} {leaf.dtype}{list(leaf.shape)}"
     if isinstance(leaf, Operators):
         return f"{leaf.dtype}{list(leaf.shape)}"
     return repr(leaf)
-
-
-def trace(name: str, f: Callable[..., Any], leaves: list[Any], treedef: Any) -> Compiled:
-    """Run a function on symbols and return what it did."""
-    with tracing(name) as under_way:
-        symbols = [
-            under_way.input(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
-            for leaf in leaves
-        ]
-        for leaf in leaves:
-            if isinstance(leaf, Tensor) and under_way.home is None:
-                under_way.home = leaf.kernels
-        args, kwargs = tree.unflatten(treedef, symbols)
-        result = f(*args, **kwargs)
-        outputs, result_treedef = tree.flatten(result)
-        returned = [under_way.symbol_of(output).node for output in outputs]
-        assigned = [(variable, value.array.node) for variable, value in under_way.assigned.values()]
-    under_way.graph.outputs = [*returned, *(node for _, node in assigned)]
-    return Compiled(under_way, len(returned), result_treedef, [v for v, _ in assigned])
-
-
-class Compiled:
-    """A function traced for one signature.
-
-    Parameters
-    ----------
-    under_way : Trace
-        The trace, which has ended.
-    returned : int
-        How many of the graph's outputs the function returns; the rest are assigned.
-    treedef
-        The structure of what it returns.
-    assigned : list of Variable
-        The variables that are assigned, in the order of the rest of the outputs.
-    """
-
-    def __init__(
-        self, under_way: Trace, returned: int, treedef: Any, assigned: list[Variable]
-    ) -> None:
-        self.graph = under_way.graph
-        self.kernels: Kernels = under_way.home or current_kernels()
-        self._variables = [variable for variable, _ in under_way.variables.values()]
-        self._inputs = _with_variables_last(under_way)
-        self._returned = returned
-        self._treedef = treedef
-        self._assigned = assigned
-        self._plan = Plan(self.graph, self._inputs, self.graph.outputs, self.kernels)
-
-    def call(self, tensors: Sequence[Tensor]) -> Any:
-        """Return the function's result for arguments of its signature."""
-        inputs = [*tensors, *self._variables]
-        values = [each.read() for each in inputs]
-        arrays = [value.array for value in values]
-        listeners = LISTENERS.get()
-        followed = any(each.follows(value.key) for each in listeners for value in values)
-        residuals: list[Any] = []
-        if followed and self._derivative.plan is not None:
-            found = self._derivative.forward.run(arrays)
-            found, residuals = found[: len(self.graph.outputs)], found[len(self.graph.outputs) :]
-        else:
-            found = self._plan.run(arrays)
-        outputs = [Tensor(array, self.kernels) for array in found[: self._returned]]
-        if followed and outputs:
-            self._announce(inputs, values, outputs, residuals)
-        for variable, array in zip(self._assigned, found[self._returned :], strict=True):
-            variable.assign(Tensor(array, self.kernels))
-        return tree.unflatten(self._treedef, outputs)
-
-    # --- derivatives ------------------------------------------------------------------------------
-
-    @cached_property
-    def _derivative(self) -> Derivative:
-        return Derivative(self.graph, self._inputs, self._returned, self.kernels)
-
-    def _replayed(self, primals: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the function returns, by its operations, for arguments and variables."""
-        order = {node.index: place for place, node in enumerate(self._inputs)}
-        inputs = [primals[order[node.index]] for node in self.graph.inputs]
-        return replay(self.graph, inputs, self.kernels)[: self._returned]
-
-    @cached_property
-    def _pullback(self) -> Function:
-        def pullback(primals: list[Tensor], cotangents: list[Tensor]) -> list[Tensor | None]:
-            with GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(_differentiable(primals))
-                outputs = self._replayed(primals)
-            found = iter(
-                tape.gradient(_differentiable(outputs), _differentiable(primals), cotangents)
-            )
-            return [next(found) if is_differentiable(p.dtype) else None for p in primals]
-
-        return Function(pullback, f"{self.graph.name}_vjp")
-
-    @cached_property
-    def _pushforward(self) -> Function:
-        def pushforward(primals: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
-            with ForwardAccumulator(_differentiable(primals), tangents) as accumulator:
-                outputs = self._replayed(primals)
-            return accumulator.jvp(outputs, unconnected_gradients="zero")
-
-        return Function(pushforward, f"{self.graph.name}_jvp")
-
-    def _announce(
-        self,
-        inputs: list[Any],
-        values: list[Tensor],
-        outputs: list[Tensor],
-        residuals: list[Any],
-    ) -> None:
-        """Tell those who listen of the call as one operation."""
-        single = len(outputs) == 1
-
-        def vjp(xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> list[Any]:
-            cotangents, raw = to_tensors(g, outputs)
-            given = [
-                c for c, o in zip(cotangents, outputs, strict=True) if is_differentiable(o.dtype)
-            ]
-            if raw:
-                return self._derivative.backward(residuals, [each.array for each in given])
-            return self._pullback(values, given)
-
-        def jvp(xp: Any, tangents: Sequence[Any], y: Any, xs: Any, params: Any) -> Any:
-            given, raw = to_tensors(list(tangents), values)
-            moving = [
-                Tensor(v.kernels.zeros_like(v.array), v.kernels) if t is None else t
-                for v, t in zip(values, given, strict=True)
-                if is_differentiable(v.dtype)
-            ]
-            pushed = as_given(self._pushforward(values, moving), raw)
-            return pushed[0] if single else pushed
-
-        specs = tuple(Spec(output.shape, output.dtype) for output in outputs)
-        op = Op(
-            self.graph.name,
-            Kind.OPAQUE,
-            lambda *_: specs[0] if single else specs,
-            vjp,
-            jvp,
-            Keep.SPECS,
-            outputs=1 if single else None,
-        )
-        emit(op, inputs, outputs[0] if single else tuple(outputs))
-
-
-def _with_variables_last(under_way: Trace) -> list[Node]:
-    """Return the inputs of a graph: first the arguments, then the captured variables."""
-    captured = [symbol.node for _, symbol in under_way.variables.values()]
-    indices = {node.index for node in captured}
-    return [n for n in under_way.graph.inputs if n.index not in indices] + captured
-
-
-def _differentiable(values: Sequence[Tensor]) -> list[Tensor]:
-    return [value for value in values if is_differentiable(value.dtype)]
-
-
-class Derivative:
-    """The backward graph of a graph, cut from the forward one at what must be kept.
-
-    One joint graph is traced from arguments and cotangents to gradients. What in it depends on no
-    cotangent belongs to the forward pass; of that, what the rest reads is kept.
-    """
-
-    def __init__(self, graph: Graph, inputs: list[Node], returned: int, kernels: Kernels) -> None:
-        with tracing(f"{graph.name}_vjp") as under_way:
-            under_way.home = kernels
-            primals = {n.index: under_way.input(n.shape, n.dtype) for n in inputs}
-            moving = [primals[n.index] for n in inputs if is_differentiable(n.dtype)]
-            with GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(moving)
-                all_outputs = replay(graph, [primals[n.index] for n in graph.inputs], kernels)
-            outputs = _differentiable(all_outputs[:returned])
-            cotangents = [under_way.input(output.shape, output.dtype) for output in outputs]
-            found = iter(tape.gradient(outputs, moving, cotangents))
-        gradients = [next(found) if is_differentiable(n.dtype) else None for n in inputs]
-        joint = under_way.graph
-        seeds = [cotangent.array.node for cotangent in cotangents]
-        wanted = [g.array.node for g in gradients if g is not None]
-        self._is_found = [g is not None for g in gradients]
-        self.plan = None
-        if not wanted:
-            return
-        residuals = _residuals(joint, seeds, wanted)
-        given = [primals[node.index].array.node for node in inputs]
-        made = [under_way.symbol_of(output).node for output in all_outputs]
-        self.forward = Plan(joint, given, [*made, *residuals], kernels)
-        self.plan = Plan(joint, [*residuals, *seeds], wanted, kernels)
-
-    def backward(self, residuals: list[Any], cotangents: list[Any]) -> list[Any]:
-        """Return the raw cotangent of each input, None where it has none."""
-        if self.plan is None:
-            return [None for _ in self._is_found]
-        found = iter(self.plan.run([*residuals, *cotangents]))
-        return [next(found) if is_found else None for is_found in self._is_found]
-
-
-def _residuals(joint: Graph, seeds: list[Node], wanted: list[Node]) -> list[Node]:
-    """Return the nodes of the forward pass that the backward pass reads."""
-    late = depend_on(joint.nodes, seeds)
-    read = {
-        x.index: x
-        for node in joint.needed_for(wanted)
-        if node.index in late
-        for x in node.operands
-        if isinstance(x, Node) and x.index not in late
-    }
-    read.update({node.index: node for node in wanted if node.index not in late})
-    return [node for node in read.values() if node.value is None]

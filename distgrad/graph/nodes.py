@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from distgrad.core.op import Kind, Op, Spec
-from distgrad.dtypes import DType, bool_
-
-_SCALARS = (bool, int, float, complex)
+from distgrad.dtypes import DType, as_dtype, bool_
 
 
 def _output_spec(outputs: tuple[Spec, ...], *, position: int) -> Spec:
@@ -43,9 +41,11 @@ class Node:
     value : array or None
         The raw array of a constant.
     where : str
-        The user's line that computed it, ``file:line``.
+        The user's line that computed it, ``file:line: code``.
     outputs : tuple of Spec or None
         What it will be where it has several results, which `OUTPUT_OF` takes apart.
+    gradient_of : Node or None
+        In a backward pass, the operation whose gradient it helps to compute.
     """
 
     index: int
@@ -57,6 +57,17 @@ class Node:
     value: Any = None
     where: str = ""
     outputs: tuple[Spec, ...] | None = None
+    gradient_of: Node | None = None
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is an argument of the graph."""
+        return self.op is None and self.value is None
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """What it will be: one spec, or several where it has several results."""
+        return (Spec(self.shape, self.dtype),) if self.outputs is None else self.outputs
 
     def __str__(self) -> str:
         return f"%{self.index}"
@@ -73,6 +84,9 @@ class Graph:
         In the order of the arguments.
     outputs : list of Node
         What is returned.
+    merged : list of Node
+        For each operation that was not added, because it had been computed already, the node that
+        computes it.
     """
 
     def __init__(self, name: str) -> None:
@@ -80,6 +94,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.inputs: list[Node] = []
         self.outputs: list[Node] = []
+        self.merged: list[Node] = []
         self._known: dict[Any, Node] = {}
 
     def add_input(self, shape: tuple[int, ...], dtype: DType) -> Node:
@@ -97,34 +112,46 @@ class Graph:
         return known
 
     def add_call(
-        self, op: Op, operands: tuple[Any, ...], params: dict[str, Any], spec: Spec, where: str
+        self, op: Op, operands: tuple[Any, ...], params: dict[str, Any], spec: Any, where: str
     ) -> Node:
         """Add an operation, or return the node that has computed the same already."""
-        key = (
-            op,
-            tuple(x.index if isinstance(x, Node) else (type(x), x) for x in operands),
-            tuple(sorted(params.items())),
-        )
+        key = _call_key(op, operands, params)
         known = self._known.get(key)
         if known is None:
             several = None if op.outputs == 1 else tuple(spec)
             shape, dtype = ((), bool_) if several is not None else (tuple(spec.shape), spec.dtype)
             node = Node(len(self.nodes), shape, dtype, op, operands, params, None, where, several)
             known = self._known[key] = self._append(node)
+        elif op is not OUTPUT_OF:
+            self.merged.append(known)
         return known
 
     def _append(self, node: Node) -> Node:
         self.nodes.append(node)
         return node
 
-    def needed_for(self, outputs: Iterable[Node]) -> list[Node]:
-        """Return the nodes that outputs depend on, themselves among them, in order."""
+    def holds(self, node: Node) -> bool:
+        """Return whether a node is one of this graph."""
+        return node.index < len(self.nodes) and self.nodes[node.index] is node
+
+    def needed_for(self, outputs: Iterable[Node], known: Collection[int] = ()) -> list[Node]:
+        """Return the nodes that outputs depend on, themselves among them, in order.
+
+        Parameters
+        ----------
+        outputs : iterable of Node
+            Where to begin.
+        known : collection of int
+            The indices of nodes at which to stop; they are left out.
+        """
         wanted = {node.index for node in outputs}
         needed = []
         for node in reversed(self.nodes):
-            if node.index in wanted:
+            if node.index in wanted and node.index not in known:
                 needed.append(node)
-                wanted.update(x.index for x in node.operands if isinstance(x, Node))
+                for x in node.operands:
+                    if x.__class__ is Node:
+                        wanted.add(x.index)
         return needed[::-1]
 
     def verify(self) -> None:
@@ -133,32 +160,45 @@ class Graph:
         Raises
         ------
         ValueError
-            If an operand comes after its use, or a shape or dtype is not what the rule says.
+            If an operand comes after its use, a shape or dtype is not what the rule or the constant
+            says, something is computed twice, or an input or output is no node of the graph.
         """
+        computed: dict[Any, Node] = {}
         for place, node in enumerate(self.nodes):
             if node.index != place:
                 raise ValueError(f"{node} stands at place {place}")
+            if node.is_input and not any(node is given for given in self.inputs):
+                raise ValueError(f"{node} is neither computed, nor a constant, nor an input")
+            if node.value is not None and (
+                tuple(node.value.shape) != node.shape or as_dtype(node.value.dtype) != node.dtype
+            ):
+                raise ValueError(f"{node} is {node.shape} {node.dtype}, its constant is not")
             for operand in node.operands:
                 if isinstance(operand, Node) and operand.index >= place:
                     raise ValueError(f"{node} uses {operand} before it is computed")
             if node.op is not None:
+                twin = computed.setdefault(_call_key(node.op, node.operands, node.params), node)
+                if twin is not node:
+                    raise ValueError(f"{node} computes what {twin} has computed")
                 spec = node.op.spec(*(spec_of(x) for x in node.operands), **node.params)
-                if node.outputs is not None:
-                    continue
-                if (tuple(spec.shape), spec.dtype) != (node.shape, node.dtype):
-                    raise ValueError(f"{node} is {node.shape} {node.dtype}, its rule says {spec}")
+                said = spec if node.outputs is not None else (spec,)
+                if [(tuple(s.shape), s.dtype) for s in said] != [tuple(s) for s in node.specs]:
+                    raise ValueError(f"{node} is {node.specs}, its rule says {spec}")
+        for node in (*self.inputs, *self.outputs):
+            if not self.holds(node):
+                raise ValueError(f"{node} is returned or given, and belongs to another graph")
 
     # --- printing -------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        lines = [f"{self.name}({', '.join(_typed(node) for node in self.inputs)})"]
+        lines = [f"{self.name}({', '.join(typed(node) for node in self.inputs)})"]
         for node in self.needed_for(self.outputs):
             if node.op is not None:
                 params = "".join(f" {name}={value!r}" for name, value in node.params.items())
                 operands = ", ".join(map(_shown, node.operands))
-                lines.append(f"  {_typed(node)} = {node.op.name}({operands}){params}")
+                lines.append(f"  {typed(node)} = {node.op.name}({operands}){params}")
             elif node.value is not None:
-                lines.append(f"  {_typed(node)} = constant")
+                lines.append(f"  {typed(node)} = constant")
         lines.append(f"  return {', '.join(map(str, self.outputs))}")
         return "\n".join(lines)
 
@@ -189,7 +229,27 @@ def spec_of(operand: Any) -> Any:
     return Spec(operand.shape, operand.dtype) if operand.outputs is None else operand.outputs
 
 
-def _typed(node: Node) -> str:
+def _call_key(op: Op, operands: tuple[Any, ...], params: dict[str, Any]) -> Any:
+    """Return what tells whether two calls compute the same."""
+    return (
+        op,
+        *[x.index if x.__class__ is Node else exact(x) for x in operands],
+        *[(name, exact(params[name])) for name in sorted(params)],
+    )
+
+
+def exact(value: Any) -> Any:
+    """Return a key that is equal only for equal bits: 0.0 == -0.0, and 1 == True."""
+    kind = value.__class__
+    if kind is float or kind is complex:
+        return kind, repr(value)
+    if kind is tuple:
+        return kind, tuple(map(exact, value))
+    return kind, value
+
+
+def typed(node: Node) -> str:
+    """Return a node's number with its dtype and shape."""
     if node.outputs is not None:
         return f"{node}: ({', '.join(f'{spec.dtype}{list(spec.shape)}' for spec in node.outputs)})"
     return f"{node}: {node.dtype}{list(node.shape)}"

@@ -137,6 +137,16 @@ def pow(x1: Any, x2: Any, /) -> Any:
     return apply(POW, x1, x2)
 
 
+RECIPROCAL = unary(
+    "reciprocal", lambda xp, y, x: -y * y, keep=Keep.OUTPUT, compose=lambda xp, x: 1 / x
+)
+
+
+def reciprocal(x: Any, /) -> Any:
+    """Return 1 / x, element by element; of integers NumPy's, which is rounded to integers."""
+    return apply(RECIPROCAL, x)
+
+
 SQUARE = unary("square", lambda xp, y, x: 2 * x, compose=lambda xp, x: x * x)
 
 
@@ -279,6 +289,7 @@ def sign(x: Any, /) -> Any:
 FLOOR = unary("floor", None)
 CEIL = unary("ceil", None)
 ROUND = unary("round", None)
+TRUNC = unary("trunc", None)
 
 
 def floor(x: Any, /) -> Any:
@@ -294,6 +305,11 @@ def ceil(x: Any, /) -> Any:
 def round(x: Any, /) -> Any:
     """Return the nearest integer (the even one of two); no derivative flows through it."""
     return apply(ROUND, x)
+
+
+def trunc(x: Any, /) -> Any:
+    """Return x without what follows the decimal point; no derivative flows through it."""
+    return apply(TRUNC, x)
 
 
 # --- the larger and the smaller -----------------------------------------------------------------
@@ -331,7 +347,7 @@ def minimum(x1: Any, x2: Any, /) -> Any:
 
 
 OPS = (
-    (ADD, SUBTRACT, MULTIPLY, DIVIDE, POW, SQUARE, REMAINDER, FLOOR_DIVIDE)
+    (ADD, SUBTRACT, MULTIPLY, DIVIDE, RECIPROCAL, POW, SQUARE, REMAINDER, FLOOR_DIVIDE)
     + (NEGATIVE, POSITIVE, ABS, SIGN)
-    + (FLOOR, CEIL, ROUND, MAXIMUM, MINIMUM)
+    + (FLOOR, CEIL, ROUND, TRUNC, MAXIMUM, MINIMUM)
 )

@@ -3,7 +3,8 @@
 A rule is ``rule(xp, size, batched, arrays, params) -> array``. ``arrays`` are the operands; those
 marked in ``batched`` have the batch axis, of length ``size``, in front of the axes that the user
 sees. ``params`` are the metadata as the user sees them. The result has the batch axis in front. A
-rule that does not cover a case returns NotImplemented; then the examples are computed one by one.
+rule that does not cover a case returns NotImplemented; then the operation's composition serves, and
+for want of one the examples are computed one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import prod
 from typing import Any
 
 from distgrad.core.op import Array, BatchRule, Kind, Namespace, Op, Placeholder, Slice
+from distgrad.dtypes import bool_
 from distgrad.errors import ShapeError
 from distgrad.shapes import broadcast, normalize_axes, normalize_axis
 
@@ -171,7 +173,7 @@ def matmul(
     if not batched[1] and rank_b == 2:  # rows of all examples times one matrix
         if rank_a == 1:
             return xp.matmul(a, b)
-        rows = xp.reshape(a, shape=(-1, a.shape[-1]))
+        rows = xp.reshape(a, shape=(prod(a.shape[:-1]), a.shape[-1]))
         return xp.reshape(xp.matmul(rows, b), shape=(*a.shape[:-1], b.shape[-1]))
     if not batched[0] and rank_a == 2 and rank_b == 1:  # one matrix times a vector each
         return xp.matmul(b, xp.matrix_transpose(a))
@@ -203,9 +205,10 @@ def getitem(
         # Where a slice parts the arrays of an index, NumPy puts what they pick in front of all.
         behind = 0 if _are_adjacent(index) else _picked_rank(positions)
         return _moved(xp, result, behind, 0)
-    place = _place_among_slices(index)
-    if place is None:
-        return NotImplemented
+    if _has_mask(positions):
+        return NotImplemented  # how many elements it picks differs from example to example
+    index = _without_ellipsis(index, len(seen_shape(x, batched[0])))
+    place = _place_of_picked(index)
     own = _own_positions(xp, positions, batched[1:])
     if not batched[0]:
         return _moved(xp, xp.getitem(x, *own, index=index), place, 0)
@@ -215,24 +218,79 @@ def getitem(
     return _block_moved(xp, result, source=1, length=picked, target=1 + place) if place else result
 
 
-def scatter_add(
-    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+def scatter(name: str) -> BatchRule:
+    """Return the rule of an operation that puts values at the places of a subscript."""
+
+    def rule(
+        xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+    ) -> Array:
+        return _scatter(xp, name, size, batched, arrays, params)
+
+    return rule
+
+
+def _scatter(
+    xp: Namespace,
+    name: str,
+    size: int,
+    batched: Sequence[bool],
+    arrays: Sequence[Array],
+    params: Any,
 ) -> Array:
-    """Batch `scatter_add`, the adjoint of `getitem`."""
+    put = getattr(xp, name)
     positions, index, shape = arrays[1:], params["index"], (size, *params["shape"])
     g = with_batch(xp, size, arrays[0], batched[0])
     if not any(batched[1:]):
         behind = 0 if _are_adjacent(index) else _picked_rank(positions)
         g = _moved(xp, g, 0, behind)
-        return xp.scatter_add(g, *positions, index=(_EVERYTHING, *index), shape=shape)
-    place = _place_among_slices(index)
-    if place is None:
+        return put(g, *positions, index=(_EVERYTHING, *index), shape=shape)
+    if _has_mask(positions):
         return NotImplemented
+    index = _without_ellipsis(index, len(params["shape"]))
+    place = _place_of_picked(index)
     own = _own_positions(xp, positions, batched[1:])
     if place:
         g = _block_moved(xp, g, source=1 + place, length=len(own[0].shape) - 1, target=1)
     examples = _examples(xp, own[0])
-    return xp.scatter_add(g, examples, *own, index=(Placeholder.ARRAY, *index), shape=shape)
+    return put(g, examples, *own, index=(Placeholder.ARRAY, *index), shape=shape)
+
+
+def index_set(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Array:
+    """Batch `index_set`, whose value has the shape of what the subscript picks."""
+    positions, index = arrays[2:], params["index"]
+    x = with_batch(xp, size, arrays[0], batched[0])
+    value = arrays[1]
+    if hasattr(value, "shape"):
+        value = with_batch(xp, size, value, batched[1])
+    if not any(batched[2:]):
+        if hasattr(value, "shape"):
+            behind = 0 if _are_adjacent(index) else _picked_rank(positions)
+            value = _moved(xp, value, 0, behind)
+        return xp.index_set(x, value, *positions, index=(_EVERYTHING, *index))
+    if _has_mask(positions):
+        return NotImplemented
+    index = _without_ellipsis(index, len(x.shape) - 1)
+    place = _place_of_picked(index)
+    own = _own_positions(xp, positions, batched[2:])
+    if place and hasattr(value, "shape"):
+        value = _block_moved(xp, value, source=1 + place, length=len(own[0].shape) - 1, target=1)
+    examples = _examples(xp, own[0])
+    return xp.index_set(x, value, examples, *own, index=(Placeholder.ARRAY, *index))
+
+
+def _has_mask(positions: Sequence[Array]) -> bool:
+    return any(array.dtype == bool_ for array in positions)
+
+
+def _without_ellipsis(index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    """Return an index without masks in which an ellipsis has become whole axes."""
+    if Ellipsis not in index:
+        return index
+    place = index.index(Ellipsis)
+    missing = rank - sum(part is not None and part is not Ellipsis for part in index)
+    return (*index[:place], *(_EVERYTHING,) * missing, *index[place + 1 :])
 
 
 def _are_adjacent(index: tuple[Any, ...]) -> bool:
@@ -243,13 +301,11 @@ def _are_adjacent(index: tuple[Any, ...]) -> bool:
     return places[-1] - places[0] == len(places) - 1
 
 
-def _place_among_slices(index: tuple[Any, ...]) -> int | None:
-    """Return how many whole axes stand before the arrays; None for any other sort of index."""
-    arrays = [i for i, part in enumerate(index) if part is Placeholder.ARRAY]
-    rest = [part for part in index if part is not Placeholder.ARRAY]
-    if not _are_adjacent(index) or any(part != _EVERYTHING for part in rest):
-        return None
-    return arrays[0]
+def _place_of_picked(index: tuple[Any, ...]) -> int:
+    """Return how many axes stand before those that the arrays of an index pick."""
+    if not _are_adjacent(index):
+        return 0
+    return next(i for i, p in enumerate(index) if p is Placeholder.ARRAY or type(p) is int)
 
 
 def _picked_rank(positions: Sequence[Array]) -> int:

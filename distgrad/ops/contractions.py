@@ -10,12 +10,10 @@ from distgrad.core.op import Array, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
 from distgrad.ops import batching
-from distgrad.ops.arithmetic import multiply
 from distgrad.ops.complex_numbers import conj
 from distgrad.ops.families import conjugate, fit, joint, shape_of, sum_of
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import permute_dims, reshape
-from distgrad.shapes import Shape, broadcast, normalize_axes
+from distgrad.ops.structure import expand_dims, permute_dims, reshape, squeeze
+from distgrad.shapes import Shape, broadcast, normalize_axes, normalize_axis
 
 
 def _matmul_spec(a: Spec, b: Spec) -> Spec:
@@ -111,14 +109,16 @@ def matmul(x1: Any, x2: Any, /) -> Any:
     return apply(MATMUL, x1, x2)
 
 
-def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[Sequence[int], Sequence[int]] = 2) -> Any:
+def tensordot(
+    x1: Any, x2: Any, /, axes: int | Sequence[int] | Sequence[Sequence[int]] = 2
+) -> Any:
     """Return the sum of products over pairs of axes.
 
     Parameters
     ----------
     x1, x2 : Tensor, Variable or array
         The factors.
-    axes : int or (sequence of int, sequence of int)
+    axes : int or pair of ints or of sequences of int
         The axes of `x1` and of `x2` to sum over, in pairs; an integer n means the last n axes of
         `x1` with the first n of `x2`.
 
@@ -129,9 +129,15 @@ def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[Sequence[int], Sequence[
     """
     left, right = tuple(x1.shape), tuple(x2.shape)
     if isinstance(axes, int):
+        if not 0 <= axes <= min(len(left), len(right)):
+            raise ShapeError(
+                f"tensordot: axes is {axes} for arrays of shapes {left} and {right}; expected a "
+                "number of axes that both have"
+            )
         pairs = (tuple(range(len(left) - axes, len(left))), tuple(range(axes)))
     else:
-        pairs = (tuple(axes[0]), tuple(axes[1]))
+        of_left, of_right = axes
+        pairs = (_as_axes(of_left), _as_axes(of_right))
     over_left = normalize_axes("tensordot", pairs[0], len(left))
     over_right = normalize_axes("tensordot", pairs[1], len(right))
     lengths = tuple(left[a] for a in over_left)
@@ -152,13 +158,40 @@ def tensordot(x1: Any, x2: Any, /, *, axes: int | tuple[Sequence[int], Sequence[
     return reshape(matmul(rows, columns), free)
 
 
+def _as_axes(axes: int | Sequence[int]) -> Shape:
+    return (axes,) if isinstance(axes, int) else tuple(axes)
+
+
 def _matrix_shape(shape: Shape, first: Shape, second: Shape) -> Shape:
     return prod(shape[a] for a in first), prod(shape[a] for a in second)
 
 
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
-    """Return the sum of conj(x1) * x2 along an axis, with broadcasting of the others."""
-    return sum_over(multiply(conj(x1), x2), axis=axis)
+    """Return the sum of conj(x1) * x2 along an axis, with broadcasting of the others.
+
+    Parameters
+    ----------
+    x1, x2 : Tensor, Variable or array
+        The vectors.
+    axis : int
+        Along which axis they lie, counted in each array; best from the back.
+
+    Raises
+    ------
+    ShapeError
+        If that axis differs in length, or the others do not broadcast.
+    """
+    rows = expand_dims(conj(_axis_to_back("vecdot", x1, axis)), axis=-2)
+    columns = expand_dims(_axis_to_back("vecdot", x2, axis), axis=-1)
+    return squeeze(matmul(rows, columns), axis=(-2, -1))
+
+
+def _axis_to_back(operation: str, x: Any, axis: int) -> Any:
+    rank = len(x.shape)
+    place = normalize_axis(operation, axis, rank)
+    if place == rank - 1:
+        return x
+    return permute_dims(x, (*(a for a in range(rank) if a != place), place))
 
 
 OPS = (MATMUL,)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-from distgrad.core.op import Spec
+from distgrad.core.op import Kind, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype, bool_, complex_of, default_dtype, int64
 from distgrad.ops.families import undifferentiable
+from distgrad.ops.placement import to_device
+from distgrad.ops.structure import astype, broadcast_to
 from distgrad.shapes import Shape
 
 
@@ -22,9 +25,10 @@ FULL = undifferentiable("full", _full_spec)
 
 def full(
     shape: int | Sequence[int],
-    fill_value: bool | int | float | complex,
+    fill_value: Any,
     *,
     dtype: DTypeLike | None = None,
+    device: str | None = None,
 ) -> Any:
     """Return an array of one value.
 
@@ -32,23 +36,87 @@ def full(
     ----------
     shape : int or sequence of int
         Its shape.
-    fill_value : scalar
-        The value of every element.
+    fill_value : scalar, or Tensor without axes
+        The value of every element; the gradient flows to a tensor.
     dtype : dtype, optional
-        By default bool, int64, the default dtype or its complex one, as `fill_value` is.
+        By default bool, int64, the default dtype or its complex one, as `fill_value` is, or that of
+        the tensor.
+    device : str, optional
+        Where to put it: a device of the backend in force, such as ``"cuda:1"``; by default the
+        backend's own choice.
+
+    Raises
+    ------
+    ValueError
+        If the backend has no such device.
     """
+    if hasattr(fill_value, "shape"):
+        value = fill_value if dtype is None else astype(fill_value, dtype)
+        return to_device(broadcast_to(value, _as_shape(shape)), device)
     chosen = dtype_of_scalar(fill_value) if dtype is None else as_dtype(dtype)
-    return apply(FULL, shape=_as_shape(shape), fill_value=fill_value, dtype=chosen)
+    made = apply(FULL, shape=_as_shape(shape), fill_value=fill_value, dtype=chosen)
+    return to_device(made, device)
 
 
-def zeros(shape: int | Sequence[int], *, dtype: DTypeLike | None = None) -> Any:
-    """Return an array of zeros, of the default dtype unless another is given."""
-    return full(shape, 0, dtype=default_dtype() if dtype is None else dtype)
+def zeros(
+    shape: int | Sequence[int], *, dtype: DTypeLike | None = None, device: str | None = None
+) -> Any:
+    """Return an array of zeros, of the default dtype unless another is given; see `full`."""
+    return full(shape, 0, dtype=default_dtype() if dtype is None else dtype, device=device)
 
 
-def ones(shape: int | Sequence[int], *, dtype: DTypeLike | None = None) -> Any:
-    """Return an array of ones, of the default dtype unless another is given."""
-    return full(shape, 1, dtype=default_dtype() if dtype is None else dtype)
+def ones(
+    shape: int | Sequence[int], *, dtype: DTypeLike | None = None, device: str | None = None
+) -> Any:
+    """Return an array of ones, of the default dtype unless another is given; see `full`."""
+    return full(shape, 1, dtype=default_dtype() if dtype is None else dtype, device=device)
+
+
+def empty(
+    shape: int | Sequence[int], *, dtype: DTypeLike | None = None, device: str | None = None
+) -> Any:
+    """Return an array of no particular values, in fact of zeros; see `full`.
+
+    A tensor's values do not change by themselves, so there is no use for memory that was not set.
+    """
+    return zeros(shape, dtype=dtype, device=device)
+
+
+def _full_like_spec(x: Spec, *, fill_value: Any, dtype: DType) -> Spec:
+    return Spec(tuple(x.shape), dtype)
+
+
+FULL_LIKE = undifferentiable("full_like", _full_like_spec, kind=Kind.ELEMENTWISE)
+
+
+def full_like(
+    x: Any,
+    /,
+    fill_value: Any,
+    *,
+    dtype: DTypeLike | None = None,
+    device: str | None = None,
+) -> Any:
+    """Return an array of one value in the shape, and on the backend, of another array.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Whose shape and, unless another is given, whose dtype.
+    fill_value : scalar, or Tensor without axes
+        The value of every element.
+    dtype, device : optional
+        As for `full`.
+    """
+    chosen = as_dtype(x.dtype if dtype is None else dtype)
+    if hasattr(fill_value, "shape"):
+        return full(tuple(x.shape), fill_value, dtype=chosen, device=device)
+    return to_device(apply(FULL_LIKE, x, fill_value=fill_value, dtype=chosen), device)
+
+
+def empty_like(x: Any, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Any:
+    """Return an array of no particular values, in fact of zeros; see `full_like`."""
+    return full_like(x, 0, dtype=dtype, device=device)
 
 
 def dtype_of_scalar(value: bool | int | float | complex) -> DType:
@@ -61,7 +129,9 @@ def dtype_of_scalar(value: bool | int | float | complex) -> DType:
 
 
 def _as_shape(shape: int | Sequence[int]) -> Shape:
-    return (shape,) if isinstance(shape, int) else tuple(shape)
+    if isinstance(shape, (tuple, list)):
+        return tuple(operator.index(length) for length in shape)
+    return (operator.index(shape),)  # type: ignore[arg-type]
 
 
 def _arange_spec(*, start: Any, stop: Any, step: Any, dtype: DType) -> Spec:
@@ -78,6 +148,7 @@ def arange(
     step: int | float = 1,
     *,
     dtype: DTypeLike | None = None,
+    device: str | None = None,
 ) -> Any:
     """Return evenly spaced values from `start` up to, but without, `stop`.
 
@@ -96,7 +167,8 @@ def arange(
     if dtype is None:
         integers = all(isinstance(v, int) for v in (start, stop, step))
         dtype = int64 if integers else default_dtype()
-    return apply(ARANGE, start=start, stop=stop, step=step, dtype=as_dtype(dtype))
+    made = apply(ARANGE, start=start, stop=stop, step=step, dtype=as_dtype(dtype))
+    return to_device(made, device)
 
 
 def _linspace_spec(*, start: Any, stop: Any, num: int, dtype: DType, endpoint: bool) -> Spec:
@@ -107,15 +179,23 @@ LINSPACE = undifferentiable("linspace", _linspace_spec)
 
 
 def linspace(
-    start: float, stop: float, /, num: int, *, dtype: DTypeLike | None = None, endpoint: bool = True
+    start: int | float | complex,
+    stop: int | float | complex,
+    /,
+    num: int,
+    *,
+    dtype: DTypeLike | None = None,
+    device: str | None = None,
+    endpoint: bool = True,
 ) -> Any:
     """Return `num` evenly spaced values from `start` to `stop`, which is left out on request."""
     if dtype is None:
         is_complex = isinstance(start, complex) or isinstance(stop, complex)
         dtype = complex_of(default_dtype()) if is_complex else default_dtype()
-    return apply(
+    made = apply(
         LINSPACE, start=start, stop=stop, num=num, dtype=as_dtype(dtype), endpoint=endpoint
     )
+    return to_device(made, device)
 
 
 def _eye_spec(*, n_rows: int, n_cols: int, k: int, dtype: DType) -> Spec:
@@ -126,16 +206,23 @@ EYE = undifferentiable("eye", _eye_spec)
 
 
 def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DTypeLike | None = None
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    *,
+    k: int = 0,
+    dtype: DTypeLike | None = None,
+    device: str | None = None,
 ) -> Any:
     """Return a matrix with ones on its k-th diagonal (above the main one for k > 0), else zeros."""
-    return apply(
+    made = apply(
         EYE,
         n_rows=n_rows,
         n_cols=n_rows if n_cols is None else n_cols,
         k=k,
         dtype=default_dtype() if dtype is None else as_dtype(dtype),
     )
+    return to_device(made, device)
 
 
-OPS = (FULL, ARANGE, LINSPACE, EYE)
+OPS = (FULL, FULL_LIKE, ARANGE, LINSPACE, EYE)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from distgrad.core.op import Array, BatchRule, Keep, Kind, Namespace, Op, Spec, SpecRule
-from distgrad.dtypes import DType, bool_, float64, is_differentiable, result_type
+from distgrad.dtypes import DType, as_dtype, bool_, float64, is_differentiable, result_type
 from distgrad.shapes import Shape, broadcast, broadcast_axes
 
 Partial: TypeAlias = Callable[..., Array]  # (xp, y, *inputs) -> derivative in one input
@@ -56,6 +56,27 @@ def real_cotangent(xp: Namespace, cotangent: Array) -> Array:
     one that goes from a real value back to a complex one has to leave it out.
     """
     return xp.real(cotangent) if cotangent.dtype in xp.complex_dtypes else cotangent
+
+
+def scaled_keeping_zeros(xp: Namespace, g: Array, factor: Any) -> Array:
+    """Return a cotangent times a partial derivative, 0 where the cotangent is 0.
+
+    So it is where an element was masked behind this operation, by `where`: its own derivative may
+    be infinite there. Rules take it in a walk that passed a `where` (``xp.keeps_zeros``).
+    """
+    return g * factor if type(factor) in _SCALARS else xp.multiply_no_nan(factor, g)
+
+
+def brought_back(xp: Namespace, cotangent: Array, primal: Any) -> Array:
+    """Return a cotangent as real where its primal is, and no wider where that is narrow.
+
+    For operations that give complex numbers for real ones: the narrowest are those of two float32.
+    """
+    if primal.dtype in xp.complex_dtypes:
+        return cotangent
+    cotangent = real_cotangent(xp, cotangent)
+    dtype = as_dtype(primal.dtype)
+    return xp.astype(cotangent, dtype=dtype) if dtype.itemsize < 4 else cotangent
 
 
 def shape_of(value: Any) -> Shape:
@@ -137,7 +158,9 @@ def unary(
         xp: Namespace, g: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
     ) -> Sequence[Array]:
         factor = derivative(xp, y, None if xs is None else xs[0])
-        return (g * (conjugate(xp, factor) if g.dtype in xp.complex_dtypes else factor),)
+        if g.dtype in xp.complex_dtypes:
+            factor = conjugate(xp, factor)
+        return (scaled_keeping_zeros(xp, g, factor) if xp.keeps_zeros else g * factor,)
 
     def jvp(
         xp: Namespace, tangents: Sequence[Array], y: Array, xs: Any, params: dict[str, Any]
@@ -186,10 +209,14 @@ def binary(
         is_complex = g.dtype in xp.complex_dtypes
         if needs[0]:
             factor = in_first(xp, y, a, b)
-            to_a = fit(xp, g * (conjugate(xp, factor) if is_complex else factor), a)
+            factor = conjugate(xp, factor) if is_complex else factor
+            term = scaled_keeping_zeros(xp, g, factor) if xp.keeps_zeros else g * factor
+            to_a = fit(xp, term, a)
         if needs[1]:
             factor = in_second(xp, y, a, b)
-            to_b = fit(xp, g * (conjugate(xp, factor) if is_complex else factor), b)
+            factor = conjugate(xp, factor) if is_complex else factor
+            term = scaled_keeping_zeros(xp, g, factor) if xp.keeps_zeros else g * factor
+            to_b = fit(xp, term, b)
         return to_a, to_b
 
     def jvp(
@@ -284,6 +311,7 @@ def undifferentiable(
     kind: Kind = Kind.OPAQUE,
     compose: Callable[..., Array] | None = None,
     batch: BatchRule | None = None,
+    outputs: int | None = 1,
 ) -> Op:
     """Return an operation that has no derivative: the tape ends there."""
-    return Op(name, kind, spec, compose=compose, batch=batch)
+    return Op(name, kind, spec, compose=compose, batch=batch, outputs=outputs)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from distgrad.backend.kit import subscript
+from distgrad.backend.adapters.indexing import subscript
 from distgrad.core.op import Array, Keep, Kind, Namespace, Placeholder, Slice, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import PositionError, ShapeError
@@ -119,7 +119,7 @@ SCATTER_ADD = linear(
     _scatter_add_spec,
     kind=Kind.OPAQUE,
     keep=Keep.REST,
-    batch=batching.scatter_add,
+    batch=batching.scatter("scatter_add"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Reductions over axes, and running sums."""
+"""Reductions over axes: sums, means, extrema, products, logic."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec, SpecRule
 from distgrad.core.seam import apply
-from distgrad.dtypes import DType, bool_, int64
+from distgrad.dtypes import DType, DTypeLike, as_dtype, bool_, int64
 from distgrad.errors import ShapeError
 from distgrad.ops import batching
 from distgrad.ops.arithmetic import multiply, subtract
 from distgrad.ops.complex_numbers import conj, real
 from distgrad.ops.families import floating, joint, linear, quotient, undifferentiable
+from distgrad.ops.structure import astype
 from distgrad.ops.transcendental import sqrt
-from distgrad.shapes import Axis, Shape, normalize_axes, normalize_axis, reduced
+from distgrad.shapes import Axis, Shape, normalize_axes, reduced
 
 
 def _summed(operand: Any) -> DType:
@@ -70,6 +71,15 @@ def _count(shape: Shape, axis: Axis) -> int:
     return product(shape[a] for a in normalize_axes("reduction", axis, len(shape)))
 
 
+def reduced_in(dtype: DTypeLike | None, op: Op, x: Any, **params: Any) -> Any:
+    """Return a reduction computed in a dtype, which small integers else are widened from."""
+    if dtype is None:
+        return apply(op, x, **params)
+    chosen = as_dtype(dtype)
+    result = apply(op, astype(x, chosen, copy=False), **params)
+    return astype(result, chosen, copy=False)
+
+
 # --- sums and means -----------------------------------------------------------------------------
 
 
@@ -82,7 +92,9 @@ def _sum_transpose(
 SUM = linear("sum", _sum_transpose, _reduction_spec("sum", _summed), kind=Kind.REDUCTION)
 
 
-def sum(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
+def sum(
+    x: Any, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False
+) -> Any:
     """Return the sum over axes.
 
     Parameters
@@ -91,6 +103,8 @@ def sum(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
         The terms, of any shape; bool and small integers are summed as platform integers.
     axis : int or tuple of int, optional
         The axes to sum over; all of them by default.
+    dtype : dtype, optional
+        In what to sum: the terms are converted first.
     keepdims : bool
         Whether these axes stay, with length 1.
 
@@ -99,7 +113,7 @@ def sum(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     ShapeError
         If `x` has no such axis, or an axis is named twice.
     """
-    return apply(SUM, x, axis=axis, keepdims=keepdims)
+    return reduced_in(dtype, SUM, x, axis=axis, keepdims=keepdims)
 
 
 def _mean_transpose(
@@ -289,9 +303,16 @@ def _prod_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> A
 PROD = Op("prod", Kind.REDUCTION, _reduction_spec("prod", _summed), _prod_vjp, _prod_jvp)
 
 
-def prod(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Return the product over axes; its derivatives are right at zeros too, to any order."""
-    return apply(PROD, x, axis=axis, keepdims=keepdims)
+def prod(
+    x: Any, /, *, axis: Axis = None, dtype: DTypeLike | None = None, keepdims: bool = False
+) -> Any:
+    """Return the product over axes; parameters and errors as for `sum`.
+
+    Notes
+    -----
+    The derivatives are right at zeros too, to any order.
+    """
+    return reduced_in(dtype, PROD, x, axis=axis, keepdims=keepdims)
 
 
 # --- logic --------------------------------------------------------------------------------------
@@ -356,46 +377,4 @@ def logsumexp(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     return apply(LOGSUMEXP, x, axis=axis, keepdims=keepdims)
 
 
-# --- running sums -------------------------------------------------------------------------------
-
-
-def _cumulative_sum_transpose(
-    xp: Namespace, g: Array, shape: Shape, axis: int | None = None
-) -> Array:
-    axis = 0 if axis is None else axis
-    return xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
-
-
-def _cumulative_sum_spec(x: Spec, *, axis: int | None = None) -> Spec:
-    if axis is None and len(x.shape) != 1:
-        raise ShapeError(
-            f"cumulative_sum: axis is needed for an array of {len(x.shape)} axes; "
-            "give axis=, or reshape to one axis first"
-        )
-    normalize_axis("cumulative_sum", 0 if axis is None else axis, len(x.shape))
-    return Spec(tuple(x.shape), _summed(x))
-
-
-CUMULATIVE_SUM = linear(
-    "cumulative_sum",
-    _cumulative_sum_transpose,
-    _cumulative_sum_spec,
-    kind=Kind.OPAQUE,
-    batch=batching.along_one_axis("cumulative_sum"),
-)
-
-
-def cumulative_sum(x: Any, /, *, axis: int | None = None) -> Any:
-    """Return the running sum along an axis.
-
-    Parameters
-    ----------
-    x : Tensor, Variable or array
-        The terms.
-    axis : int, optional
-        The axis to run along; needed unless `x` has exactly one.
-    """
-    return apply(CUMULATIVE_SUM, x, axis=axis)
-
-
-OPS = (SUM, MEAN, MAX, MIN, ARGMAX, ARGMIN, PROD, ALL, ANY, LOGSUMEXP, CUMULATIVE_SUM)
+OPS = (SUM, MEAN, MAX, MIN, ARGMAX, ARGMIN, PROD, ALL, ANY, LOGSUMEXP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -15,6 +16,7 @@ from distgrad.dtypes import DTypeLike, as_dtype
 from distgrad.errors import ShapeError
 from distgrad.ops import batching
 from distgrad.ops.families import joint, linear, shape_of, sum_to, undifferentiable
+from distgrad.ops.placement import to_device
 from distgrad.shapes import Axis, Shape, broadcast, normalize_axes, normalize_axis
 
 # --- shape --------------------------------------------------------------------------------------
@@ -37,7 +39,7 @@ def _reshape_transpose(xp: Namespace, g: Array, primal: Shape, shape: Shape) -> 
 RESHAPE = linear("reshape", _reshape_transpose, _reshape_spec, batch=batching.reshape)
 
 
-def reshape(x: Any, /, shape: int | Sequence[int]) -> Any:
+def reshape(x: Any, /, shape: int | Sequence[int], *, copy: bool | None = None) -> Any:
     """Return the same elements, in row-major order, in another shape.
 
     Parameters
@@ -46,13 +48,17 @@ def reshape(x: Any, /, shape: int | Sequence[int]) -> Any:
         Of any shape.
     shape : int or sequence of int
         The new shape; one length may be -1, which means what is left.
+    copy : bool, optional
+        Accepted for the standard's sake: nobody sees whether tensors share memory.
 
     Raises
     ------
     ShapeError
         If the number of elements differs.
     """
-    return apply(RESHAPE, x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+    if isinstance(shape, (tuple, list)):
+        return apply(RESHAPE, x, shape=tuple(operator.index(length) for length in shape))
+    return apply(RESHAPE, x, shape=(operator.index(shape),))  # type: ignore[arg-type]
 
 
 def _broadcast_to_spec(x: Spec, *, shape: Shape) -> Spec:
@@ -89,7 +95,7 @@ EXPAND_DIMS = linear(
 )
 
 
-def expand_dims(x: Any, /, *, axis: int = 0) -> Any:
+def expand_dims(x: Any, /, axis: int = 0) -> Any:
     """Return x with a new axis of length 1 at a position of the result."""
     return apply(EXPAND_DIMS, x, axis=axis)
 
@@ -200,9 +206,24 @@ def _astype_transpose(xp: Namespace, g: Array, primal: Spec, dtype: Any) -> Arra
 ASTYPE = linear("astype", _astype_transpose, _astype_spec, kind=Kind.ELEMENTWISE, keep=Keep.SPECS)
 
 
-def astype(x: Any, dtype: DTypeLike, /) -> Any:
-    """Return x in another dtype; the gradient comes back in x's own, and integers end it."""
-    return apply(ASTYPE, x, dtype=as_dtype(dtype))
+def astype(x: Any, dtype: DTypeLike, /, *, copy: bool = True, device: str | None = None) -> Any:
+    """Return x in another dtype; the gradient comes back in x's own, and integers end it.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        What to convert.
+    dtype : dtype
+        To what.
+    copy : bool
+        Whether to copy also where x is a tensor of this dtype already; if not, that is returned.
+    device : str, optional
+        Where to put it, among the devices of x's backend; by default where x is.
+    """
+    chosen = as_dtype(dtype)
+    if not copy and hasattr(x, "read") and x.dtype == chosen:
+        return to_device(x.read(), device)
+    return to_device(apply(ASTYPE, x, dtype=chosen), device)
 
 
 # --- joining ------------------------------------------------------------------------------------
@@ -293,16 +314,16 @@ ZEROS_LIKE = undifferentiable("zeros_like", _like_spec, kind=Kind.ELEMENTWISE)
 ONES_LIKE = undifferentiable("ones_like", _like_spec, kind=Kind.ELEMENTWISE)
 
 
-def zeros_like(x: Any, /, *, dtype: DTypeLike | None = None) -> Any:
+def zeros_like(x: Any, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Any:
     """Return zeros in the shape, dtype and on the backend of an array."""
     zeros = apply(ZEROS_LIKE, x)
-    return zeros if dtype is None else astype(zeros, dtype)
+    return to_device(zeros if dtype is None else astype(zeros, dtype), device)
 
 
-def ones_like(x: Any, /, *, dtype: DTypeLike | None = None) -> Any:
+def ones_like(x: Any, /, *, dtype: DTypeLike | None = None, device: str | None = None) -> Any:
     """Return ones in the shape, dtype and on the backend of an array."""
     ones = apply(ONES_LIKE, x)
-    return ones if dtype is None else astype(ones, dtype)
+    return to_device(ones if dtype is None else astype(ones, dtype), device)
 
 
 # --- moving to another backend ------------------------------------------------------------------

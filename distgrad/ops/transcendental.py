@@ -19,6 +19,8 @@ EXP = unary("exp", lambda xp, y, x: y, keep=Keep.OUTPUT, dtype=floating)
 EXPM1 = unary("expm1", lambda xp, y, x: y + 1, keep=Keep.OUTPUT, dtype=floating)
 LOG = unary("log", lambda xp, y, x: 1 / x, dtype=floating)
 LOG1P = unary("log1p", lambda xp, y, x: 1 / (1 + x), dtype=floating)
+LOG2 = unary("log2", lambda xp, y, x: (1 / math.log(2)) / x, dtype=floating)
+LOG10 = unary("log10", lambda xp, y, x: (1 / math.log(10)) / x, dtype=floating)
 SQRT = unary("sqrt", lambda xp, y, x: 0.5 / y, keep=Keep.OUTPUT, dtype=floating)
 
 
@@ -40,6 +42,16 @@ def log(x: Any, /) -> Any:
 def log1p(x: Any, /) -> Any:
     """Return log(1 + x), precise near 0, element by element."""
     return apply(LOG1P, x)
+
+
+def log2(x: Any, /) -> Any:
+    """Return the logarithm to base 2, element by element."""
+    return apply(LOG2, x)
+
+
+def log10(x: Any, /) -> Any:
+    """Return the logarithm to base 10, element by element."""
+    return apply(LOG10, x)
 
 
 def sqrt(x: Any, /) -> Any:
@@ -142,20 +154,31 @@ def atanh(x: Any, /) -> Any:
     return apply(ATANH, x)
 
 
+def _squared_radius(xp: Namespace, a: Any, b: Any) -> Array:
+    """Return a² + b²; 1 at the origin, where the angle has no direction and the slopes are 0."""
+    squared = a * a + b * b
+    return xp.where(xp.equal(squared, 0), 1, squared)
+
+
 ATAN2 = binary(
     "atan2",
-    lambda xp, y, a, b: b / (a * a + b * b),
-    lambda xp, y, a, b: -a / (a * a + b * b),
+    lambda xp, y, a, b: b / _squared_radius(xp, a, b),
+    lambda xp, y, a, b: -a / _squared_radius(xp, a, b),
     dtype=floating,
 )
 
 
 def atan2(x1: Any, x2: Any, /) -> Any:
-    """Return the angle in radians of the point (x2, x1), element by element."""
+    """Return the angle in radians of the point (x2, x1), element by element.
+
+    Notes
+    -----
+    The derivatives at the origin are 0, as in PyTorch; TensorFlow and JAX give NaN.
+    """
     return apply(ATAN2, x1, x2)
 
 
-OPS = (EXP, EXPM1, LOG, LOG1P, SQRT, LOGADDEXP) + (
+OPS = (EXP, EXPM1, LOG, LOG1P, LOG2, LOG10, SQRT, LOGADDEXP) + (
     SIN,
     COS,
     TAN,

@@ -7,11 +7,14 @@ from enum import Enum
 from typing import Any
 
 from distgrad import tree
+from distgrad.debug import user_stacklevel
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import as_host, asarray, beside, holds_tensors
 from distgrad.errors import ShapeError, UnconnectedError
 from distgrad.ops.complex_numbers import real
+from distgrad.ops.gathering import Rows, gather
 from distgrad.ops.structure import astype
+from distgrad.sparse import IndexedSlices, made
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
 
@@ -104,11 +107,16 @@ def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], An
         )
     leaves, treedef = _leaves(method, "source", sources)
     for position, source in enumerate(leaves):
+        if isinstance(source, IndexedSlices):
+            raise TypeError(
+                f"{method}: source {position} is an IndexedSlices; expected a Tensor or a "
+                "Variable: differentiate with respect to its .values"
+            )
         if not is_differentiable(source.dtype):
             warnings.warn(
                 f"{method}: source {position} has dtype {source.dtype}; expected a floating dtype "
                 "(e.g. float32): its gradient is None; convert it with astype before the tape",
-                stacklevel=3,
+                stacklevel=user_stacklevel(),
             )
     return leaves, treedef
 
@@ -125,7 +133,7 @@ def _leaves(method: str, argument: str, nest: Any) -> tuple[list[Any], Any]:
 
 
 def matching_seeds(targets: list[Any], treedef: Any, output_gradients: Any) -> list[Tensor]:
-    """Return a cotangent for each target: those given, checked, or ones.
+    """Return a cotangent for each target: those given, checked, or ones; of slices, for the rows.
 
     Raises
     ------
@@ -157,7 +165,7 @@ def _matched(treedef: Any, output_gradients: Any, count: int) -> list[Any]:
 
 
 def _ones_like(target: Any) -> Tensor:
-    tensor = value_of(target)
+    tensor = target.values if isinstance(target, IndexedSlices) else value_of(target)
     return Tensor(tensor.kernels.ones_like(tensor.array), tensor.kernels)
 
 
@@ -183,13 +191,25 @@ def _checked(position: int, target: Any, cotangent: Any) -> Tensor:
                 f"{tensor.dtype}; expected a real cotangent for a real target"
             )
         seed = astype(seed, tensor.dtype)
-    return seed
+    return gather(seed, target.indices) if isinstance(target, IndexedSlices) else seed
 
 
-def as_gradient(source: Any, cotangent: Any) -> Tensor:
-    """Return a cotangent as a tensor of its source's dtype; a real source gets the real part."""
+def as_gradient(source: Any, cotangent: Any) -> Tensor | IndexedSlices:
+    """Return a cotangent as a tensor of its source's dtype; a real source gets the real part.
+
+    `Rows` become slices, unless dense contributions are among them.
+    """
     primal = value_of(source)
     kernels = primal.kernels
+    if cotangent.__class__ is Rows:
+        recorded = isinstance(cotangent.parts[0][0], Tensor)
+        xp = kernels.recorded if recorded else kernels
+        if cotangent.rest is None:
+            values, indices = cotangent.joined(xp)
+            rows: Any = as_gradient(source, values)
+            places = indices if recorded else Tensor(indices, kernels)
+            return made(rows, places, cotangent.shape)
+        cotangent = cotangent.dense(xp)
     if isinstance(cotangent, Tensor):
         if cotangent.dtype == primal.dtype:
             return cotangent

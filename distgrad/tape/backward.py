@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from distgrad.core.op import Spec
+from distgrad.core.op import Kind, Op, Spec
 from distgrad.debug import lines_in_force
 from distgrad.dtypes import as_dtype
 from distgrad.errors import NonFiniteError
+from distgrad.ops.gathering import Rows, sum_with_rows
+from distgrad.ops.selection import MULTIPLY_NO_NAN, WHERE
 from distgrad.tensor import Tensor
 
 Final = Callable[[int, Any], None]
@@ -76,7 +78,8 @@ def backpropagate(
     Returns
     -------
     dict
-        The cotangent of each source that a target depends on.
+        The cotangent of each source that a target depends on; `Rows` where only some rows of it
+        were picked. One that has to go on through a record is made dense on the way.
     """
     results: dict[int, Any] = {}
     uses: dict[int, list[int]] = {}
@@ -85,6 +88,7 @@ def backpropagate(
         for key in set(sources).difference(*uses.values()):
             on_final(key, cotangents.get(key))
     mine: set[int] = set()  # cotangents whose buffer this walk made: it may add in place
+    masked = False
     position = len(records)
     while position:
         position -= 1
@@ -97,6 +101,8 @@ def backpropagate(
         else:
             g = _several(record, cotangents, sources, results, recorded)
         if g is not None:
+            if g.__class__ is Rows:
+                g = g.dense(kernels.recorded if recorded else kernels)  # rules take arrays
             needs = (
                 follows
                 if connected is None
@@ -105,19 +111,22 @@ def backpropagate(
             xp = kernels
             if recorded:
                 xp, xs, y = _listened(record)
+            # What stands before a mask may have infinite slopes where the mask says 0.
+            if masked or op is WHERE or op is MULTIPLY_NO_NAN:
+                masked, xp = True, _keeping_zeros(op, xp)
             if connected is None or any(needs):
                 try:
                     terms = op.vjp(xp, g, y, xs, params, needs)
                 except NonFiniteError as error:
-                    lines = lines_in_force()
-                    first = output if output.__class__ is int else output[0]
-                    error.in_gradient_of(op.name, lines.by_key.get(first, "") if lines else "")
+                    _name_operation(error, op, output)
                     raise
                 for key, term in zip(needs, terms):  # noqa: B905  strict costs 5 % of a walk
                     if key and term is not None:
                         present = cotangents.get(key)
                         if present is None:
                             cotangents[key] = term
+                        elif present.__class__ is Rows or term.__class__ is Rows:
+                            cotangents[key] = sum_with_rows(present, term)
                         elif key in mine and present.dtype == term.dtype:
                             present += term
                             cotangents[key] = present
@@ -131,6 +140,18 @@ def backpropagate(
         if key in cotangents:
             results[key] = cotangents[key]
     return results
+
+
+def _name_operation(error: NonFiniteError, op: Any, output: Any) -> None:
+    """Add to an error in whose gradient it was raised, and at which line of the user's."""
+    lines = lines_in_force()
+    first = output if output.__class__ is int else output[0]
+    error.in_gradient_of(op.name, lines.by_key.get(first, "") if lines else "")
+
+
+def _keeping_zeros(op: Op, xp: Any) -> Any:
+    """Return the namespace for a rule behind a mask; see `Kernels.keeping_zeros`."""
+    return xp.keeping_zeros if op.kind is Kind.ELEMENTWISE else xp  # others may make tensors of it
 
 
 def _several(
@@ -153,10 +174,15 @@ def _several(
             results[key] = g
     filled = []
     for g, spec in zip(found, specs, strict=True):
+        if g.__class__ is Rows:
+            filled.append(g.dense(kernels.recorded if recorded else kernels))
+            continue
         if g is not None or spec is None:
             filled.append(g)
             continue
-        zeros = kernels.full(shape=tuple(spec.shape), fill_value=0, dtype=spec.dtype)
+        # One zero, seen as many: an output that nobody used must not cost its size again.
+        zero = kernels.full(shape=(), fill_value=0, dtype=spec.dtype)
+        zeros = kernels.broadcast_to(zero, shape=tuple(spec.shape))
         filled.append(Tensor(zeros, kernels) if recorded else zeros)
     return filled
 

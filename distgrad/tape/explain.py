@@ -214,8 +214,23 @@ def _unwatched(tape: Recorded, source: Any) -> str:
             return f"{name} is not trainable: tape.watch it, or make it with trainable=True"
         if not tape.watches_accessed:
             return f"{name} was never watched: the tape has watch_accessed_variables=False"
-        return f"{name} was not read while the tape listened"
+        return f"{name} was not read while the tape listened{_read_elsewhere(tape, source)}"
     return "the source was never watched: call tape.watch(x) before computing with it"
+
+
+def _read_elsewhere(tape: Recorded, source: Variable) -> str:
+    """Return when and where a variable was read instead, as far as that was noted."""
+    remedy = "a value taken outside is a constant: read the variable inside the block"
+    if tape.lines is None:
+        return f" ({remedy}; dg.debug.trace_lines() names the line that read it)"
+    if source.key not in tape.lines.reads:
+        return ""
+    when, line = tape.lines.reads[source.key]
+    if tape.spans and when < tape.spans[0][0]:
+        return f", but before its block, at {line}: {remedy}"
+    if tape.spans and tape.spans[-1][1] and when > tape.spans[-1][1]:
+        return f", but after its block, at {line}: {remedy}"
+    return f", but while the tape did not listen, at {line}: {remedy}"
 
 
 def _cut_by(name: str, line: str) -> str:

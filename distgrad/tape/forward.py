@@ -16,6 +16,7 @@ from distgrad.dtypes import is_differentiable
 from distgrad.eager import beside
 from distgrad.errors import ShapeError, UnconnectedError
 from distgrad.ops.structure import astype
+from distgrad.sparse import IndexedSlices, made
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy, value_of
 from distgrad.tape.backward import as_tensors
 from distgrad.tensor import Operators, Tensor
@@ -76,7 +77,7 @@ class ForwardAccumulator:
             self._start(position, primal, tangent)
 
     def _start(self, position: int, primal: Any, tangent: Any) -> None:
-        if not isinstance(primal, Operators):
+        if not isinstance(primal, Operators) or isinstance(primal, IndexedSlices):
             raise TypeError(
                 f"ForwardAccumulator: primal {position} is a {type(primal).__name__}; expected a "
                 "Tensor or a Variable: convert it with dg.asarray and compute with that"
@@ -138,7 +139,10 @@ class ForwardAccumulator:
         leaves, treedef = tree.flatten(target)
         return tree.unflatten(treedef, [self._tangent_of(leaf, policy) for leaf in leaves])
 
-    def _tangent_of(self, value: Any, policy: UnconnectedGradients) -> Tensor | None:
+    def _tangent_of(self, value: Any, policy: UnconnectedGradients) -> Any:
+        if isinstance(value, IndexedSlices):
+            rows = self._tangent_of(value.values, policy)
+            return None if rows is None else made(rows, value.indices, value.dense_shape)
         if not isinstance(value, Operators):
             raise TypeError(
                 f"jvp: target is a {type(value).__name__}; expected a Tensor or a Variable"
@@ -177,7 +181,7 @@ class ForwardAccumulator:
         tangents = [self._tangents.get(key) for key in keys]
         if op.jvp is None or all(tangent is None for tangent in tangents):
             return
-        if op.keep is Keep.SPECS and not is_differentiable(output.dtype):
+        if op.keep is Keep.SPECS and op.outputs == 1 and not is_differentiable(output.dtype):
             return  # a cast to integers
         listeners = LISTENERS.get()
         outside = listeners[: _position(listeners, self)]
@@ -197,7 +201,8 @@ class ForwardAccumulator:
             self._follow(output, result)
         else:
             for each, tangent in zip(output, result, strict=True):
-                self._follow(each, tangent)
+                if tangent is not None:  # integers have none
+                    self._follow(each, tangent)
 
     def _follow(self, value: Tensor, tangent: Any) -> None:
         if not isinstance(tangent, Tensor):

@@ -8,7 +8,9 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
+from distgrad.debug import user_stacklevel
 from distgrad.dtypes import is_differentiable
+from distgrad.sparse import IndexedSlices, carrier
 from distgrad.tape.arguments import (
     UnconnectedGradients,
     as_gradient,
@@ -26,7 +28,8 @@ from distgrad.tape.inspection import InspectableTape
 from distgrad.tape.jacobians import Manner, check_batch, jacobian_shape, jacobians
 from distgrad.tensor import Tensor
 
-OnReady = Callable[[int, Tensor | None], None]
+Gradient = Tensor | IndexedSlices
+OnReady = Callable[[int, Gradient | None], None]
 
 
 class GradientTape(InspectableTape):
@@ -76,7 +79,7 @@ class GradientTape(InspectableTape):
 
         Parameters
         ----------
-        target : Tensor, Variable or nest of them
+        target : Tensor, Variable, IndexedSlices or nest of them
             What to differentiate. Elements are summed, and so are several targets.
         sources : Tensor, Variable or nest of them
             With respect to what: watched values, or any value computed on the tape.
@@ -90,8 +93,9 @@ class GradientTape(InspectableTape):
 
         Returns
         -------
-        nest of Tensor or None
-            In the structure of `sources`, each gradient of its source's shape and dtype.
+        nest of Tensor, IndexedSlices or None
+            In the structure of `sources`, each gradient of its source's shape and dtype. It is
+            an `IndexedSlices` where nothing but `gather` and `embedding` picked from the source.
 
         Raises
         ------
@@ -151,7 +155,7 @@ class GradientTape(InspectableTape):
             for position, (source, found) in enumerate(zip(wanted, gradients, strict=True))
         ]
         if unknown:
-            warnings.warn(f"gradient: None for every source: {unknown}", stacklevel=2)
+            _warn_unrecorded("gradient", unknown)
         return tree.unflatten(treedef, results)
 
     def jacobian(
@@ -168,7 +172,7 @@ class GradientTape(InspectableTape):
 
         Parameters
         ----------
-        target : Tensor, Variable or nest of them
+        target : Tensor, Variable, IndexedSlices or nest of them
             What to differentiate.
         sources : Tensor, Variable or nest of them
             With respect to what: watched values, or any value computed on the tape.
@@ -201,7 +205,8 @@ class GradientTape(InspectableTape):
         Warns
         -----
         UserWarning
-            If an operation has no batching rule, and its rows are computed one by one.
+            If an operation has no batching rule, and its rows are computed one by one; or if the
+            tape knows none of the targets, as `gradient` does.
 
         Notes
         -----
@@ -217,7 +222,12 @@ class GradientTape(InspectableTape):
         targets, target_treedef = target_leaves(target, "jacobian")
         wanted, treedef = source_leaves(sources, "jacobian")
         manner = Manner(False, size, experimental_use_pfor)
+        unknown = ""
+        if policy is UnconnectedGradients.NONE and wanted and not self._knows(targets, wanted):
+            unknown = self._why_unrecorded(targets)
         found = self._jacobians("jacobian", targets, wanted, policy, manner)
+        if unknown:
+            _warn_unrecorded("jacobian", unknown)
         return tree.unflatten(target_treedef, [tree.unflatten(treedef, each) for each in found])
 
     def batch_jacobian(
@@ -303,7 +313,7 @@ class GradientTape(InspectableTape):
                 self._release()
         return results
 
-    def _jacobians_of(self, target: Tensor, wanted: list[Any], manner: Manner) -> dict[int, Tensor]:
+    def _jacobians_of(self, target: Any, wanted: list[Any], manner: Manner) -> dict[int, Tensor]:
         """Return the Jacobians of one target, and record them where they may be differentiated."""
         keys = {source.key for source in wanted}
         differentiable = target.key in keys and is_differentiable(target.dtype)
@@ -325,6 +335,11 @@ class GradientTape(InspectableTape):
             self._record(history, (), results, again)
         return found
 
+    def _knows(self, targets: list[Any], wanted: list[Any]) -> bool:
+        """Return whether some target can have a gradient: it is followed, or itself a source."""
+        keys = {source.key for source in wanted if is_differentiable(source.dtype)}
+        return any(target.key in self.followed or target.key in keys for target in targets)
+
     def _seeds(
         self, targets: list[Any], cotangents: list[Tensor], wanted: Collection[int]
     ) -> dict[int, Tensor]:
@@ -341,13 +356,13 @@ class GradientTape(InspectableTape):
 
     def _differentiate(
         self, seeds: dict[int, Tensor], wanted: list[Any], recorded: bool, on_ready: OnReady | None
-    ) -> list[Tensor | None]:
+    ) -> list[Gradient | None]:
         """Return the gradient of each source; the tape itself does not hear how it is computed."""
         history = self._history_of(seeds.keys()) if self._persistent else None
         records = self.records if history is None else history.records
         holders = {source.key: source for source in wanted}
         connected = None if self.roots <= holders.keys() else connected_to(records, holders.keys())
-        finished: dict[int, Tensor | None] = dict.fromkeys(holders)
+        finished: dict[int, Gradient | None] = dict.fromkeys(holders)
 
         def finish(key: int, cotangent: Any) -> None:
             if cotangent is not None:
@@ -391,10 +406,10 @@ class GradientTape(InspectableTape):
                     recorded=True,
                     consume=False,
                 )
-                return [as_gradient(source, found[source.key]) for source in some]
+                return [carrier(as_gradient(source, found[source.key])) for source in some]
 
             read = [seed.key for seed in seeds.values()]
-            self._record(history, read, [gradient for _, gradient in pairs], again)
+            self._record(history, read, [carrier(gradient) for _, gradient in pairs], again)
         return gradients
 
     def _record(
@@ -415,3 +430,7 @@ class GradientTape(InspectableTape):
         if history is None or any(key > history.until for key in targets):
             history = self._history = history_of(self.records, self.followed)
         return history
+
+
+def _warn_unrecorded(method: str, why: str) -> None:
+    warnings.warn(f"{method}: None for every source: {why}", stacklevel=user_stacklevel())

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distgrad.ops.gathering import Rows
+from distgrad.sparse import IndexedSlices, densified
 from distgrad.tensor import Tensor
 
 
@@ -32,4 +34,17 @@ def to_tensors(values: Any, holders: Sequence[Any]) -> tuple[list[Any], bool]:
 
 def as_given(results: Sequence[Any], raw: bool) -> list[Any]:
     """Return tensors in the form that the rule's caller works on."""
-    return [r.array if raw and isinstance(r, Tensor) else r for r in results]
+    dense = [densified(r) for r in results]
+    return [r.array if raw and isinstance(r, Tensor) else r for r in dense]
+
+
+def as_cotangents(results: Sequence[Any], raw: bool) -> list[Any]:
+    """Return what a VJP found in the form that a walk works on; slices stay sparse."""
+    cotangents = []
+    for result in results:
+        if isinstance(result, IndexedSlices):
+            values, indices = as_given((result.values, result.indices), raw)
+            cotangents.append(Rows(values, indices, result.dense_shape))
+        else:
+            cotangents.append(result.array if raw and isinstance(result, Tensor) else result)
+    return cotangents

@@ -15,6 +15,7 @@ from distgrad.core.op import Kind, Op
 from distgrad.core.seam import LISTENERS
 from distgrad.ops import VOCABULARY
 from distgrad.tape.backward import backpropagate
+from distgrad.tape.packing import Held, PackedOp
 from distgrad.tape.recorder import Recorder
 from distgrad.tape.records import Record
 from distgrad.tensor import Tensor, new_key
@@ -54,14 +55,15 @@ def history_of(records: Collection[Any], followed: Collection[int]) -> History:
 def _read_by_walks(records: Collection[Any], followed: Collection[int]) -> Collection[int]:
     """Return the identities of the followed values that the rules of records may read."""
     read: set[int] = set()
-    for op, _, output, keys, xs, y, _, kernels in records:
+    for recorded_op, _, output, keys, xs, y, _, kernels in records:
+        op = recorded_op.original if isinstance(recorded_op, PackedOp) else recorded_op
         if VOCABULARY.get(op.name) is not op and not isinstance(op, _GradientOp):
             return followed  # a rule of the user's own: it may hold any value ever computed
         array_type = kernels.array_type
         for key, x in zip(keys, xs or (), strict=False):
-            if x.__class__ is array_type and key in followed:
+            if (x.__class__ is array_type or x.__class__ is Held) and key in followed:
                 read.add(key)
-        if y.__class__ is array_type:
+        if y.__class__ is array_type or y.__class__ is Held:
             read.add(output)
         elif y.__class__ is tuple:
             read.update(key for key, each in zip(output, y, strict=True) if each is not None)

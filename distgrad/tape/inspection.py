@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -11,6 +11,7 @@ from distgrad.core.op import Spec
 from distgrad.dtypes import as_dtype
 from distgrad.tape.explain import Explanation, Recorded, explain, why_unrecorded
 from distgrad.tape.listening import ListeningTape
+from distgrad.tape.packing import MEMORY, Held
 from distgrad.tensor import Operators
 
 
@@ -28,12 +29,15 @@ class OperationSummary:
         The memory of the arrays that its records keep, and that no earlier record keeps.
     largest : int
         The most bytes that one such record keeps.
+    packed : int
+        The bytes of the arrays that hooks took out of its records; see `Summary`.
     """
 
     name: str
     records: int
     nbytes: int
     largest: int
+    packed: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,22 @@ class Summary:
         a variable, is counted too; what a rule of the user's own holds cannot be seen.
     operations : tuple of OperationSummary
         By sort of operation; the most memory first.
+    packed : dict of str to int
+        The bytes of the arrays that hooks took out of the records, by the place where they are:
+        ``"disk"`` (`offload_to_disk`), ``"host"`` (`offload_to_host`), or ``"packed"`` for what
+        `saved_values` made of them, whose own size is not known. None of them counts in `nbytes`.
     """
 
     records: int
     nbytes: int
     operations: tuple[OperationSummary, ...]
+    packed: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [f"{self.records} records keep {self.nbytes} bytes"]
+        for where, nbytes in self.packed.items():
+            place = where if where == "packed" else f"on {where}"
+            rows[0] += f", and {nbytes} bytes {place}"
         if self.operations:
             rows.append(f"{'operation':24}{'records':>10}{'bytes':>14}{'largest':>14}")
             rows += [
@@ -199,15 +211,27 @@ class InspectableTape(ListeningTape):
         sum                              1             0             0
         """
         counted: set[int] = set()
-        found: dict[str, list[int]] = {}
+        packed: dict[str, int] = {}
+        found: dict[str, list[tuple[int, int]]] = {}
         for record in self.records:
-            found.setdefault(record[0].name, []).append(_bytes_kept(record, counted))
+            out = _packed_by(record, counted)
+            for where, nbytes in out.items():
+                packed[where] = packed.get(where, 0) + nbytes
+            sizes = found.setdefault(record[0].name, [])
+            sizes.append((_bytes_kept(record, counted), sum(out.values())))
         operations = [
-            OperationSummary(name, len(sizes), sum(sizes), max(sizes))
+            OperationSummary(
+                name,
+                len(sizes),
+                sum(kept for kept, _ in sizes),
+                max(kept for kept, _ in sizes),
+                sum(out for _, out in sizes),
+            )
             for name, sizes in found.items()
         ]
         operations.sort(key=lambda each: -each.nbytes)
-        return Summary(len(self.records), sum(o.nbytes for o in operations), tuple(operations))
+        total = sum(each.nbytes for each in operations)
+        return Summary(len(self.records), total, tuple(operations), packed)
 
     def graph(self) -> TapeGraph:
         """Return what is recorded as a graph: its text for reading, ``dot()`` for Graphviz.
@@ -287,9 +311,31 @@ def _bytes_kept(record: Any, counted: set[int]) -> int:
     return total
 
 
+def _packed_by(record: Any, counted: set[int]) -> dict[str, int]:
+    """Return by their place the bytes that hooks took out of a record; count each value once."""
+    found: dict[str, int] = {}
+    for each in _values_of(record):
+        if not isinstance(each, Held) or each.stored.where == MEMORY or id(each.stored) in counted:
+            continue
+        counted.add(id(each.stored))
+        where = each.stored.where
+        found[where] = found.get(where, 0) + each.stored.nbytes
+    return found
+
+
 def _arrays_of(record: Any) -> Iterator[Any]:
     """Yield the arrays that a record keeps, apart from specs, shapes and numbers."""
-    _, _, _, _, xs, y, _, kernels = record
-    for each in (*(xs or ()), *(y if isinstance(y, tuple) else (y,))):
-        if isinstance(each, kernels.array_type) and not isinstance(each, Spec):
+    array_type = record[7].array_type
+    for each in _values_of(record):
+        if isinstance(each, Held) and each.stored.where == MEMORY:
+            yield each.stored.packed.array
+        elif isinstance(each, array_type) and not isinstance(each, Spec):
             yield each
+
+
+def _values_of(record: Any) -> Iterator[Any]:
+    """Yield whatever a record keeps."""
+    op, _, _, _, xs, y, _, _ = record
+    yield from xs or ()
+    yield from y if isinstance(y, tuple) else (y,)
+    yield from getattr(op, "residuals", ())

@@ -6,13 +6,25 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from distgrad.batching import Batched, vmap
+from distgrad.batching import Batched, BatchedValueError, vmap
+from distgrad.core.op import Placeholder
+from distgrad.core.seam import apply
 from distgrad.eager import current_kernels
 from distgrad.errors import ShapeError
+from distgrad.ops.indexing import SCATTER_ADD
 from distgrad.ops.structure import broadcast_to, permute_dims, reshape, stack
+from distgrad.sparse import IndexedSlices, densified
 from distgrad.tape.arguments import as_gradient, value_of
 from distgrad.tape.backward import backpropagate
 from distgrad.tensor import Operators, Tensor
+
+
+class VectorizationError(BatchedValueError, ValueError):
+    """The rows of a Jacobian cannot be computed at once, but can be one by one.
+
+    Causes: a gradient that a user wrote asks for the value of its cotangent, by ``if``, `float` or
+    ``numpy()``; in a vectorised walk that stands for the cotangents of all rows.
+    """
 
 
 class Manner(NamedTuple):
@@ -35,7 +47,7 @@ class Manner(NamedTuple):
 
 def jacobians(
     records: list[Any],
-    target: Tensor,
+    target: Any,
     sources: Sequence[Any],
     connected: set[int] | None,
     manner: Manner,
@@ -46,7 +58,7 @@ def jacobians(
     ----------
     records : list of Record
         What to walk over; it stays as it is.
-    target : Tensor
+    target : Tensor or IndexedSlices
         Under the identity by which the records know it.
     sources : sequence of Tensor or Variable
         With respect to what.
@@ -60,6 +72,9 @@ def jacobians(
     dict of int to Tensor
         Arrays of the shape that `jacobian_shape` says.
     """
+    if isinstance(target, IndexedSlices):
+        of_rows = jacobians(records, target.values, sources, connected, manner)
+        return {key: _spread(found, target) for key, found in of_rows.items()}
     holders = {source.key: source for source in sources}
     reached: list[int] = []
 
@@ -74,17 +89,32 @@ def jacobians(
             consume=False,
         )
         reached[:] = found
-        return [as_gradient(holders[key], cotangent) for key, cotangent in found.items()]
+        return [densified(as_gradient(holders[key], c)) for key, c in found.items()]
 
     units = _batch_units(target) if manner.batch else unit_tensors(target)
     if manner.together or not units.shape[0]:
-        rows = vmap(row, chunk_size=manner.chunk_size)(units)
+        try:
+            rows = vmap(row, chunk_size=manner.chunk_size)(units)
+        except BatchedValueError as error:
+            raise VectorizationError(
+                "Encountered an exception while vectorizing the jacobian computation. "
+                "Vectorization can be disabled by setting experimental_use_pfor to False. "
+                f"A backward function needs the value of its cotangent ({error})"
+            ) from error
     else:
         rows = [stack(each) for each in zip(*map(row, units), strict=True)]
     arrange = _batch_in_front if manner.batch else _rows_as_target
     return {
         key: arrange(found, target, holders[key]) for key, found in zip(reached, rows, strict=True)
     }
+
+
+def _spread(found: Tensor, target: IndexedSlices) -> Tensor:
+    """Return the Jacobian of the array that slices stand for, from that of their rows."""
+    shape = (*target.shape, *found.shape[target.ndim :])
+    index = (Placeholder.ARRAY,)
+    whole: Tensor = apply(SCATTER_ADD, found, target.indices, index=index, shape=shape)
+    return whole
 
 
 def jacobian_shape(target: Any, source: Any, manner: Manner) -> tuple[int, ...]:
@@ -103,7 +133,7 @@ def check_batch(target: Any, source: Any) -> None:
         If a rank is less than 2, or the lengths of the first axes differ.
     """
     for name, value in (("target", target), ("source", source)):
-        if not isinstance(value, Operators):
+        if not isinstance(value, Operators) or isinstance(value, IndexedSlices):
             raise TypeError(
                 f"batch_jacobian: {name} is a {type(value).__name__}; expected one Tensor or "
                 "Variable: call it once for each"

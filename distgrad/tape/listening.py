@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
-from distgrad.debug import Lines, lines_in_force
+from distgrad.debug import Lines, lines_in_force, user_stacklevel
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import TapeError
 from distgrad.tape.recorder import Recorder
@@ -75,6 +75,7 @@ class ListeningTape(Recorder):
         self._spans.append((new_key(), 0))
         if LISTENERS.get():
             self._lines = lines_in_force()
+        self.adopt_packing()
         LISTENERS.set((*LISTENERS.get(), self))
         self._recording = True
 
@@ -121,7 +122,7 @@ class ListeningTape(Recorder):
                 warnings.warn(
                     "watch: The dtype of the watched tensor must be floating (e.g. float32), got "
                     f"{value.dtype}: its gradient will be None; convert it with astype first",
-                    stacklevel=2,
+                    stacklevel=user_stacklevel(),
                 )
                 continue
             self._watch(value)
@@ -196,6 +197,12 @@ class ListeningTape(Recorder):
     def _refuse_if_spent(self, method: str = "gradient") -> None:
         if self._closed:
             raise TapeError(f"{method}: this tape is closed; enter it anew, or close it later")
+        if self._spent and method == "explain":
+            raise TapeError(
+                "explain: this tape has given its gradient and let go of what it had recorded; ask "
+                "before gradient(), let gradient(..., unconnected_gradients='error') give the "
+                "reason, or make the tape with persistent=True"
+            )
         if self._spent:
             raise TapeError(
                 "A non-persistent GradientTape can only be used to compute one set of gradients "

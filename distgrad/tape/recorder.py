@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distgrad.core.op import Keep, Op
+from distgrad.core.op import Keep, Op, Spec
 from distgrad.dtypes import is_differentiable
+from distgrad.tape.packing import records_in_force
 from distgrad.tape.records import kept, spec_of
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
@@ -32,8 +33,8 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.records: list[Any] = []
         self.roots: set[int] = set()
+        self.records: list[Any] = records_in_force([], self.roots)
         self.followed: set[int] = set()
         self.cuts: dict[int, tuple[str, Sequence[int]]] = {}
         self.left: set[int] = set()
@@ -46,6 +47,10 @@ class Recorder:
     def follows(self, key: int) -> bool:
         """Return whether the value of an identity is followed."""
         return key in self.followed
+
+    def adopt_packing(self) -> None:
+        """Pack, or no longer pack, what is kept from now on; see `distgrad.tape.packing`."""
+        self.records = records_in_force(self.records, self.roots)
 
     def hear_read(self, variable: Variable) -> None:
         """Take no notice of a variable that is about to be read (called by the seam)."""
@@ -133,9 +138,15 @@ class Recorder:
         outputs: tuple[Tensor, ...],
         kernels: Any,
     ) -> None:
-        xs, y = kept(op, follows, arrays, tuple(each.array for each in outputs))
+        if op.keep.__class__ is tuple:  # its form for an input of the output's shape: here none is
+            xs, y = kept(op, follows, arrays, _SEVERAL)
+        else:
+            xs, y = kept(op, follows, arrays, tuple(each.array for each in outputs))
         if y is None:
             y = tuple(spec_of(each.array) for each in outputs)
         names = tuple(each.key for each in outputs)
         self.records.append((op, follows, names, keys, xs, y, params, kernels))
         self.followed.update(names)
+
+
+_SEVERAL = Spec((-1,), None)  # in place of one output, where there are several

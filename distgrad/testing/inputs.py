@@ -7,7 +7,7 @@ odd and unequal (3, 4, 5), so that a transposed axis cannot hide.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -43,6 +43,10 @@ class Sample:
         Whether the output's shape follows from the operands' shapes alone.
     takes_complex : bool, optional
         Whether there is a derivative at complex operands too; None: as its family says.
+    invariants : callable, optional
+        ``invariants(module, *outputs) -> tuple`` in the names that NumPy and distgrad share: what
+        of the results is not left to the kernel's choice, such as the phases of eigenvectors.
+        Where it is given, results and differences are compared in these alone.
     """
 
     operation: str
@@ -51,6 +55,7 @@ class Sample:
     params: dict[str, Any] = field(default_factory=dict)
     is_static: bool = True
     takes_complex: bool | None = None
+    invariants: Callable[..., tuple[Any, ...]] | None = None
 
     def __str__(self) -> str:
         return f"{self.operation}-{self.variant}"

@@ -6,6 +6,7 @@ raises `AssertionError` with what was expected and what came.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
+import distgrad as dg
 from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
+from distgrad.batching import vmap
 from distgrad.core.op import Spec
+from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype, is_complex, is_differentiable
 from distgrad.eager import kernels_of
+from distgrad.errors import TraceError
+from distgrad.ops.gathering import Rows
 from distgrad.tape.records import kept
 from distgrad.testing.gradients import rounding_tolerance
 from distgrad.testing.inputs import HostArray, Sample
@@ -35,8 +41,8 @@ class Call:
         The vocabulary of the backend.
     arrays : tuple
         The operands as the backend's arrays; Python scalars stay what they are.
-    output : array
-        The kernel's result.
+    output : array or tuple of array
+        The kernel's result; a tuple where the operation has several.
     """
 
     sample: Sample
@@ -44,9 +50,14 @@ class Call:
     arrays: tuple[Any, ...]
     output: Any
 
-    def random_cotangent(self) -> HostArray:
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """The results, also where there is only one."""
+        return each_of(self.output)
+
+    def random_cotangent(self) -> Any:
         """Return numbers in the shape and dtype of the output, the same on every backend."""
-        return _random(self.output, seed=1)
+        return self._like_output([_random(y, seed=100 * p + 1) for p, y in enumerate(self.outputs)])
 
     def random_tangents(self, chosen: Sequence[int]) -> list[HostArray | None]:
         """Return numbers in the shape and dtype of the chosen operands, None for the others."""
@@ -56,13 +67,13 @@ class Call:
         ]
 
     def pull(
-        self, cotangent: HostArray, needs: Sequence[int], held: Sequence[int] | None = None
+        self, cotangent: Any, needs: Sequence[int], held: Sequence[int] | None = None
     ) -> list[HostArray | None]:
         """Return the cotangents of the operands, by the VJP, from nothing but what a tape keeps.
 
         Parameters
         ----------
-        cotangent : numpy.ndarray
+        cotangent : numpy.ndarray or tuple of numpy.ndarray
             Of the output.
         needs : sequence of int
             For each operand, whether its cotangent is wanted.
@@ -73,17 +84,33 @@ class Call:
         if op.vjp is None:
             raise ValueError(f"{op.name} has no VJP")
         xs, y = kept(op, needs if held is None else held, self.arrays, self.output)
-        g = self.kernels.backend.asarray(cotangent)
+        g = self._like_output([self.kernels.backend.asarray(c) for c in each_of(cotangent)])
         pulled = op.vjp(self.kernels, g, y, xs, self.sample.params, needs)
-        return [self.host(each) if need else None for each, need in zip(pulled, needs, strict=True)]
+        return [
+            self.host(each.dense(self.kernels) if isinstance(each, Rows) else each)
+            if need
+            else None
+            for each, need in zip(pulled, needs, strict=True)
+        ]
 
-    def push(self, tangents: Sequence[HostArray | None]) -> HostArray:
+    def push(self, tangents: Sequence[HostArray | None]) -> Any:
         """Return the tangent of the output, by the JVP; None stands for a zero tangent."""
         op = self.sample.op
         if op.jvp is None:
             raise ValueError(f"{op.name} has no JVP")
         own = [None if t is None else self.kernels.backend.asarray(t) for t in tangents]
-        return self.host(op.jvp(self.kernels, own, self.output, self.arrays, self.sample.params))
+        pushed = op.jvp(self.kernels, own, self.output, self.arrays, self.sample.params)
+        return self._like_output([self.host(each) for each in each_of(pushed)])
+
+    def settled(self) -> tuple[HostArray, ...]:
+        """Return what of the results is not left to the kernel's choice, see `Sample`."""
+        hosts = [self.host(each) for each in self.outputs]
+        if self.sample.invariants is None:
+            return tuple(hosts)
+        return tuple(np.asarray(each) for each in self.sample.invariants(np, *hosts))
+
+    def _like_output(self, each: Sequence[Any]) -> Any:
+        return each[0] if self.sample.op.outputs == 1 else tuple(each)
 
     def host(self, array: Any) -> HostArray:
         """Return one of the backend's arrays, or a scalar, as a NumPy array."""
@@ -100,7 +127,12 @@ def call(sample: Sample, backend: str | Backend = "numpy") -> Call:
     )
     kernel = kernels.table.get(sample.op) or kernels.resolve(sample.op)
     output = kernel(*arrays, **sample.params)
-    return Call(sample, kernels, arrays, output)
+    return Call(sample, kernels, arrays, output if sample.op.outputs == 1 else tuple(output))
+
+
+def each_of(value: Any) -> tuple[Any, ...]:
+    """Return the parts of a result, of its cotangent or tangent; one is a tuple of one."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 # --- the laws ------------------------------------------------------------------------------------
@@ -110,21 +142,30 @@ def check_spec(sample: Sample, backend: str | Backend = "numpy") -> None:
     """Check that the rule for shape and dtype foretells the kernel's result."""
     done = call(sample, backend)
     specs = (spec_of(operand) for operand in done.arrays)
-    expected = sample.op.spec(*specs, **sample.params)
-    given = spec_of(done.output)
-    if given.dtype != expected.dtype or (sample.is_static and given.shape != expected.shape):
-        raise AssertionError(f"{sample}: the spec rule says {expected}, the kernel gives {given}")
+    try:
+        expected = sample.op.spec(*specs, **sample.params)
+    except TraceError:
+        if sample.is_static:
+            raise
+        return  # only values tell how much there will be: no rule can foretell it
+    wanted = (expected,) if sample.op.outputs == 1 else expected
+    for given, foretold in zip(map(spec_of, done.outputs), wanted, strict=True):
+        if given.dtype != foretold.dtype or (sample.is_static and given.shape != foretold.shape):
+            raise AssertionError(
+                f"{sample}: the spec rule says {foretold}, the kernel gives {given}"
+            )
 
 
 def check_agreement(sample: Sample, backend: str | Backend, reference: str = "numpy") -> None:
     """Check that kernel, VJP and JVP give on a backend what they give on NumPy, dtypes included."""
     done, expected = call(sample, backend), call(sample, reference)
-    if spec_of(done.output) != spec_of(expected.output):
-        raise AssertionError(
-            f"{sample}: the result is {spec_of(done.output)}, on {reference} it is "
-            f"{spec_of(expected.output)}"
-        )
-    assert_close(done.host(done.output), expected.host(expected.output), f"{sample}: result")
+    for given, wanted in zip(done.outputs, expected.outputs, strict=True):
+        if spec_of(given) != spec_of(wanted):
+            raise AssertionError(
+                f"{sample}: the result is {spec_of(given)}, on {reference} it is {spec_of(wanted)}"
+            )
+    for given, wanted in zip(done.settled(), expected.settled(), strict=True):
+        assert_close(given, wanted, f"{sample}: result")
     if not sample.sources:
         return
     needs = _mask(sample, sample.sources)
@@ -134,7 +175,9 @@ def check_agreement(sample: Sample, backend: str | Backend, reference: str = "nu
         if wanted is not None:
             assert_close(given, wanted, f"{sample}: cotangent of operand {position}")
     tangents = expected.random_tangents(sample.sources)
-    assert_close(done.push(tangents), expected.push(tangents), f"{sample}: tangent")
+    moved = zip(each_of(done.push(tangents)), each_of(expected.push(tangents)), strict=True)
+    for given, wanted in moved:
+        assert_close(given, wanted, f"{sample}: tangent")
 
 
 def check_composition(sample: Sample, backend: str | Backend = "numpy") -> None:
@@ -143,11 +186,12 @@ def check_composition(sample: Sample, backend: str | Backend = "numpy") -> None:
     if sample.op.compose is None:
         raise ValueError(f"{sample.op.name} is not composed of other operations")
     composed = sample.op.compose(done.kernels, *done.arrays, **sample.params)
-    assert_close(done.host(composed), done.host(done.output), f"{sample}: composition")
-    if spec_of(composed) != spec_of(done.output):
-        raise AssertionError(
-            f"{sample}: composed it is {spec_of(composed)}, by the kernel {spec_of(done.output)}"
-        )
+    for given, wanted in zip(each_of(composed), done.outputs, strict=True):
+        assert_close(done.host(given), done.host(wanted), f"{sample}: composition")
+        if spec_of(given) != spec_of(wanted):
+            raise AssertionError(
+                f"{sample}: composed it is {spec_of(given)}, by the kernel {spec_of(wanted)}"
+            )
 
 
 def check_adjoint(sample: Sample, backend: str | Backend = "numpy") -> None:
@@ -156,14 +200,16 @@ def check_adjoint(sample: Sample, backend: str | Backend = "numpy") -> None:
     cotangent = done.random_cotangent()
     for chosen in _choices(sample):
         tangents = done.random_tangents(chosen)
-        pushed = done.push(tangents)
-        if spec_of(pushed) != spec_of(done.output):
-            raise AssertionError(
-                f"{sample}: tangents of the operands {chosen} give {spec_of(pushed)}; the output "
-                f"is {spec_of(done.output)}"
-            )
+        pushed = each_of(done.push(tangents))
+        for tangent, output in zip(pushed, done.outputs, strict=True):
+            if spec_of(tangent) != spec_of(output):
+                raise AssertionError(
+                    f"{sample}: tangents of the operands {chosen} give {spec_of(tangent)}; the "
+                    f"output is {spec_of(output)}"
+                )
         pulled = done.pull(cotangent, _mask(sample, chosen))
-        forward = _terms(cotangent, pushed)
+        products = zip(each_of(cotangent), pushed, strict=True)
+        forward = np.concatenate([_terms(*each) for each in products])
         backward = [_terms(pulled[position], tangents[position]) for position in chosen]
         terms = np.concatenate([forward, *(-each for each in backward)])
         # The products are sums; what they round away is relative to the sum of all magnitudes.
@@ -195,6 +241,47 @@ def check_keep(sample: Sample, backend: str | Backend = "numpy") -> None:
             for position in chosen:
                 what = f"{sample}: cotangent of operand {position}, keeping for {held}"
                 assert_close(pulled[position], expected[position], what)
+
+
+def check_batching(sample: Sample, *, one_by_one: bool = False) -> None:
+    """Check that the batching rule gives what a loop over examples does.
+
+    Every choice of operands has a batch axis of three examples, which differ; it runs on NumPy.
+
+    Parameters
+    ----------
+    sample : Sample
+        The call.
+    one_by_one : bool
+        Whether the operation may do without a rule, and compute the examples one by one.
+    """
+    places = [p for p, x in enumerate(sample.operands) if isinstance(x, np.ndarray)]
+    for count in range(1, len(places) + 1):
+        for chosen in combinations(places, count):
+            _check_batched(sample, chosen, one_by_one)
+
+
+def _check_batched(sample: Sample, chosen: Sequence[int], one_by_one: bool) -> None:
+    # An array and its reverse: of the same values, so as fit for the operation.
+    examples = [
+        [x, np.flip(x).copy(), x] if place in chosen else x
+        for place, x in enumerate(sample.operands)
+    ]
+
+    def results(*batched: Any) -> list[Any]:
+        rest = iter(batched)
+        operands = [next(rest) if p in chosen else x for p, x in enumerate(sample.operands)]
+        outputs = each_of(apply(sample.op, *operands, **sample.params))
+        return [*outputs] if sample.invariants is None else [*sample.invariants(dg, *outputs)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if one_by_one else "error", UserWarning)
+        whole = vmap(results)(*(dg.asarray(np.stack(examples[place])) for place in chosen))
+    for number in range(3):
+        expected = results(*(dg.asarray(examples[place][number]) for place in chosen))
+        for given, wanted in zip(whole, expected, strict=True):
+            what = f"{sample}: example {number} of a batch of the operands {chosen}"
+            assert_close(given[number].numpy(), wanted.numpy(), what)
 
 
 # --- comparisons and directions -------------------------------------------------------------------

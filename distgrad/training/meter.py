@@ -1,6 +1,7 @@
 """Measure what talking to other ranks costs: seconds and bytes of every verb of a communicator."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -88,6 +89,34 @@ class MeteredCommunicator:
         """Gather as the inner communicator does."""
         started = time.perf_counter()
         result = self._inner.allgather(array)
+        self._add(started, array.nbytes)
+        return result
+
+    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+        """Gather as the inner communicator does."""
+        started = time.perf_counter()
+        result = self._inner.allgatherv(array, counts)
+        self._add(started, array.nbytes)
+        return result
+
+    def alltoall(self, array: Array) -> Array:
+        """Exchange as the inner communicator does; its own row does not travel."""
+        started = time.perf_counter()
+        result = self._inner.alltoall(array)
+        self._add(started, array.nbytes - array[self.rank].nbytes)
+        return result
+
+    def alltoallv(self, array: Array, counts: Array) -> Array:
+        """Exchange as the inner communicator does; what stays here does not travel."""
+        started = time.perf_counter()
+        result = self._inner.alltoallv(array, counts)
+        self._add(started, array.nbytes - int(counts[self.rank][self.rank]) * array.itemsize)
+        return result
+
+    def reduce_scatter(self, array: Array, op: str = "sum") -> Array:
+        """Reduce as the inner communicator does."""
+        started = time.perf_counter()
+        result = self._inner.reduce_scatter(array, op)
         self._add(started, array.nbytes)
         return result
 

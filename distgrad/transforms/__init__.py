@@ -1,12 +1,16 @@
 """Transformations of functions: derivatives by name, and rules that users write themselves."""
 
 from distgrad.batching import vmap
-from distgrad.transforms.custom import custom_gradient, grad_pass_through, recompute_grad
 from distgrad.transforms.functional import grad, hvp, jvp, value_and_grad, vjp
 from distgrad.transforms.jacobians import hessian, jacfwd, jacrev
+from distgrad.transforms.linearization import linearize
+from distgrad.transforms.pullbacks import custom_gradient, grad_pass_through
+from distgrad.transforms.pushforwards import custom_jvp
+from distgrad.transforms.recomputation import recompute_grad
 
 __all__ = [
     "custom_gradient",
+    "custom_jvp",
     "grad",
     "grad_pass_through",
     "hessian",
@@ -14,6 +18,7 @@ __all__ = [
     "jacfwd",
     "jacrev",
     "jvp",
+    "linearize",
     "recompute_grad",
     "value_and_grad",
     "vjp",

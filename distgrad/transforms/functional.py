@@ -11,6 +11,7 @@ from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.arithmetic import positive
+from distgrad.sparse import densified
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Operators, Tensor
@@ -34,7 +35,8 @@ def grad(f: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> 
     -------
     callable
         Takes the arguments of `f`; returns the gradient in the structure of the argument (a tuple
-        of them for several `argnums`), or with `has_aux` a pair of it and the rest.
+        of them for several `argnums`), or with `has_aux` a pair of it and the rest. Always tensors:
+        a tape alone gives `IndexedSlices`.
 
     Raises
     ------
@@ -71,7 +73,8 @@ def value_and_grad(
             tape.watch(chosen)
             result = f(*fresh, **kwargs)
             target = _scalar(result[0] if has_aux else result)
-        gradients = tape.gradient(target, chosen, unconnected_gradients="zero")
+        found = tape.gradient(target, chosen, unconnected_gradients="zero")
+        gradients = tree.map(densified, found)
         return result, gradients[0] if isinstance(argnums, int) else tuple(gradients)
 
     return both
@@ -108,7 +111,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         """Return the cotangents of the primals from that of the value."""
         pulled = tape.gradient(value, fresh, cotangent, unconnected_gradients="zero")
-        return tuple(pulled)
+        return tuple(tree.map(densified, pulled))
 
     return (value, pullback, result[1]) if has_aux else (value, pullback)
 

@@ -12,8 +12,9 @@ from distgrad.testing.gradients import check_gradients
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
 
-# A transfer names the backends it runs between: see `test_values_and_gradients_change_backends`.
-PORTABLE = [sample for sample in samples() if sample.operation != "transfer"]
+# Moves name the backends or devices they run between: `test_values_and_gradients_change_backends`.
+MOVES = ("transfer", "to_device")
+PORTABLE = [sample for sample in samples() if sample.operation not in MOVES]
 COMPLEX = [sample.rotated() for sample in PORTABLE if sample.sources and sample.takes_complex]
 
 

@@ -55,6 +55,25 @@ class ThreadCommunicator:
     def allgather(self, array):
         return np.stack(self._exchange("allgather", array))
 
+    def allgatherv(self, array, counts):
+        return np.concatenate(self._exchange("allgatherv", array))
+
+    def alltoall(self, array):
+        return np.stack([row[self.rank] for row in self._exchange("alltoall", array)])
+
+    def alltoallv(self, array, counts):
+        counts = np.asarray(counts)
+        stops = np.cumsum(counts, axis=1)
+        pieces = [
+            flat[stops[rank, self.rank] - counts[rank, self.rank] : stops[rank, self.rank]]
+            for rank, flat in enumerate(self._exchange("alltoallv", array))
+        ]
+        return np.concatenate(pieces)
+
+    def reduce_scatter(self, array, op="sum"):
+        rows = [row[self.rank] for row in self._exchange("reduce_scatter", array)]
+        return np.asarray(reduce(_REDUCE[op], rows)).astype(array.dtype)
+
     def barrier(self):
         self._exchange("barrier", 0)
 

@@ -13,6 +13,7 @@ import distgrad as dg
 from distgrad.core.seam import apply
 from distgrad.testing.gradients import check_gradients
 from distgrad.testing.inputs import values
+from distgrad.testing.rules import each_of
 from distgrad.testing.samples import samples
 
 DIFFERENTIABLE = [sample for sample in samples() if sample.sources]
@@ -33,8 +34,10 @@ def bent_path(sample):
         bent = [
             x + x * x / 16 if place in sample.sources else x for place, x in enumerate(operands)
         ]
-        y = apply(sample.op, *bent, **sample.params)
-        return y + y * y / 4
+        outputs = each_of(apply(sample.op, *bent, **sample.params))
+        if sample.invariants:
+            outputs = sample.invariants(dg, *outputs)
+        return [y + y * y / 4 for y in outputs]
 
     return function
 
@@ -58,7 +61,13 @@ def with_real_first(sample):
     return replace(sample, operands=(sample.operands[0], *sample.rotated().operands[1:]))
 
 
-PAIRS = [each for each in DIFFERENTIABLE if each.takes_complex and len(each.sources) == 2]
+PAIRS = [
+    each
+    for each in DIFFERENTIABLE
+    if each.takes_complex
+    and len(each.sources) == 2
+    and each.operation != "index_set"  # which converts its values to the array's dtype before
+]
 
 
 @pytest.mark.parametrize("sample", [with_real_first(each) for each in PAIRS], ids=str)

@@ -1,5 +1,6 @@
 """The rules of every operation keep the laws of `distgrad.testing.rules`, on NumPy."""
 
+import numpy as np
 import pytest
 
 from distgrad.testing import rules
@@ -32,3 +33,18 @@ def test_jvp_and_vjp_are_adjoint_for_complex_operands(sample):
 @pytest.mark.parametrize("sample", DIFFERENTIABLE, ids=str)
 def test_vjp_needs_no_more_than_a_tape_keeps(sample):
     rules.check_keep(sample)
+
+
+def needs_no_rule(sample):
+    """Return whether how many elements there are, or where they stand, differs by example."""
+    masks = [x for x in sample.operands if isinstance(x, np.ndarray) and x.dtype == np.bool_]
+    picks = masks and "index" in sample.params
+    return not sample.is_static or picks or sample.operation == "searchsorted"
+
+
+BATCHED = [sample for sample in samples() if sample.operation != "transfer"]
+
+
+@pytest.mark.parametrize("sample", BATCHED, ids=str)
+def test_batching_rule_gives_what_a_loop_gives(sample):
+    rules.check_batching(sample, one_by_one=bool(needs_no_rule(sample)))

@@ -295,3 +295,31 @@ def test_explaining_leaves_the_tape_as_it_was():
     tape.explain(y, x)
 
     np.testing.assert_array_equal(tape.gradient(y, x).numpy(), [3.0, 3.0])
+
+
+@pytest.mark.parametrize("when", ["before", "after", "while stopped"])
+def test_variable_read_outside_the_block_is_named_with_its_line(when):
+    w, x = dg.Variable(X, name="w"), dg.Variable(X)
+    with debug.trace_lines():
+        tape = dg.GradientTape(persistent=True)
+        read = [w * 1.0] if when == "before" else []
+        with tape:
+            y = x * 2.0
+            with tape.stop_recording():
+                read += [w * 1.0] if when == "while stopped" else []
+        read += [w * 1.0] if when == "after" else []
+
+    text = str(tape.explain(y, w))
+    expected = "while the tape did not listen" if when == "while stopped" else f"{when} its block"
+    assert f"'w', was not read while the tape listened, but {expected}, at test_explain" in text
+    assert f'if when == "{when}" else []: a value taken outside is a constant' in text
+
+
+def test_explaining_too_late_names_three_ways_of_asking_in_time():
+    x = dg.Variable(X)
+    with dg.GradientTape() as tape:
+        y = x * 2.0
+    tape.gradient(y, x)
+
+    with pytest.raises(TapeError, match=r"before gradient.*'error'.*persistent=True"):
+        tape.explain(y, x)

@@ -275,30 +275,3 @@ def test_many_gradients_of_a_persistent_tape_do_not_pile_up():
         tape.gradient(y, x)
 
     assert len(gc.get_objects()) - before < 20 * 50
-
-
-# --- long tapes -----------------------------------------------------------------------------------
-
-
-def test_two_hundred_thousand_records_are_walked_without_recursion():
-    x = dg.Variable(np.float64(1.0))
-    length = 200_000
-    with dg.GradientTape() as tape:
-        y = x
-        for _ in range(length):
-            y = y + 1.0
-
-    assert float(tape.gradient(y, x)) == 1.0
-
-
-def test_a_long_persistent_tape_is_walked_and_dropped_without_recursion():
-    x = dg.Variable(np.float64(0.1))
-    with dg.GradientTape(persistent=True) as tape:
-        y = x
-        for _ in range(20_000):
-            y = y * 1.0
-        z = y * y
-    first = tape.gradient(z, x)
-
-    assert float(tape.gradient(first, x)) == 2.0
-    del tape, first

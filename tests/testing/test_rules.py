@@ -65,3 +65,17 @@ def test_a_wrong_composition_is_found(product):
 
     with pytest.raises(AssertionError, match="composition"):
         rules.check_composition(sample)
+
+
+def test_a_wrong_batching_rule_is_found(product):
+    sample = product(batch=lambda xp, size, batched, arrays, params: arrays[0] * arrays[1] * 2)
+
+    with pytest.raises(AssertionError, match="example 0 of a batch of the operands"):
+        rules.check_batching(sample)
+
+
+def test_a_missing_batching_rule_is_found(product):
+    sample = product(batch=lambda *arguments: NotImplemented)
+
+    with pytest.raises(UserWarning, match="has no batching rule"):
+        rules.check_batching(sample)

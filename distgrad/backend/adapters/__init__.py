@@ -10,4 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-ADAPTERS: dict[str, Callable[..., Any]] = {}
+from distgrad.backend.adapters.conventions import CONVENTIONS
+from distgrad.backend.adapters.elementwise import ELEMENTWISE
+from distgrad.backend.adapters.fourier import FOURIER
+from distgrad.backend.adapters.indexing import INDEXING
+from distgrad.backend.adapters.linalg import LINALG
+from distgrad.backend.adapters.ordering import ORDERING
+from distgrad.backend.adapters.random import RANDOM
+from distgrad.backend.adapters.special import SPECIAL
+
+ADAPTERS: dict[str, Callable[..., Any]] = {
+    **CONVENTIONS,
+    **ELEMENTWISE,
+    **INDEXING,
+    **ORDERING,
+    **RANDOM,
+    **LINALG,
+    **FOURIER,
+    **SPECIAL,
+}

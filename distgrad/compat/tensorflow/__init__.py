@@ -15,9 +15,23 @@ Examples
 
 from typing import Any
 
-from distgrad.compat.tensorflow import autodiff, dtypes, errors, linalg, math, nn, random, test
+from distgrad.compat.tensorflow import (
+    autodiff,
+    debugging,
+    dtypes,
+    errors,
+    linalg,
+    math,
+    nn,
+    random,
+    test,
+)
 from distgrad.compat.tensorflow.autodiff import GradientTape, UnconnectedGradients
-from distgrad.compat.tensorflow.clipping import clip_by_global_norm, clip_by_norm
+from distgrad.compat.tensorflow.clipping import (
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+)
 from distgrad.compat.tensorflow.control import cond, function, print, vectorized_map, while_loop
 from distgrad.compat.tensorflow.creation import (
     constant,
@@ -64,7 +78,6 @@ from distgrad.compat.tensorflow.elementwise import (
     atan2,
     atanh,
     cast,
-    clip_by_value,
     complex,
     cos,
     cosh,
@@ -98,6 +111,7 @@ from distgrad.compat.tensorflow.elementwise import (
     tanh,
     truediv,
 )
+from distgrad.compat.tensorflow.factorisations import einsum
 from distgrad.compat.tensorflow.gradients import (
     custom_gradient,
     grad_pass_through,
@@ -126,6 +140,15 @@ from distgrad.compat.tensorflow.reductions import (
     reduce_min,
     reduce_prod,
     reduce_sum,
+)
+from distgrad.compat.tensorflow.script import numpy_function, py_function
+from distgrad.compat.tensorflow.slices import IndexedSlices
+from distgrad.compat.tensorflow.sorting import (
+    argsort,
+    searchsorted,
+    sort,
+    unique,
+    unique_with_counts,
 )
 from distgrad.compat.tensorflow.specs import TensorShape, TensorSpec
 from distgrad.compat.tensorflow.structure import (
@@ -174,6 +197,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "DType",
     "GradientTape",
+    "IndexedSlices",
     "Tensor",
     "TensorShape",
     "TensorSpec",
@@ -186,6 +210,7 @@ __all__ = [
     "add_n",
     "argmax",
     "argmin",
+    "argsort",
     "as_dtype",
     "asin",
     "asinh",
@@ -211,9 +236,11 @@ __all__ = [
     "cosh",
     "cumsum",
     "custom_gradient",
+    "debugging",
     "divide",
     "double",
     "dtypes",
+    "einsum",
     "equal",
     "errors",
     "executing_eagerly",
@@ -256,12 +283,14 @@ __all__ = [
     "nn",
     "norm",
     "not_equal",
+    "numpy_function",
     "one_hot",
     "ones",
     "ones_like",
     "pad",
     "pow",
     "print",
+    "py_function",
     "random",
     "range",
     "rank",
@@ -280,6 +309,7 @@ __all__ = [
     "roll",
     "round",
     "scatter_nd",
+    "searchsorted",
     "shape",
     "sigmoid",
     "sign",
@@ -287,6 +317,7 @@ __all__ = [
     "sinh",
     "size",
     "slice",
+    "sort",
     "split",
     "sqrt",
     "square",
@@ -307,6 +338,8 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "unique",
+    "unique_with_counts",
     "unstack",
     "vectorized_map",
     "where",

@@ -1,41 +1,44 @@
-"""Clipping by a norm, by TensorFlow's signatures."""
+"""Clipping by value and by norm, by TensorFlow's signatures; the mathematics is the library's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import axes, floating, operands
-from distgrad.compat.tensorflow.linalg import global_norm
-from distgrad.compat.tensorflow.values import Tensor, compute
+from distgrad import optimizers
+from distgrad.compat.tensorflow.conversion import axes as as_axes
+from distgrad.compat.tensorflow.conversion import dtype_of, floating, operands
+from distgrad.compat.tensorflow.slices import IndexedSlices
+from distgrad.compat.tensorflow.values import Tensor, compute, wrap
 
 
-def clip_by_norm(t: Any, clip_norm: Any, axes: Any = None, name: str | None = None) -> Tensor:
+def clip_by_value(t: Any, clip_value_min: Any, clip_value_max: Any, name: str | None = None) -> Any:
+    """Return values kept within bounds; at a bound the gradient still goes to `t`.
+
+    Slices stay slices where zero lies within the bounds; rows of one position are added up first.
+    """
+    if isinstance(t, IndexedSlices):
+        return wrap(optimizers.clip_by_value(t.native(), clip_value_min, clip_value_max))
+    x, low, high = operands("clip_by_value", t, clip_value_min, clip_value_max)
+    return compute(dg.clip, x, low, high)
+
+
+def clip_by_norm(t: Any, clip_norm: Any, axes: Any = None, name: str | None = None) -> Any:
     """Return a tensor scaled down so that its Euclidean norm is at most a number.
 
     Parameters
     ----------
-    t : Tensor, Variable or array
-        What to clip.
+    t : Tensor, IndexedSlices, Variable or array
+        What to clip; of slices, those of one position are added up first.
     clip_norm : positive scalar
         The largest norm that is left alone.
     axes : int or sequence of int, optional
         The axes of the norm; all by default.
     """
-    x, limit = operands("clip_by_norm", Tensor(floating("clip_by_norm", t)), clip_norm)
-    along = _axes(axes)
-
-    def of(values: dg.Tensor, bound: Any) -> Any:
-        total = dg.sum(values * values, axis=along, keepdims=True)
-        nonzero = total > 0
-        # A safe number inside, so that a tensor of zeros has a gradient.
-        length = dg.where(nonzero, dg.sqrt(dg.where(nonzero, total, 1)), total)
-        return values * bound / dg.maximum(length, bound)
-
-    return compute(of, x, limit)
-
-
-_axes = axes  # `clip_by_norm` has a parameter of that name
+    gradient, bound = _gradient("clip_by_norm", t, clip_norm)
+    return wrap(optimizers.clip_by_norm(gradient, bound, as_axes(axes)))
 
 
 def clip_by_global_norm(
@@ -45,7 +48,7 @@ def clip_by_global_norm(
 
     Parameters
     ----------
-    t_list : sequence of Tensor or None
+    t_list : sequence of Tensor, IndexedSlices or None
         What to clip; None stays None.
     clip_norm : positive scalar
         The largest norm that is left alone.
@@ -54,19 +57,40 @@ def clip_by_global_norm(
 
     Returns
     -------
-    clipped : list of Tensor or None
+    clipped : list of Tensor, IndexedSlices or None
         All NaN if the norm is not finite.
     norm : Tensor
         The norm before clipping.
     """
     norm = global_norm(t_list) if use_norm is None else Tensor(floating("use_norm", use_norm))
     length, bound = operands("clip_by_global_norm", norm, clip_norm)
-    # An infinite norm minus itself is NaN, which tells of the overflow as TensorFlow does.
-    scale = bound / dg.maximum(length, bound) + (length - length)
-    clipped = [
-        None
-        if t is None
-        else compute(lambda x: x * dg.astype(scale, x.dtype), floating("clip_by_global_norm", t))
-        for t in t_list
-    ]
-    return clipped, norm
+    given = [None if t is None else _gradient("clip_by_global_norm", t)[0] for t in t_list]
+    clipped, _ = optimizers.clip_by_global_norm(given, bound, length)
+    return [wrap(each) for each in clipped], norm
+
+
+def global_norm(t_list: Any, name: str | None = None) -> Tensor:
+    """Return the Euclidean norm of all elements of a list of tensors; None counts as nothing.
+
+    Raises
+    ------
+    TypeError
+        If it is no list.
+    InvalidArgumentError
+        If the tensors differ in dtype.
+    """
+    if not isinstance(t_list, (list, tuple)):
+        raise TypeError(f"`t_list` should be a sequence of tensors. Received {type(t_list)}.")
+    given = [_gradient("global_norm", t)[0] for t in t_list if t is not None]
+    if not given:
+        raise ValueError("global_norm: t_list has no tensor; expected one or more")
+    operands("global_norm", *(getattr(each, "values", each) for each in given))
+    real = np.empty(0, dtype_of(given[0])).real.dtype
+    return Tensor(dg.astype(optimizers.global_norm(given), real))
+
+
+def _gradient(name: str, t: Any, *numbers: Any) -> list[Any]:
+    """Return what the library clips, and numbers brought to its dtype."""
+    if isinstance(t, IndexedSlices):
+        return [t.native(), *operands(name, t.values, *numbers)[1:]]
+    return operands(name, Tensor(floating(name, t)), *numbers)

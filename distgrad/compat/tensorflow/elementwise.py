@@ -72,6 +72,7 @@ sinh, cosh, tanh = map(_floating, (dg.sinh, dg.cosh, dg.tanh))
 asinh, acosh, atanh = map(_floating, (dg.asinh, dg.acosh, dg.atanh))
 sigmoid = _floating(dg.sigmoid)
 softplus = _floating(dg.softplus)
+erf, erfc = map(_floating, (dg.erf, dg.erfc))
 
 
 def rsqrt(x: Any, name: str | None = None) -> Tensor:
@@ -149,12 +150,7 @@ def divide_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
 
 def multiply_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
     """Return x * y, and 0 where y is 0 even if x is infinite or NaN."""
-
-    def of(a: Any, b: Any) -> Any:
-        ruled_out = dg.logical_and(dg.equal(b, 0), dg.logical_not(dg.isfinite(a)))
-        return dg.multiply(dg.where(ruled_out, 0, a), b)
-
-    return compute(of, *_tensors("multiply_no_nan", x, y))
+    return compute(dg.multiply_no_nan, *_tensors("multiply_no_nan", x, y))
 
 
 def xlogy(x: Any, y: Any, name: str | None = None) -> Tensor:
@@ -245,14 +241,6 @@ def complex(real: Any, imag: Any, name: str | None = None) -> Tensor:
         )
     wide = complex_of(dtype_of(a))
     return compute(lambda x, y: dg.astype(x, wide) + 1j * dg.astype(y, wide), a, b)
-
-
-def clip_by_value(
-    t: Any, clip_value_min: Any, clip_value_max: Any, name: str | None = None
-) -> Tensor:
-    """Return values kept within bounds; at a bound the gradient still goes to `t`."""
-    x, low, high = operands("clip_by_value", t, clip_value_min, clip_value_max)
-    return compute(dg.clip, x, low, high)
 
 
 def require_numbers(name: str, x: Any) -> dg.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distgrad.errors import DistgradError
+from distgrad.errors import DistgradError, NonFiniteError
 
 
 class OpError(DistgradError):
@@ -20,6 +20,18 @@ class InvalidArgumentError(OpError):
     Causes: tensors of two dtypes (nothing is promoted: use `cast`), shapes that do not fit, a dtype
     that the operation does not take, a position outside of an axis.
     """
+
+
+class InternalError(OpError):
+    """A recorded operation broke its promise.
+
+    Causes: a backward function given to `record.record_operation` returns another number of
+    gradients than the operation has inputs.
+    """
+
+
+class CheckNumericsError(InvalidArgumentError, NonFiniteError):
+    """An operation made a NaN or an infinity while `debugging.enable_check_numerics` was on."""
 
 
 class UnfitNumberError(InvalidArgumentError, TypeError):

@@ -1,4 +1,4 @@
-"""Positions: gather and scatter by TensorFlow's signatures; the gradients are dense."""
+"""Positions: gather and scatter by TensorFlow's signatures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import (
     axes,
+    converted,
     dims,
     dtype_of,
     home_of,
@@ -34,6 +35,9 @@ def gather(
 ) -> Tensor:
     """Return the slices of a tensor at positions along an axis.
 
+    Along the first axis the gradient is an `IndexedSlices`, if `params` is a source that no
+    recorded operation computed, as a variable is. All other gradients are dense.
+
     Parameters
     ----------
     params : Tensor, Variable or array
@@ -41,22 +45,24 @@ def gather(
     indices : Tensor or array of int
         Positions, of any shape, which takes the place of the axis.
     axis : int, optional
-        The axis; the first by default.
+        The axis; the first after the batch axes by default.
     batch_dims : int
-        Must be 0.
+        How many leading axes both have in common; negative ones count from the end of those of
+        `indices`.
 
     Raises
     ------
     InvalidArgumentError
-        If the positions are no integers, or one lies outside of the axis.
+        If the positions are no integers, or one lies outside of the axis, or the batch axes differ.
     """
-    refuse_batch_dims("gather", batch_dims)
-    x = convert_to_tensor(params)
+    x = converted(params)  # a variable under its own identity: its gradient is sparse
     with home_of(x):
         picked = convert_to_tensor(indices)
-    place = 0 if axis is None else axes(axis)
-    _check("gather", picked, x.shape[place] if x.shape else 0)
-    return compute(dg.take, x, picked.read(), axis=place)
+    batch = batch_dims + len(picked.shape) if batch_dims < 0 else batch_dims
+    place = batch if axis is None else axes(axis)
+    lengths = x.shape
+    _check("gather", picked, lengths[place] if -len(lengths) <= place < len(lengths) else 0)
+    return compute(dg.gather, x, picked, axis=place, batch_dims=batch)
 
 
 def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: str | None = None) -> Tensor:

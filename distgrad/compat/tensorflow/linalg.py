@@ -1,4 +1,4 @@
-"""tf.linalg: products, norms and diagonals; factorisations are not offered yet."""
+"""tf.linalg: products, norms, diagonals and eigenvalues; factorisations stand beside it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,30 @@ from typing import Any
 import numpy as np
 
 import distgrad as dg
+from distgrad.compat.tensorflow.clipping import global_norm
 from distgrad.compat.tensorflow.conversion import axes, floating, operands
 from distgrad.compat.tensorflow.creation import eye
+from distgrad.compat.tensorflow.factorisations import (
+    cholesky,
+    cholesky_solve,
+    cross,
+    det,
+    einsum,
+    expm,
+    inv,
+    logdet,
+    lstsq,
+    pinv,
+    qr,
+    slogdet,
+    solve,
+    svd,
+    triangular_solve,
+)
 from distgrad.compat.tensorflow.missing import refusal, refuse_argument
 from distgrad.compat.tensorflow.nn import l2_normalize
 from distgrad.compat.tensorflow.products import matmul, matvec, tensordot
-from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor, wrap
 from distgrad.dtypes import is_complex
 
 __getattr__ = refusal("linalg")
@@ -104,8 +122,8 @@ def norm(
     tensor : Tensor, Variable or array
         Floating or complex.
     ord : {"euclidean", "fro", 1, 2, inf} or a positive number
-        Which norm. Over two axes only the Euclidean one ("fro") is offered yet: the others of
-        matrices need singular values.
+        Which norm. Over two axes "euclidean" and "fro" are Frobenius' norm, 1 and inf the largest
+        column and row sum, 2 the largest singular value.
     axis : int or pair of ints, optional
         The axis of the vectors, or the axes of the matrices; all elements by default.
     keepdims : bool
@@ -115,6 +133,10 @@ def norm(
     ------
     ValueError
         If `ord` is no norm.
+
+    Notes
+    -----
+    The gradient at zeros is 0, where TensorFlow's is NaN.
     """
     along, keep = axes(axis), bool(keepdims)
     of_matrices = isinstance(along, tuple) and len(along) == 2
@@ -124,20 +146,19 @@ def norm(
         raise ValueError(f"'ord' must be 'euclidean', 'fro', inf or a positive number, got {ord}")
     if ord == "fro" and not of_matrices:
         raise ValueError("'ord' is 'fro', which needs an axis of two integers")
-    if of_matrices and ord not in ("euclidean", "fro"):
-        refuse_argument("norm", "ord", ord, "'euclidean' or 'fro' over two axes")
+    if of_matrices and ord not in ("euclidean", "fro", 1, 2, math.inf):
+        raise ValueError(
+            f"'ord' must be a supported matrix norm in ['euclidean', 'fro', 1, 2, inf], got {ord}"
+        )
 
     def of(x: dg.Tensor) -> Any:
+        if of_matrices and ord in (1, 2, math.inf):
+            return dg.linalg.norm(x, ord=ord, axis=along, keepdims=keep)
         if ord in ("euclidean", "fro", 2):
+            length = dg.linalg.vector_norm(x, axis=along, keepdims=keep)
             # As in TensorFlow the Euclidean norm of complex numbers is complex too.
-            squares = x * dg.conj(x) if is_complex(x.dtype) else x * x
-            return dg.sqrt(dg.sum(squares, axis=along, keepdims=keep))
-        lengths = dg.abs(x)
-        if ord == 1:
-            return dg.sum(lengths, axis=along, keepdims=keep)
-        if ord == math.inf:
-            return dg.max(lengths, axis=along, keepdims=keep)
-        return dg.sum(lengths**ord, axis=along, keepdims=keep) ** (1.0 / ord)
+            return dg.astype(length, x.dtype) if is_complex(x.dtype) else length
+        return dg.linalg.vector_norm(x, axis=along, keepdims=keep, ord=ord)
 
     return compute(of, floating("norm", tensor))
 
@@ -151,38 +172,56 @@ def normalize(
     return x / Tensor(dg.astype(length.read(), x.dtype.dtype)), length
 
 
-def global_norm(t_list: Any, name: str | None = None) -> Tensor:
-    """Return the Euclidean norm of all elements of a list of tensors; None counts as nothing.
+# --- eigenvalues --------------------------------------------------------------------------------
 
-    Raises
-    ------
-    TypeError
-        If it is no list.
+
+def eigh(tensor: Any, name: str | None = None) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues, ascending, and the eigenvectors of Hermitian matrices.
+
+    Only the lower triangles are read. Where eigenvalues are equal, their vectors' gradients do not
+    mix them: the gradient is finite.
     """
-    if isinstance(t_list, Tensor) or not isinstance(t_list, (list, tuple)):
-        raise TypeError(f"`t_list` should be a sequence of tensors. Received {type(t_list)}.")
-    given = [floating("global_norm", t) for t in t_list if t is not None]
-    if not given:
-        raise ValueError("global_norm: t_list has no tensor; expected one or more")
-    squares = [dg.sum(dg.square(dg.abs(x))) for x in given]
-    tensors = operands("global_norm", *(Tensor(x) for x in squares))
-    return compute(lambda parts: dg.sqrt(dg.sum(dg.stack(parts))), tensors)
+    values, vectors = dg.linalg.eigh(floating("eigh", tensor))
+    return wrap(dg.astype(values, vectors.dtype)), wrap(vectors)
+
+
+def eigvalsh(tensor: Any, name: str | None = None) -> Tensor:
+    """Return the eigenvalues of Hermitian matrices, ascending; the lower triangles are read."""
+    x = floating("eigvalsh", tensor)
+    return compute(lambda x: dg.astype(dg.linalg.eigvalsh(x), x.dtype), x)
 
 
 __all__ = [
     "adjoint",
     "band_part",
+    "cholesky",
+    "cholesky_solve",
+    "cross",
+    "det",
     "diag",
     "diag_part",
+    "eigh",
+    "eigvalsh",
+    "einsum",
+    "expm",
     "eye",
     "global_norm",
+    "inv",
     "l2_normalize",
+    "logdet",
+    "lstsq",
     "matmul",
     "matrix_transpose",
     "matvec",
     "norm",
     "normalize",
+    "pinv",
+    "qr",
     "set_diag",
+    "slogdet",
+    "solve",
+    "svd",
     "tensordot",
     "trace",
+    "triangular_solve",
 ]

@@ -6,13 +6,32 @@ from math import prod
 from typing import Any
 
 import distgrad as dg
+from distgrad.compat.tensorflow.clipping import clip_by_norm
 from distgrad.compat.tensorflow.conversion import axes, dims, dtype_of, floating, home_of, operands
+from distgrad.compat.tensorflow.convolution import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    conv1d,
+    conv2d,
+    conv2d_transpose,
+    conv3d,
+    depthwise_conv2d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    separable_conv2d,
+)
 from distgrad.compat.tensorflow.elementwise import sigmoid, softplus, tanh
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.indexing import gather
-from distgrad.compat.tensorflow.missing import refusal, refuse_argument
-from distgrad.compat.tensorflow.random import uniform
+from distgrad.compat.tensorflow.missing import refusal
+from distgrad.compat.tensorflow.random import stream_of
+from distgrad.compat.tensorflow.sorting import (
+    top_k,
+)
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.dtypes import is_complex
 
 __getattr__ = refusal("nn")
 
@@ -26,39 +45,40 @@ def relu(features: Any, name: str | None = None) -> Tensor:
 
 def relu6(features: Any, name: str | None = None) -> Tensor:
     """Return min(max(x, 0), 6); the derivative at both ends is 0."""
-    return compute(lambda x: dg.minimum(6, dg.relu(x)), convert_to_tensor(features))
+    x = convert_to_tensor(features)
+    if dtype_of(x).kind in "iu":
+        return compute(lambda v: dg.minimum(6, dg.relu(v)), x)
+    return compute(dg.nn.relu6, x)
 
 
 def leaky_relu(features: Any, alpha: Any = 0.2, name: str | None = None) -> Tensor:
     """Return x where it is positive and alpha x elsewhere."""
     x = floating("leaky_relu", features)
-    return compute(lambda v, a: dg.where(v > 0, v, v * a), *operands("leaky_relu", x, alpha))
+    if isinstance(alpha, (int, float)) and alpha >= 0:
+        return compute(dg.nn.leaky_relu, x, slope=alpha)
+    return compute(dg.nn.prelu, *operands("leaky_relu", x, alpha))
 
 
 def elu(features: Any, name: str | None = None) -> Tensor:
     """Return x where it is positive and exp(x) - 1 elsewhere."""
-    return compute(
-        lambda x: dg.where(x >= 0, x, dg.expm1(dg.minimum(x, 0))), floating("elu", features)
-    )
-
-
-# Klambauer et al., "Self-Normalizing Neural Networks", arXiv:1706.02515, section 2.
-_SELU_ALPHA = 1.6732632423543772
-_SELU_SCALE = 1.0507009873554805
+    return compute(dg.nn.elu, floating("elu", features))
 
 
 def selu(features: Any, name: str | None = None) -> Tensor:
     """Return the scaled exponential linear unit."""
+    return compute(dg.nn.selu, floating("selu", features))
 
-    def of(x: dg.Tensor) -> Any:
-        return _SELU_SCALE * dg.where(x >= 0, x, _SELU_ALPHA * dg.expm1(dg.minimum(x, 0)))
 
-    return compute(of, floating("selu", features))
+def gelu(features: Any, approximate: bool = False, name: str | None = None) -> Tensor:
+    """Return x times the probability that a standard normal number is below x."""
+    return compute(dg.nn.gelu, floating("gelu", features), approximate=bool(approximate))
 
 
 def silu(features: Any, beta: Any = 1.0) -> Tensor:
     """Return x sigmoid(beta x)."""
     x = floating("silu", features)
+    if isinstance(beta, (int, float)) and beta == 1:
+        return compute(dg.nn.silu, x)
     return compute(lambda v, b: v * dg.sigmoid(v * b), *operands("silu", x, beta))
 
 
@@ -67,7 +87,7 @@ swish = silu
 
 def softsign(features: Any, name: str | None = None) -> Tensor:
     """Return ``x / (1 + |x|)``."""
-    return compute(lambda x: x / (1 + dg.abs(x)), floating("softsign", features))
+    return compute(dg.nn.softsign, floating("softsign", features))
 
 
 def softmax(logits: Any, axis: int | None = -1, name: str | None = None) -> Tensor:
@@ -105,7 +125,10 @@ def weighted_cross_entropy_with_logits(
 ) -> Tensor:
     """Return `sigmoid_cross_entropy_with_logits` with positive labels weighted."""
     x, z, q = operands("logistic_loss", *_both(labels, logits), pos_weight)
-    return compute(lambda a, b, w: (1 - b) * a + (1 + (w - 1) * b) * dg.softplus(-a), x, z, q)
+    return compute(
+        lambda a, b, w: dg.nn.weighted_sigmoid_cross_entropy(labels=b, logits=a, positive_weight=w),
+        *(x, z, q),
+    )
 
 
 def _both(labels: Any, logits: Any) -> tuple[Tensor, Tensor]:
@@ -178,14 +201,11 @@ def moments(
     """Return the mean and the variance over axes."""
     values = floating("moments", x)
     along = _axes(axes)
-
-    def of(v: dg.Tensor) -> Any:
-        mean = dg.mean(v, axis=along, keepdims=True)
-        # The derivative of the centre cancels in that of the variance.
-        squares = dg.square(dg.abs(v - dg.stop_gradient(mean)))
-        return dg.mean(squares, axis=along, keepdims=bool(keepdims))
-
-    return compute(dg.mean, values, axis=along, keepdims=bool(keepdims)), compute(of, values)
+    if is_complex(values.dtype):
+        mean = compute(dg.mean, values, axis=along, keepdims=bool(keepdims))
+        return mean, compute(dg.var, values, axis=along, keepdims=bool(keepdims))
+    mean, variance = dg.nn.moments(values, axis=along, keepdims=bool(keepdims))
+    return Tensor(mean), Tensor(variance)
 
 
 _axes = axes  # `moments` has a parameter of that name
@@ -227,12 +247,8 @@ def l2_normalize(
     x: Any, axis: Any = None, epsilon: float = 1e-12, name: str | None = None
 ) -> Tensor:
     """Return x divided by its Euclidean norm over axes, of which the square is at least epsilon."""
-
-    def of(v: dg.Tensor) -> Any:
-        total = dg.sum(dg.square(dg.abs(v)), axis=_axes(axis), keepdims=True)
-        return v / dg.sqrt(dg.maximum(total, epsilon))
-
-    return compute(of, floating("l2_normalize", x))
+    along = _axes(axis)
+    return compute(dg.nn.l2_normalize, floating("l2_normalize", x), axis=along, epsilon=epsilon)
 
 
 def l2_loss(t: Any, name: str | None = None) -> Tensor:
@@ -309,25 +325,29 @@ def dropout(
         return values
     lengths = values.shape if noise_shape is None else dims(noise_shape)
     with home_of(values):
-        noise = uniform(lengths, dtype="float32", seed=seed)
-    return compute(
-        lambda v, n: dg.where(n >= share, v * (1 / (1 - share)), dg.zeros_like(v)), values, noise
-    )
+        generator = stream_of(seed)
+    return compute(dg.nn.dropout, values, share, generator=generator, shape=lengths)
 
 
 def embedding_lookup(
     params: Any, ids: Any, max_norm: float | None = None, name: str | None = None
 ) -> Tensor:
-    """Return the rows of a table at positions; its gradient is dense.
+    """Return the rows of a table at positions; its gradient is an `IndexedSlices`, see `gather`.
 
-    Raises
-    ------
-    UnimplementedError
-        If `max_norm` is given.
+    Parameters
+    ----------
+    params : Tensor, Variable or array
+        The table.
+    ids : Tensor or array of int
+        Positions along the first axis, of any shape.
+    max_norm : float, optional
+        The largest Euclidean norm of what is picked; longer rows are scaled down.
     """
+    picked = gather(params, ids)
     if max_norm is not None:
-        refuse_argument("embedding_lookup", "max_norm", max_norm, "None; clip the rows yourself")
-    return gather(params, ids)
+        along = range(len(convert_to_tensor(ids).shape), len(picked.shape))
+        picked = clip_by_norm(picked, max_norm, axes=list(along))
+    return picked
 
 
 def zero_fraction(value: Any, name: str | None = None) -> Tensor:
@@ -341,19 +361,32 @@ def zero_fraction(value: Any, name: str | None = None) -> Tensor:
 
 
 __all__ = [
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "batch_normalization",
     "bias_add",
+    "conv1d",
+    "conv2d",
+    "conv2d_transpose",
+    "conv3d",
+    "depthwise_conv2d",
     "dropout",
     "elu",
     "embedding_lookup",
+    "gelu",
     "l2_loss",
     "l2_normalize",
     "leaky_relu",
     "log_softmax",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
     "moments",
     "relu",
     "relu6",
     "selu",
+    "separable_conv2d",
     "sigmoid",
     "sigmoid_cross_entropy_with_logits",
     "silu",
@@ -364,6 +397,7 @@ __all__ = [
     "sparse_softmax_cross_entropy_with_logits",
     "swish",
     "tanh",
+    "top_k",
     "weighted_cross_entropy_with_logits",
     "zero_fraction",
 ]

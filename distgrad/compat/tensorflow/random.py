@@ -1,27 +1,29 @@
-"""tf.random: numbers by NumPy's counter-based Philox, in TensorFlow's order of seeds.
+"""tf.random: numbers of the library's own generators, in TensorFlow's order of seeds.
 
 The numbers are not TensorFlow's own. What holds is that they are fixed by the global seed and the
 operation's: after `set_seed` the same calls give the same numbers; with none they differ each time.
+Within `tf.function` they go on from call to call.
 """
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
-
-import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import dims, operands, tensor_dtype
 from distgrad.compat.tensorflow.dtypes import float32
 from distgrad.compat.tensorflow.missing import refusal
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.core.seam import VALUES
+from distgrad.eager import current_kernels
 
 __getattr__ = refusal("random")
 
 _DEFAULT_SEED = 87654321  # of an operation with a seed of its own and no global one
 
 _global_seed: int | None = None
-_streams: dict[tuple[int, int | None], np.random.Generator] = {}
+_streams: dict[Any, dg.random.Generator] = {}
 
 
 def set_seed(seed: int) -> None:
@@ -31,38 +33,46 @@ def set_seed(seed: int) -> None:
     _streams.clear()
 
 
-def _stream(seed: int | None) -> np.random.Generator:
+def stream_of(seed: int | None) -> dg.random.Generator:
     """Return the generator of an operation's seed, which goes on where its last call stopped."""
+    home = current_kernels()
     if seed is None and _global_seed is None:
-        return np.random.Generator(np.random.Philox())
-    first = _DEFAULT_SEED if _global_seed is None else _global_seed
-    found = _streams.get((first, seed))
+        key: Any = (None, home)
+        seeds: tuple[int, ...] = (secrets.randbits(64),)
+    else:
+        first = _DEFAULT_SEED if _global_seed is None else _global_seed
+        key, seeds = (first, seed, home), (first, 0 if seed is None else int(seed) + 1)
+    found = _streams.get(key)
     if found is None:
-        found = _streams[first, seed] = _philox(first, 0 if seed is None else int(seed) + 1)
+        found = _streams[key] = _made(*seeds)
     return found
 
 
-def _philox(*seeds: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([s & _MASK for s in seeds])))
+def _made(seed: int, *indices: int) -> dg.random.Generator:
+    """Return a generator that outlives the trace in which it may be asked for first."""
+    token = VALUES.set(None)
+    try:
+        generator = dg.random.Generator(seed & _MASK)
+        for index in indices:
+            generator = generator.fold_in(index)
+        return generator
+    finally:
+        VALUES.reset(token)
 
 
 _MASK = 2**64 - 1  # seeds are 64 bits, and may be negative
 
 
-def _normal(stream: np.random.Generator, shape: Any, mean: Any, stddev: Any, dtype: Any) -> Tensor:
-    wanted = tensor_dtype(dtype, float32)
-    noise = dg.asarray(np.asarray(stream.standard_normal(dims(shape))).astype(wanted))
+def _normal(stream: dg.random.Generator, shape: Any, mean: Any, stddev: Any, dtype: Any) -> Tensor:
+    noise = stream.normal(dims(shape), dtype=tensor_dtype(dtype, float32))
     return _scaled(noise, mean, stddev)
 
 
 def _truncated(
-    stream: np.random.Generator, shape: Any, mean: Any, stddev: Any, dtype: Any
+    stream: dg.random.Generator, shape: Any, mean: Any, stddev: Any, dtype: Any
 ) -> Tensor:
-    wanted = tensor_dtype(dtype, float32)
-    noise = np.asarray(stream.standard_normal(dims(shape)))
-    while (outside := np.abs(noise) > 2).any():  # one in 22 is drawn again
-        noise = np.where(outside, stream.standard_normal(noise.shape), noise)
-    return _scaled(dg.asarray(noise.astype(wanted)), mean, stddev)
+    noise = stream.truncated_normal(dims(shape), dtype=tensor_dtype(dtype, float32))
+    return _scaled(noise, mean, stddev)
 
 
 def _scaled(noise: dg.Tensor, mean: Any, stddev: Any) -> Tensor:
@@ -71,7 +81,7 @@ def _scaled(noise: dg.Tensor, mean: Any, stddev: Any) -> Tensor:
 
 
 def _uniform(
-    stream: np.random.Generator, shape: Any, minval: Any, maxval: Any, dtype: Any
+    stream: dg.random.Generator, shape: Any, minval: Any, maxval: Any, dtype: Any
 ) -> Tensor:
     wanted = tensor_dtype(dtype, float32)
     if wanted.kind in "iu":
@@ -79,17 +89,11 @@ def _uniform(
             raise ValueError(
                 f"Must specify maxval for integer dtype {wanted.name}; expected a number"
             )
-        low, high = (convert_to_tensor(v).numpy() for v in (minval, maxval))
-        return convert_to_tensor(
-            np.asarray(stream.integers(low, high, size=dims(shape), dtype=np.int64)).astype(wanted)
-        )
-    # Drawn in the dtype itself: a number just below 1 must not be rounded up to it.
-    wide = np.float64 if wanted == np.float64 else np.float32
-    noise = np.asarray(stream.random(dims(shape), dtype=wide)).astype(wanted)
-    if wanted.itemsize < 4:
-        noise = np.minimum(noise, np.nextafter(np.ones((), wanted), np.zeros((), wanted)))
+        low, high = (int(convert_to_tensor(v).numpy()) for v in (minval, maxval))
+        return Tensor(stream.integers(low, high, dims(shape), dtype=wanted))
+    noise = stream.uniform(dims(shape), dtype=wanted)
     top = 1 if maxval is None else maxval
-    z, low, high = operands("random", Tensor(dg.asarray(noise)), minval, top)
+    z, low, high = operands("random", Tensor(noise), minval, top)
     return compute(lambda a, b, c: a * (c - b) + b, z, low, high)
 
 
@@ -102,7 +106,7 @@ def normal(
     name: str | None = None,
 ) -> Tensor:
     """Return numbers drawn from a normal distribution."""
-    return _normal(_stream(seed), shape, mean, stddev, dtype)
+    return _normal(stream_of(seed), shape, mean, stddev, dtype)
 
 
 def truncated_normal(
@@ -114,7 +118,7 @@ def truncated_normal(
     name: str | None = None,
 ) -> Tensor:
     """Return numbers drawn from a normal distribution, within two standard deviations."""
-    return _truncated(_stream(seed), shape, mean, stddev, dtype)
+    return _truncated(stream_of(seed), shape, mean, stddev, dtype)
 
 
 def uniform(
@@ -132,13 +136,13 @@ def uniform(
     ValueError
         If the dtype is an integer one and `maxval` is left out.
     """
-    return _uniform(_stream(seed), shape, minval, maxval, dtype)
+    return _uniform(stream_of(seed), shape, minval, maxval, dtype)
 
 
 def shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:
     """Return the rows of a tensor in a random order; as in TensorFlow no gradient flows through."""
     x = convert_to_tensor(value).read()
-    order = _stream(seed).permutation(x.shape[0]) if x.ndim else None
+    order = stream_of(seed).permutation(x.shape[0]) if x.ndim else None
     return compute(lambda v: dg.stop_gradient(v if order is None else dg.take(v, order, axis=0)), x)
 
 
@@ -152,7 +156,7 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._stream = np.random.Generator(np.random.Philox()) if seed is None else _philox(seed)
+        self._stream = _made(secrets.randbits(64) if seed is None else int(seed))
 
     @classmethod
     def from_seed(cls, seed: int, alg: Any = None) -> Generator:
@@ -166,7 +170,16 @@ class Generator:
 
     def reset_from_seed(self, seed: int) -> None:
         """Begin anew with a seed."""
-        self._stream = _philox(int(seed))
+        self._stream = _made(int(seed))
+
+    def split(self, count: int = 1) -> list[Generator]:
+        """Return generators of their own."""
+        children = []
+        for stream in self._stream.split(count):
+            child = Generator.__new__(Generator)
+            child._stream = stream
+            children.append(child)
+        return children
 
     def normal(
         self,

@@ -125,11 +125,10 @@ def _sample(input_tensor: Any) -> Tensor:
 def reduce_euclidean_norm(
     input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
 ) -> Tensor:
-    """Return the Euclidean norm over axes."""
+    """Return the Euclidean norm over axes; its gradient at zeros is 0."""
 
     def of(x: dg.Tensor) -> Any:
-        squares = dg.square(dg.abs(x))
-        return dg.sqrt(dg.sum(squares, axis=axes(axis), keepdims=bool(keepdims)))
+        return dg.linalg.vector_norm(x, axis=axes(axis), keepdims=bool(keepdims))
 
     return compute(of, floating("reduce_euclidean_norm", input_tensor))
 
@@ -167,7 +166,7 @@ def _position(function: Callable[..., Any], input: Any, axis: Any, output_type: 
     return compute(lambda x: dg.astype(function(x, axis=along), wanted), convert_to_tensor(input))
 
 
-# --- running sums -------------------------------------------------------------------------------
+# --- running sums and products --------------------------------------------------------------------
 
 
 def cumsum(
@@ -199,6 +198,30 @@ def cumsum(
         return dg.flip(sums, axis=along) if reverse else sums
 
     return compute(of, require_numbers("cumsum", x))
+
+
+def cumprod(
+    x: Any, axis: int = 0, exclusive: bool = False, reverse: bool = False, name: str | None = None
+) -> Tensor:
+    """Return the running product along an axis; parameters as for `cumsum`.
+
+    Notes
+    -----
+    The gradient is right at zeros too, where TensorFlow's is NaN.
+    """
+    along = axes(axis)
+
+    def of(factors: dg.Tensor) -> Any:
+        turned = dg.flip(factors, axis=along) if reverse else factors
+        products = dg.cumulative_prod(
+            turned, axis=along, dtype=factors.dtype, include_initial=exclusive
+        )
+        if exclusive:  # 1 comes first, and the product of all is left out
+            place = along % products.ndim
+            products = _part(products, place, 0, products.shape[place] - 1)
+        return dg.flip(products, axis=along) if reverse else products
+
+    return compute(of, require_numbers("cumprod", x))
 
 
 def _part(x: dg.Tensor, axis: int, start: int, stop: int) -> Any:

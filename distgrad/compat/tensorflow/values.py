@@ -15,9 +15,16 @@ import numpy as np
 
 import distgrad as dg
 from distgrad import tree
-from distgrad.compat.tensorflow.conversion import converted, dtype_of, native, operands, quotients
+from distgrad.compat.tensorflow.conversion import (
+    converted,
+    dtype_of,
+    native,
+    operands,
+    quotients,
+)
 from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.slices import IndexedSlices
 from distgrad.compat.tensorflow.specs import TensorShape
 from distgrad.core.seam import apply
 from distgrad.errors import PositionError, ShapeError
@@ -39,6 +46,8 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
         # Nearly every call: a tensor of the same dtype, or a float beside a floating tensor.
         alike = y.array.dtype == dtype if y.__class__ is dg.Tensor else False
         if not alike and not (y.__class__ is float and dtype in _FLOATING):
+            if isinstance(y, IndexedSlices):
+                return NotImplemented  # their own operator has the word
             x, y = operands(name, y, x) if reflected else operands(name, x, y)
         elif reflected:
             x, y = y, x
@@ -120,7 +129,7 @@ class TensorLike(Operators):
         except ShapeError:  # as in TensorFlow, values of unlike shapes are unequal as a whole
             return convert_to_tensor(unlike)
 
-    def __hash__(self) -> int:  # type: ignore[override]  # refuses with TensorFlow's advice
+    def __hash__(self) -> int:
         kind = "Variable" if isinstance(self, dg.Variable) else "Tensor"
         raise TypeError(f"{kind} is unhashable. Instead, use {kind.lower()}.ref() as the key.")
 
@@ -151,6 +160,12 @@ class TensorLike(Operators):
         both = operands(ufunc.__name__, *inputs) if len(inputs) == 2 else map(native, inputs)
         result = Operators.__array_ufunc__(self, ufunc, method, *both, **params)
         return wrap(result) if isinstance(result, dg.Tensor) else result
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        # On the tensors inside, where it is differentiated; TensorFlow gives an array, and no path.
+        arguments = tree.map(native, [list(args), kwargs])
+        inside = self.read()
+        return wrap_nest(inside.__array_function__(function, types, *arguments))
 
 
 # The array methods that TensorFlow's tensors do not have are there all the same, with handles.
@@ -262,8 +277,13 @@ def _text(text: str) -> str:
 
 
 def wrap(value: Any) -> Any:
-    """Return a handle on a tensor."""
-    return Tensor(value) if value.__class__ is dg.Tensor else value
+    """Return a handle on a tensor, or on slices."""
+    if value.__class__ is dg.Tensor:
+        return Tensor(value)
+    if value.__class__ is dg.IndexedSlices:
+        shape = convert_to_tensor(list(value.dense_shape))
+        return IndexedSlices(Tensor(value.values), Tensor(value.indices), shape)
+    return value
 
 
 def wrap_nest(nest: Any) -> Any:
@@ -272,8 +292,15 @@ def wrap_nest(nest: Any) -> Any:
 
 
 def unwrap_nest(nest: Any) -> Any:
-    """Return a nest with the tensor inside each handle; variables stay what they are."""
-    return tree.map(lambda leaf: leaf.read() if isinstance(leaf, Tensor) else leaf, nest)
+    """Return a nest with what is inside each handle; variables stay what they are."""
+    return tree.map(unwrap, nest)
+
+
+def unwrap(value: Any) -> Any:
+    """Return the tensor or the slices inside a handle; any other value as it is."""
+    if isinstance(value, IndexedSlices):
+        return value.native()
+    return value.read() if isinstance(value, Tensor) else value
 
 
 def on_native(f: Callable[..., Any]) -> Callable[..., Any]:

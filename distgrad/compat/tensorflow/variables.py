@@ -7,9 +7,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import native
+from distgrad.compat.tensorflow.conversion import dtype_of, native
 from distgrad.compat.tensorflow.dtypes import as_dtype
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.slices import IndexedSlices
 from distgrad.compat.tensorflow.values import Tensor, TensorLike, convert_to_tensor, shown
 
 
@@ -118,15 +119,31 @@ class Variable(TensorLike, dg.Variable):
         self, delta: Any, use_locking: bool = False, name: Any = None, read_value: bool = True
     ) -> Any:
         """Add to the value; as `assign`, but another shape is an `InvalidArgumentError`."""
-        super().assign_add(self._checked(delta, InvalidArgumentError))
+        super().assign_add(self._change(delta))
         return self if read_value else None
 
     def assign_sub(
         self, delta: Any, use_locking: bool = False, name: Any = None, read_value: bool = True
     ) -> Any:
         """Subtract from the value; as `assign`, but another shape is an `InvalidArgumentError`."""
-        super().assign_sub(self._checked(delta, InvalidArgumentError))
+        super().assign_sub(self._change(delta))
         return self if read_value else None
+
+    def scatter_add(self, sparse_delta: IndexedSlices, use_locking: Any = False) -> Any:
+        """Add rows at their positions; those of one position add up."""
+        return self.assign_add(_slices("scatter_add", sparse_delta))
+
+    def scatter_sub(self, sparse_delta: IndexedSlices, use_locking: Any = False) -> Any:
+        """Subtract rows at their positions; those of one position add up."""
+        return self.assign_sub(_slices("scatter_sub", sparse_delta))
+
+    def _change(self, delta: Any) -> Any:
+        """Return what is added or subtracted: of slices the rows, else a checked tensor."""
+        if not isinstance(delta, IndexedSlices):
+            return self._checked(delta, InvalidArgumentError)
+        if dtype_of(delta) != dtype_of(self) or delta.shape != self.shape:
+            self._checked(delta, InvalidArgumentError)  # says what does not fit
+        return delta.native()
 
     def _checked(self, value: Any, error: type[Exception] = ValueError) -> Any:
         tensor = convert_to_tensor(value, self.dtype)
@@ -170,6 +187,12 @@ class Variable(TensorLike, dg.Variable):
                 "unsupported format string passed to Variable.__format__; use variable.numpy()"
             )
         return str(self)
+
+
+def _slices(method: str, given: Any) -> IndexedSlices:
+    if not isinstance(given, IndexedSlices):
+        raise TypeError(f"sparse_delta is not IndexedSlices: {given!r} ({method})")
+    return given
 
 
 class VariableSlice(Tensor):

@@ -11,13 +11,25 @@ from dataclasses import replace
 
 from distgrad.testing.inputs import Sample
 from distgrad.testing.samples import (
+    activations,
+    attention,
     contractions,
+    convolution,
     creation,
     elementwise,
+    fourier,
+    gathering,
     indexing,
+    linalg,
     neural,
+    normalization,
+    ordering,
+    random,
+    recurrent,
     reductions,
+    special,
     structure,
+    updates,
 )
 
 _FAMILIES = (
@@ -26,8 +38,20 @@ _FAMILIES = (
     contractions,
     structure,
     indexing,
+    linalg,
+    fourier,
+    updates,
+    ordering,
+    gathering,
     neural,
+    activations,
+    normalization,
+    convolution,
+    attention,
+    recurrent,
     creation,
+    random,
+    special,
 )
 
 

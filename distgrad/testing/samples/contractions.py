@@ -43,6 +43,27 @@ def _contractions() -> Iterator[Sample]:
     yield Sample("matmul", "strided", (fortran, values((5, 8), *SHIFTED)[::-1, ::2].T))
 
 
-FAMILIES = (_contractions,)
+_SUBSCRIPTS: dict[str, tuple[Shape, Shape]] = {
+    "ab,bc->ac": ((3, 4), (4, 5)),
+    "ab,ab->": ((3, 4), (3, 4)),
+    "ab,cb->ca": ((3, 4), (5, 4)),
+    "zab,zbc->zca": ((2, 3, 4), (2, 4, 5)),
+    "ab,ab->ba": ((3, 4), (3, 4)),
+    "a,b->ab": ((3,), (4,)),
+    "abc,b->a": ((3, 4, 2), (4,)),
+    "a,bcd->ca": ((2,), (3, 4, 5)),
+    ",a->a": ((), (3,)),
+    ",->": ((), ()),
+    "ab,b->a": ((0, 3), (3,)),
+}
+
+
+def _einsums() -> Iterator[Sample]:
+    for subscripts, (left, right) in _SUBSCRIPTS.items():
+        operands = (values(left, *ANY), values(right, *SHIFTED))
+        yield Sample("contract", subscripts, operands, {"subscripts": subscripts})
+
+
+FAMILIES = (_contractions, _einsums)
 # Where a complex operand has a derivative.
-TAKE_COMPLEX = frozenset("matmul".split())
+TAKE_COMPLEX = frozenset("matmul contract".split())

@@ -21,11 +21,12 @@ from distgrad.testing.inputs import (
 _UNARY: dict[str, Interval] = {
     **dict.fromkeys("negative positive conj real imag square".split(), ANY),
     **dict.fromkeys("abs sign".split(), (-21.0, 20.0)),  # their slope grows as 1/|x|
-    **dict.fromkeys("floor ceil round isnan isinf isfinite zeros_like ones_like".split(), ANY),
+    **dict.fromkeys("floor ceil round trunc signbit isnan isinf isfinite".split(), ANY),
+    **dict.fromkeys("zeros_like ones_like".split(), ANY),
     **dict.fromkeys("exp expm1 sin cos sinh cosh tanh asinh atan".split(), ANY),
     **dict.fromkeys("relu sigmoid softplus".split(), ANY),
     "tan": (-0.9, 0.95),
-    "log": (0.4, 3.0),
+    **dict.fromkeys("log log2 log10 reciprocal".split(), (0.4, 3.0)),
     "log1p": (-0.5, 2.0),
     "sqrt": (0.4, 3.0),
     "asin": (-0.8, 0.75),
@@ -45,7 +46,10 @@ def _unary() -> Iterator[Sample]:
 
 _BINARY: dict[str, tuple[Interval, Interval]] = {
     **dict.fromkeys("add subtract multiply maximum minimum logaddexp".split(), (ANY, SHIFTED)),
+    "copysign": (ANY, SHIFTED),
     **dict.fromkeys("equal not_equal less less_equal greater greater_equal".split(), (ANY, ANY)),
+    "hypot": ((0.3, 2.0), (-1.9, 2.15)),
+    "nextafter": (ANY, SHIFTED),
     "divide": (ANY, (0.5, 2.0)),
     "pow": ((0.5, 2.0), ANY),
     "remainder": ((-5.0, 5.0), (1.1, 2.3)),
@@ -72,11 +76,29 @@ def _binary() -> Iterator[Sample]:
                 yield Sample(name, variant, (frozen(a > 0), frozen(b > 0)))
 
 
-FAMILIES = (_unary, _binary)
+def _bitwise() -> Iterator[Sample]:
+    bits, places = integers((3, 4), -9, 9), integers((4,), 0, 5)
+    truth, other = (frozen(values((3, 4), *each) > 0) for each in (ANY, SHIFTED))
+    for name in ("bitwise_and", "bitwise_or", "bitwise_xor"):
+        yield Sample(name, "integers", (bits, places))
+        yield Sample(name, "scalar", (bits, 6))
+        yield Sample(name, "bool", (truth, other))
+        yield Sample(name, "widths", (frozen(bits.astype("int16")), frozen(bits.astype("int32"))))
+        yield Sample(name, "empty", (frozen(bits[:0]), places))
+    for name in ("bitwise_left_shift", "bitwise_right_shift"):
+        yield Sample(name, "integers", (bits, places))
+        yield Sample(name, "scalar", (bits, 2))
+        yield Sample(name, "no-axes", (frozen(np.array(-9)), places))
+    for x in (bits, truth, frozen(bits.astype("uint8"))):
+        yield Sample("bitwise_invert", x.dtype.name, (x,))
+
+
+FAMILIES = (_unary, _binary, _bitwise)
 # Where a complex operand has a derivative.
 TAKE_COMPLEX = frozenset(
     (
-        "negative positive conj real imag square abs sign exp expm1 log log1p sqrt sin cos tan "
+        "negative positive conj real imag square reciprocal abs sign exp expm1 log log1p log2 "
+        "log10 sqrt sin cos tan "
         "asin acos atan sinh cosh tanh asinh acosh atanh sigmoid add subtract multiply divide pow "
     ).split()
 )

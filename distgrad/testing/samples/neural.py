@@ -27,6 +27,8 @@ def _selection() -> Iterator[Sample]:
     yield Sample("where", "condition-widest", (condition, row, column))
     yield Sample("where", "condition-narrow", (frozen(condition[:, :1].copy()), row, column))
     yield Sample("where", "condition-of-no-axes", (frozen(np.array(True)), row, column))
+    for variant, a, b in pairs(ANY, SHIFTED):
+        yield Sample("multiply_no_nan", variant, (a, b))
 
 
 def _neural() -> Iterator[Sample]:
@@ -40,9 +42,14 @@ def _neural() -> Iterator[Sample]:
     for dtype in ("int64", "int32", "uint8"):
         labels = integers((3, 4), 0, 5, np.dtype(dtype))
         yield Sample("label_cross_entropy", dtype, (values((3, 4, 5), *ANY), labels))
+        g = values((3, 4), *SHIFTED)
+        yield Sample("label_cross_entropy_vjp", dtype, (g, values((3, 4, 5), *ANY), labels))
         yield Sample("one_hot", dtype, (labels,), {"classes": 5, "dtype": float32})
     one, none = integers((), 0, 5), integers((0,), 0, 5)
     yield Sample("label_cross_entropy", "one-example", (values((5,), *ANY), one))
+    yield Sample(
+        "label_cross_entropy_vjp", "one-example", (values((), *ANY), values((5,), *ANY), one)
+    )
     yield Sample("label_cross_entropy", "no-example", (values((0, 5), *ANY), none))
     yield Sample("one_hot", "no-axes", (one,), {"classes": 5, "dtype": float64})
     yield Sample("one_hot", "empty", (none,), {"classes": 5, "dtype": int64})
@@ -53,4 +60,4 @@ def _neural() -> Iterator[Sample]:
 
 FAMILIES = (_selection, _neural)
 # Where a complex operand has a derivative.
-TAKE_COMPLEX = frozenset("where".split())
+TAKE_COMPLEX = frozenset("where multiply_no_nan".split())

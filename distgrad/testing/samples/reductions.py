@@ -1,4 +1,4 @@
-"""Samples of the reductions and running sums."""
+"""Samples of the reductions."""
 
 from __future__ import annotations
 
@@ -57,13 +57,8 @@ def _reductions() -> Iterator[Sample]:
             yield Sample(name, variant, (values((3, 4, 5), *ANY),), _AXES[variant])
         tied = frozen(np.floor(values((3, 4), *ANY)))
         yield Sample(name, "ties", (tied,), {"axis": 1})
-    for axis in (0, 1, -1):
-        yield Sample("cumulative_sum", f"axis{axis}", (values((3, 4), *ANY),), {"axis": axis})
-    yield Sample("cumulative_sum", "line", (values((5,), *ANY),))
-    yield Sample("cumulative_sum", "empty", (values((0, 3), *ANY),), {"axis": 0})
-    yield Sample("cumulative_sum", "backwards", (values((6, 5), *ANY)[::-2, ::-1],), {"axis": 0})
 
 
 FAMILIES = (_reductions,)
 # Where a complex operand has a derivative.
-TAKE_COMPLEX = frozenset("sum mean prod cumulative_sum".split())
+TAKE_COMPLEX = frozenset("sum mean prod".split())

@@ -47,6 +47,20 @@ _STRUCTURE: tuple[tuple[str, str, Shape, dict[str, Any]], ...] = (
     ("flip", "negative", (3, 4), {"axis": -1}),
     ("flip", "two", (3, 4, 5), {"axis": (0, 2)}),
     ("flip", "no-axes", (), {}),
+    ("roll", "rows", (3, 4), {"shift": (1,), "axis": (0,)}),
+    ("roll", "negative", (3, 4), {"shift": (-5,), "axis": (-1,)}),
+    ("roll", "two", (3, 4, 2), {"shift": (1, -2), "axis": (0, 1)}),
+    ("roll", "one-axis-twice", (3, 4), {"shift": (1, 1), "axis": (1, 1)}),
+    ("roll", "empty", (0, 3), {"shift": (1,), "axis": (0,)}),
+    ("tril", "matrix", (3, 4), {"k": 0}),
+    ("tril", "stack", (2, 4, 3), {"k": -1}),
+    ("triu", "matrix", (3, 4), {"k": 1}),
+    ("triu", "stack", (2, 4, 3), {"k": 0}),
+    ("unstack", "rows", (3, 4), {"axis": 0}),
+    ("unstack", "columns", (3, 4), {"axis": -1}),
+    ("unstack", "middle", (2, 3, 4), {"axis": 1}),
+    ("unstack", "line", (3,), {"axis": 0}),
+    ("to_device", "home", (3, 4), {"source": "cpu", "device": "cpu"}),
     ("astype", "wider", (3, 4), {"dtype": float64}),
     ("astype", "complex", (3, 4), {"dtype": complex128}),
     ("astype", "no-axes", (), {"dtype": complex128}),
@@ -84,6 +98,7 @@ FAMILIES = (_structure,)
 # Where a complex operand has a derivative.
 TAKE_COMPLEX = frozenset(
     (
+        "roll tril triu unstack to_device "
         "reshape broadcast_to expand_dims squeeze permute_dims matrix_transpose flip astype concat "
         "transfer "
     ).split()

@@ -403,10 +403,21 @@ CASES = {
             tf.norm(x, 3),
             tf.norm(x, axis=1),
             tf.norm(x, "fro", axis=[0, 1]),
+            tf.norm(x, 1, axis=[0, 1]),
+            tf.norm(x, 2, axis=[0, 1]),
+            tf.norm(x, np.inf, axis=[0, 1]),
             tf.norm(x, axis=0, keepdims=True),
             *tf.linalg.normalize(x, axis=1),
         ],
         [ANY],
+    ),
+    "eigenvalues": (
+        lambda tf, x: [
+            tf.linalg.eigvalsh(x),
+            tf.linalg.eigh(x)[0],
+            tf.abs(tf.linalg.eigh(x)[1]),  # their signs are anybody's
+        ],
+        [MATRIX @ MATRIX.T],
     ),
     "diagonals": (
         lambda tf, x, d: [
@@ -495,9 +506,11 @@ def test_values_dtypes_and_gradients_are_tensorflows(label):
 
 
 def test_the_cases_cover_every_function_that_is_offered():
-    text = " ".join([*CASES, Path(__file__).read_text(encoding="utf-8")])
+    pages = Path(__file__).parent.glob("test_*against_tensorflow.py")
+    text = " ".join([*CASES, *(page.read_text(encoding="utf-8") for page in pages)])
     elsewhere = set(
-        "DType GradientTape Tensor TensorShape TensorSpec UnconnectedGradients Variable as_dtype "
+        "numpy_function py_function debugging DType "
+        "GradientTape Tensor TensorShape TensorSpec UnconnectedGradients Variable as_dtype "
         "autodiff bool complex64 complex128 custom_gradient double dtypes errors "
         "executing_eagerly float16 half int8 int16 uint8 uint16 uint32 uint64 is_tensor linalg "
         "math nn print random test dropout".split()

@@ -1,10 +1,7 @@
-"""What values are, and how derivatives pass through them, under TensorFlow's names.
+"""Dtypes, shapes, printing, control flow and random numbers under TensorFlow's names.
 
-The tests follow section 2c of the behaviour page, row by row.
+How derivatives pass through them is in `tests/tape/behaviour/test_values.py`, for all spellings.
 """
-
-import collections
-import threading
 
 import numpy as np
 import pytest
@@ -19,45 +16,17 @@ def gradient_of(function, x, **options):
     return tape.gradient(y, x, **options)
 
 
-@pytest.mark.filterwarnings("ignore:gradient:UserWarning")  # the tape may say why there is none
-def test_row_watching_integers_warns_and_gives_none():
-    x = tf.constant(3)
-    tape = tf.GradientTape(persistent=True)
-    with tape:
-        with pytest.warns(UserWarning, match=r"must be floating \(e.g. float32\), got int32"):
-            tape.watch(x)
-        y = x * x
-
-    with pytest.warns(UserWarning, match="its gradient is None"):
-        assert tape.gradient(y, x) is None
-    with pytest.warns(UserWarning, match="dtype int32"):
-        zero = tape.gradient(y, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    assert (zero.dtype, zero.numpy()) == (tf.int32, 0)
-
-
-def test_row_a_cast_to_integers_breaks_the_path():
-    assert (
-        gradient_of(lambda x: tf.cast(tf.cast(x, tf.int32), tf.float32), tf.constant(2.5)) is None
-    )
-
-
-def test_row_gradients_come_in_the_dtype_of_the_source():
-    x = tf.constant(3.0, tf.float16)
-
-    assert gradient_of(lambda v: tf.cast(v, tf.float32) ** 2, x).dtype == tf.float16
-
-
 @pytest.mark.parametrize(
     ("value", "dtype"),
     [(1.0, tf.float32), (1, tf.int32), (True, tf.bool), (1j, tf.complex128), (2**40, tf.int64),
      (np.float64(1), tf.float64), (np.ones(2, np.float16), tf.float16), ([1, 2.5], tf.float32)],
 )  # fmt: skip
-def test_row_default_dtypes(value, dtype):
+def test_default_dtypes(value, dtype):
     assert tf.constant(value).dtype == dtype
     assert tf.Variable(value).dtype == dtype
 
 
-def test_row_python_numbers_and_arrays_take_the_tensors_dtype():
+def test_python_numbers_and_arrays_take_the_tensors_dtype():
     x = tf.constant([1.0, 2.0], tf.float16)
 
     for result in (
@@ -81,168 +50,6 @@ def test_an_array_that_is_changed_later_does_not_change_the_constant():
     assert x.numpy().tolist() == [1.0, 2.0]
 
 
-def test_row_the_same_object_is_the_source_itself():
-    x = tf.constant(3.0)
-    y = x
-
-    assert gradient_of(lambda _: y, x).numpy() == 1.0
-    assert tf.convert_to_tensor(x) is x
-    assert tf.cast(x, tf.float32) is x
-
-
-@pytest.mark.parametrize(
-    "no_op", [tf.identity, lambda x: x + 0.0, lambda x: x * 1.0, lambda x: x - 0.0]
-)
-def test_row_no_operations_make_new_tensors(no_op):
-    x = tf.constant(3.0)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = no_op(x)
-        z = y * y
-
-    to_x, to_y = tape.gradient(z, [x, y])
-    assert (to_x.numpy(), to_y.numpy()) == (6.0, 6.0)
-    assert y is not x
-
-
-def test_row_intermediate_values_are_sources():
-    x = tf.Variable(3.0)
-    with tf.GradientTape() as tape:
-        y = x * x
-        z = y * y
-
-    to_y, to_x = tape.gradient(z, [y, x])
-    assert (to_y.numpy(), to_x.numpy()) == (18.0, 108.0)
-
-
-def test_row_a_target_that_is_a_source_contributes_one():
-    x = tf.Variable(3.0)
-    with tf.GradientTape() as tape:
-        y = x * x
-
-    assert tape.gradient([x, y], x).numpy() == 7.0
-
-
-def test_rows_targets_are_summed_and_sources_repeated():
-    x = tf.Variable([1.0, 2.0])
-    with tf.GradientTape(persistent=True) as tape:
-        y, z = x * x, 3.0 * x
-
-    assert tape.gradient([y, z, z], x).numpy().tolist() == [8.0, 10.0]
-    first, second = tape.gradient(y, [x, x])
-    assert first.numpy().tolist() == second.numpy().tolist() == [2.0, 4.0]
-
-
-def test_row_the_result_has_the_structure_of_the_sources():
-    Pair = collections.namedtuple("Pair", "left right")
-    x, y = tf.Variable(2.0), tf.Variable(3.0)
-    with tf.GradientTape() as tape:
-        z = x * y
-    found = tape.gradient({"z": z}, {"second": (y,), "first": Pair(x, [x])})
-
-    assert list(found) == ["second", "first"]
-    assert found["second"][0].numpy() == 2.0
-    assert isinstance(found["first"], Pair)
-    assert all(isinstance(g, tf.Tensor) for g in (found["first"].left, *found["first"].right))
-
-
-def test_row_unconnected_sources():
-    x, y = tf.Variable(2.0), tf.Variable([1.0, 2.0])
-    with tf.GradientTape(persistent=True) as tape:
-        z = x * x
-
-    assert tape.gradient(z, y) is None
-    assert str(tape.gradient(z, y, unconnected_gradients="zero")) == (
-        "tf.Tensor([0. 0.], shape=(2,), dtype=float32)"
-    )
-
-
-def test_rows_variables_are_watched_on_read_in_the_order_of_creation():
-    first, second = tf.Variable(1.0), tf.Variable(2.0)
-    frozen = tf.Variable(3.0, trainable=False)
-    with tf.GradientTape() as tape:
-        z = second * first * frozen
-        t = tf.constant(1.0)
-        tape.watch(t)
-    watched = tape.watched_variables()
-
-    assert [v.ref() for v in watched] == [first.ref(), second.ref()]
-    assert tape.gradient(z, frozen) is None
-    assert [v.ref() for v in tape.watched_variables()] == [first.ref(), second.ref()]
-
-
-def test_row_only_what_is_watched_by_hand():
-    x, y = tf.Variable(2.0), tf.Variable(3.0)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        z = x * y
-
-    to_x, to_y = tape.gradient(z, [x, y])
-    assert to_x.numpy() == 3.0
-    assert to_y is None
-
-
-def test_row_tapes_may_be_left_in_another_order():
-    x = tf.Variable(3.0)
-    one, other = tf.GradientTape(), tf.GradientTape()
-    one.__enter__()
-    other.__enter__()
-    y = x * x
-    one.__exit__(None, None, None)
-    z = y * x
-    other.__exit__(None, None, None)
-
-    assert one.gradient(y, x).numpy() == 6.0
-    assert other.gradient(z, x).numpy() == 27.0
-
-
-def test_row_an_assignment_is_not_differentiated():
-    x, w = tf.Variable(2.0), tf.Variable(1.0)
-    with tf.GradientTape() as tape:
-        before = w * x
-        w.assign(x * 3.0)
-        after = w * x
-
-    to_x, to_w = tape.gradient([before, after], [x, w])
-    assert (to_x.numpy(), to_w.numpy()) == (7.0, 4.0)
-
-
-def test_row_numpys_functions_are_differentiated_here():
-    x = tf.constant([0.5, 1.0])
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = np.sin(x) * np.array([2.0, 3.0])
-
-    assert isinstance(y, tf.Tensor)
-    expected = np.cos([0.5, 1.0]) * [2.0, 3.0]
-    np.testing.assert_allclose(tape.gradient(y, x).numpy(), expected, rtol=1e-6)
-
-
-def test_row_operations_without_a_gradient():
-    x = tf.constant([1.5, -2.5])
-
-    for function in (tf.floor, tf.round, tf.argmax, lambda v: v // 2.0, tf.random.shuffle):
-        assert gradient_of(function, x) is None
-    assert gradient_of(tf.sign, x).numpy().tolist() == [0.0, 0.0]
-    assert gradient_of(lambda v: v % 2.0, x).numpy().tolist() == [1.0, 1.0]
-
-
-def test_row_stop_gradient_cuts_both_modes():
-    x = tf.constant(3.0)
-
-    assert gradient_of(lambda v: v * tf.stop_gradient(v), x).numpy() == 3.0
-    with tf.autodiff.ForwardAccumulator(x, tf.constant(1.0)) as accumulator:
-        y = x * tf.stop_gradient(x)
-    assert accumulator.jvp(y).numpy() == 3.0
-
-
-def test_row_complex_gradients_are_conjugated():
-    z = tf.constant(1.0 + 2.0j)
-
-    assert gradient_of(lambda v: v * v, z).numpy() == np.conj(2 * (1 + 2j))
-    assert gradient_of(lambda v: tf.abs(v) ** 2, z).numpy() == pytest.approx(2 + 4j)
-
-
 @pytest.mark.parametrize(
     ("function", "at", "expected"),
     [
@@ -255,93 +62,8 @@ def test_row_complex_gradients_are_conjugated():
         (tf.reduce_prod, [0.0, 2.0, 3.0], [6.0, 0.0, 0.0]),
     ],
 )
-def test_rows_ties_and_kinks(function, at, expected):
+def test_ties_and_kinks(function, at, expected):
     assert gradient_of(function, tf.constant(at)).numpy().tolist() == expected
-
-
-def test_row_empty_arrays():
-    assert gradient_of(lambda x: x * 2.0, tf.zeros([0, 3])).shape == (0, 3)
-
-
-def test_rows_second_order_through_custom_and_recomputed_functions():
-    @tf.custom_gradient
-    def cube(x):
-        return x**3, lambda dy: dy * 3.0 * x**2
-
-    for function in (cube, tf.recompute_grad(lambda x: x**3)):
-        x = tf.Variable(2.0)
-        with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                y = function(x)
-            first = inner.gradient(y, x)
-
-        assert (first.numpy(), outer.gradient(first, x).numpy()) == (12.0, 12.0)
-
-
-def test_row_grad_pass_through():
-    x = tf.constant([0.4, 1.6])
-
-    assert gradient_of(lambda v: tf.grad_pass_through(tf.round)(v) * 3.0, x).numpy().tolist() == [
-        3.0,
-        3.0,
-    ]
-
-
-def test_row_nested_accumulators_are_right_here():
-    x, one = tf.constant(0.7, tf.float64), tf.constant(1.0, tf.float64)
-    with (
-        tf.autodiff.ForwardAccumulator(x, one) as outer,
-        tf.autodiff.ForwardAccumulator(x, one) as inner,
-    ):
-        m = tf.identity(x)
-        y = (m * m) * m
-
-    assert outer.jvp(inner.jvp(y)).numpy() == pytest.approx(4.2)  # TensorFlow: 2.4
-    assert inner.jvp(outer.jvp(y)) is None
-
-
-def test_row_forward_over_reverse():
-    x = tf.Variable([1.0, 2.0])
-    with tf.autodiff.ForwardAccumulator(x, tf.constant([1.0, 0.0])) as accumulator:
-        with tf.GradientTape() as tape:
-            y = tf.reduce_sum(x**3)
-        slope = tape.gradient(y, x)
-
-    assert accumulator.jvp(slope).numpy().tolist() == [6.0, 0.0]
-    unconnected = accumulator.jvp(tf.constant(1.0), tf.UnconnectedGradients.ZERO)
-    assert unconnected.numpy() == 0.0
-
-
-@pytest.mark.filterwarnings("ignore:gradient:UserWarning")  # the tape may say why there is none
-def test_row_another_thread_is_not_heard():
-    x = tf.Variable(3.0)
-    found = []
-    with tf.GradientTape() as tape:
-        thread = threading.Thread(target=lambda: found.append(x * x))
-        thread.start()
-        thread.join()
-
-    assert tape.gradient(found[0], x) is None
-
-
-def test_row_a_function_around_and_inside_a_tape():
-    x = tf.Variable([1.0, 2.0])
-
-    @tf.function
-    def branches(v):
-        return tf.cond(tf.reduce_sum(v) > 0.0, lambda: v**3, lambda: v)
-
-    @tf.function(jit_compile=True)
-    def slope(v):
-        with tf.GradientTape() as tape:
-            tape.watch(v)
-            y = v * v
-        return tape.gradient(y, v)
-
-    with tf.GradientTape() as tape:
-        y = branches(x)
-    assert tape.gradient(y, x).numpy().tolist() == [3.0, 12.0]
-    assert slope(tf.constant([1.0, 2.0])).numpy().tolist() == [2.0, 4.0]
 
 
 def test_a_function_is_traced_once_and_assigns_its_variables():
@@ -375,24 +97,6 @@ def test_a_loop_runs_the_same_traced_and_not():
     assert limited.numpy() == 32.0
 
 
-def test_row_jacobians_are_vectorised_without_tracing():
-    x = tf.Variable([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    with tf.GradientTape(persistent=True) as tape:
-        y = tf.concat([x * x, tf.reduce_sum(x, axis=1, keepdims=True)], axis=1)
-    whole = tape.jacobian(y, x)
-    batch = tape.batch_jacobian(y, x)
-
-    assert whole.shape == (3, 3, 3, 2)
-    assert batch.shape == (3, 3, 2)
-    rows = np.arange(3)
-    np.testing.assert_array_equal(batch.numpy(), whole.numpy()[rows, :, rows])
-    assert batch.numpy()[1].tolist() == [[6.0, 0.0], [0.0, 8.0], [1.0, 1.0]]
-    assert (
-        tape.batch_jacobian(y, tf.Variable(tf.ones([3, 2]))).numpy().tolist()
-        == [[[0.0, 0.0]] * 3] * 3
-    )
-
-
 def test_the_jacobian_of_a_plain_tape_and_of_an_unconnected_source():
     x, other = tf.Variable([1.0, 2.0]), tf.Variable(1.0)
     with tf.GradientTape() as tape:
@@ -401,19 +105,6 @@ def test_the_jacobian_of_a_plain_tape_and_of_an_unconnected_source():
 
     assert found["x"].numpy().tolist() == [[2.0, 1.0], [0.0, 1.0]]
     assert found["other"] is None
-
-
-def test_gradients_are_checked_against_differences():
-    a, b = np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]])
-    theory, numbers = tf.test.compute_gradient(tf.matmul, [a, b])
-    of_complex = tf.test.compute_gradient(lambda z: z * z, [np.array([1 + 2j])])
-
-    for one, other in zip(theory + of_complex[0], numbers + of_complex[1], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-    assert [each.shape for each in theory] == [(1, 2), (1, 2)]
-    assert of_complex[0][0].shape == (2, 2)
-    with pytest.raises(ValueError, match="`x` must be a list or tuple"):
-        tf.test.compute_gradient(tf.sin, np.ones(2))
 
 
 # --- printing -----------------------------------------------------------------------------------
@@ -551,3 +242,18 @@ def test_dropout_keeps_the_mean_and_cuts_the_gradient_of_what_it_drops():
     assert 650 < np.count_nonzero(y.numpy()) < 850
     with pytest.raises(ValueError, match="rate"):
         tf.nn.dropout(x, 1.0)
+
+
+def test_random_numbers_go_on_within_a_traced_function():
+    for seeds in ({}, {"seed": 4}):
+        tf.random.set_seed(3)
+
+        @tf.function
+        def draw(seeds=seeds):
+            return tf.random.normal([4], **seeds)
+
+        first, second = draw().numpy(), draw().numpy()
+
+        assert not np.array_equal(first, second)
+        tf.random.set_seed(3)
+        assert np.array_equal(tf.random.normal([4], **seeds).numpy(), first)

@@ -1,0 +1,215 @@
+"""Attention on numpy.ndarray: blocks of scores that fit the cache, computed in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+# How many bytes of scores are worked on at once; they should stay in a core's own cache.
+_CACHE = 1 << 20
+
+
+class _Block(NamedTuple):
+    """Some heads and some of their query rows, with the keys that those may see."""
+
+    heads: slice
+    rows: slice
+    keys: slice
+
+
+def _blocks(heads: int, rows: int, keys: int, size: int, offset: int | None) -> Iterator[_Block]:
+    """Return the blocks of a computation: several heads where they are small, else parts of one."""
+    scores = max(_CACHE // size, 1)
+    several = max(scores // max(rows * keys, 1), 1)
+    step = rows if several > 1 else max(min(rows, scores // max(keys, 1)), 1)
+    if offset is not None:
+        step = min(step, 128)  # the shorter a block, the fewer masked scores it computes in vain
+    for first in range(0, heads, several):
+        for start in range(0, rows, max(step, 1)):
+            stop = min(rows, start + step)
+            # Under a causal mask later keys get no weight: they are left out.
+            seen = keys if offset is None else min(max(stop + offset, 0), keys)
+            yield _Block(slice(first, first + several), slice(start, stop), slice(0, seen))
+
+
+class _Problem:
+    """The operands with one axis of heads, in a dtype that sums well, and their scores by block."""
+
+    def __init__(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: tuple[Array, ...],
+        scale: float,
+        offset: int | None,
+    ) -> None:
+        self.lead = query.shape[:-2]
+        self.count = math.prod(self.lead)
+        self.dtype = query.dtype
+        work = np.float32 if query.dtype.itemsize < 4 else query.dtype
+        self.work = np.dtype(work)
+        self.query, self.key, self.value = (self.flat(each) for each in (query, key, value))
+        self.heads, self.rows = self.query.shape[:2]
+        self.keys = self.key.shape[1]
+        self.scale = scale
+        self.offset = offset
+        self._rooms = [np.empty(0, self.work), np.empty(0, self.work)]
+        self.mask = mask[0] if mask else None
+        if self.mask is not None:
+            full = (*self.lead, *self.mask.shape[-2:])
+            # A mask that all heads share stays one: broadcast, never repeated in memory.
+            self.shared = self.mask.size == self.mask.shape[-2] * self.mask.shape[-1]
+            if self.shared:
+                self.mask = self.mask.reshape(1, *self.mask.shape[-2:])
+            else:
+                self.mask = np.broadcast_to(self.mask, full).reshape(self.count, *full[-2:])
+
+    def flat(self, x: Array) -> Array:
+        """Return an operand with its leading axes as one."""
+        return x.reshape(self.count, *x.shape[-2:]).astype(self.work, copy=False)
+
+    def blocks(self) -> Iterator[_Block]:
+        """Return the blocks in the order of the heads."""
+        return _blocks(self.heads, self.rows, self.keys, self.work.itemsize, self.offset)
+
+    def room(self, block: _Block, place: int) -> Array:
+        """Return memory for a block of scores: one of two places, used again by every block."""
+        heads, rows = self.query[block.heads, block.rows].shape[:2]
+        shape = (heads, rows, block.keys.stop)
+        size = math.prod(shape)
+        if len(self._rooms[place]) < size:  # the first block is the largest, but not if causal
+            self._rooms[place] = np.empty(size, self.work)
+        return self._rooms[place][:size].reshape(shape)
+
+    def scores(self, block: _Block) -> tuple[Array, Array | None]:
+        """Return a block of scores to be overwritten, and where they count; None: everywhere."""
+        query = self.query[block.heads, block.rows] * self.work.type(self.scale)
+        keys = self.key[block.heads, block.keys]
+        scores = np.matmul(query, keys.swapaxes(1, 2), out=self.room(block, 0))
+        allowed = None
+        if self.mask is not None:
+            part = self.mask[self.place_in_mask(self.mask, block)]
+            if part.dtype == np.bool_:
+                allowed = part
+            else:
+                scores += part
+        if self.offset is not None and block.rows.start + self.offset + 1 < block.keys.stop:
+            ends = np.arange(block.rows.start, block.rows.stop)[:, None] + self.offset
+            past = np.arange(block.keys.stop) <= ends
+            allowed = past if allowed is None else allowed & past
+        if allowed is not None:
+            np.copyto(scores, np.finfo(self.work).min / 2, where=~allowed)
+        return scores, allowed
+
+    def place_in_mask(self, mask: Array, block: _Block) -> tuple[slice, slice, slice]:
+        """Return where the part of the mask lies that belongs to a block, to be broadcast."""
+        return (
+            slice(None) if self.shared else block.heads,
+            block.rows if mask.shape[1] > 1 else slice(None),
+            block.keys if mask.shape[2] > 1 else slice(None),
+        )
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *mask: Array,
+    scale: float,
+    offset: int | None,
+) -> tuple[Array, Array]:
+    """Return attention's output, and of each row the logarithm of its exponentials' sum."""
+    problem = _Problem(query, key, value, mask, scale, offset)
+    output = np.zeros((problem.heads, problem.rows, value.shape[-1]), problem.work)
+    sums = np.zeros((problem.heads, problem.rows), problem.work)  # 0 where a row sees nothing
+    for block in problem.blocks():
+        if not block.keys.stop:
+            continue
+        weights, allowed = problem.scores(block)
+        top = weights.max(axis=-1, keepdims=True)
+        weights -= top
+        np.exp(weights, out=weights)
+        total = weights.sum(axis=-1, keepdims=True)
+        sees = top > np.finfo(problem.work).min / 4
+        sums[block.heads, block.rows] = np.where(sees, top + np.log(total), 0)[..., 0]
+        if allowed is not None:
+            weights *= allowed
+        part = output[block.heads, block.rows]
+        np.matmul(weights, problem.value[block.heads, block.keys], out=part)
+        part /= total
+    shape = (*problem.lead, problem.rows)
+    return (
+        output.reshape(*shape, value.shape[-1]).astype(problem.dtype, copy=False),
+        sums.reshape(shape).astype(problem.dtype, copy=False),
+    )
+
+
+def attention_vjp(*arrays: Array, scale: float, offset: int | None) -> tuple[Array, ...]:
+    """Return the cotangents of query, key, value and, if it is added to the scores, the mask."""
+    inputs, (output, sums), (g, g_sums) = arrays[:-4], arrays[-4:-2], arrays[-2:]
+    query, key, value, *mask = inputs
+    problem = _Problem(query, key, value, tuple(mask), scale, offset)
+    work = problem.work
+    to_query, to_key, to_value = (
+        np.zeros(each.shape, work) for each in (problem.query, problem.key, problem.value)
+    )
+    wants_mask = bool(mask) and mask[0].dtype != np.bool_
+    to_mask = (
+        np.zeros(problem.mask.shape, work) if wants_mask and problem.mask is not None else None
+    )
+    flat_g = problem.flat(g)
+    flat_sums = sums.reshape(problem.count, problem.rows, 1).astype(work, copy=False)
+    # The cotangent of each row's sum, less the weighted mean of what reaches its weights.
+    centre = np.einsum("hre,hre->hr", problem.flat(output), flat_g)[..., None]
+    centre -= g_sums.reshape(problem.count, problem.rows, 1)
+    for block in problem.blocks():
+        if not block.keys.stop:
+            continue
+        rows, keys = (block.heads, block.rows), (block.heads, block.keys)
+        weights, allowed = problem.scores(block)
+        weights -= flat_sums[rows]
+        np.exp(weights, out=weights)
+        if allowed is not None:
+            weights *= allowed
+        g_rows = flat_g[rows]
+        to_value[keys] += np.matmul(weights.swapaxes(1, 2), g_rows)
+        values = problem.value[keys].swapaxes(1, 2)
+        to_scores = np.matmul(g_rows, values, out=problem.room(block, 1))
+        to_scores -= centre[rows]
+        to_scores *= weights
+        if to_mask is not None:
+            place = problem.place_in_mask(to_mask, block)
+            to_mask[place] += fit_to(to_scores, to_mask[place].shape)
+        to_scores *= work.type(scale)
+        np.matmul(to_scores, problem.key[keys], out=to_query[rows])
+        to_key[keys] += np.matmul(to_scores.swapaxes(1, 2), problem.query[rows])
+    pulled = [
+        each.reshape(x.shape).astype(problem.dtype, copy=False)
+        for each, x in zip((to_query, to_key, to_value), inputs, strict=False)
+    ]
+    if not mask:
+        return tuple(pulled)
+    if to_mask is None:
+        return *pulled, np.zeros_like(mask[0])
+    return *pulled, _as_mask(to_mask, problem, mask[0]).astype(mask[0].dtype, copy=False)
+
+
+def fit_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return x summed over the axes on which the shape has a single place."""
+    axes = tuple(a for a, length in enumerate(shape) if length != x.shape[a])
+    return x.sum(axis=axes, keepdims=True) if axes else x
+
+
+def _as_mask(to_mask: Array, problem: _Problem, mask: Array) -> Array:
+    if problem.shared:
+        return to_mask.reshape(mask.shape)
+    return fit_to(to_mask.reshape(*problem.lead, *to_mask.shape[1:]), mask.shape)
+
+
+KERNELS: dict[str, Callable[..., Any]] = {"attention": attention, "attention_vjp": attention_vjp}

@@ -1,0 +1,99 @@
+"""Rows of arrays: pick them by position, and add them up at positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.adapters.host import HOST
+from distgrad.backend.adapters.indexing import explained, scatter
+from distgrad.core.op import Placeholder
+
+Array = np.ndarray[Any, Any]
+
+_SMALL = 2048  # elements; below, sorting takes longer than `np.add.at`
+_TURNS = 8  # how many rows of one position are added by whole-array steps
+_ROWS = (Placeholder.ARRAY,)  # the index that picks along the first axis
+
+
+def gather(params: Array, indices: Array) -> Array:
+    """Return the rows at positions."""
+    if indices.dtype == np.uint64:  # the one integer dtype that `take` refuses
+        indices = indices.astype(np.intp)
+    try:
+        return params.take(indices, axis=0)  # a third of the time that a subscript takes
+    except IndexError as error:
+        raise explained("gather", error, params.shape) from error
+
+
+def add_rows(array: Array, indices: Array, rows: Array) -> Array:
+    """Return an array with rows added in place, those of one position one after the other.
+
+    Parameters
+    ----------
+    array : numpy.ndarray of shape (m, ...)
+        What is changed.
+    indices : integer array of shape (n,)
+        Positions along the first axis; negative ones count from the end.
+    rows : numpy.ndarray of shape (n, ...)
+        The rows.
+
+    Raises
+    ------
+    PositionError
+        If a position lies outside; nothing is changed then.
+
+    Notes
+    -----
+    What `np.add.at` does, which takes 40 ns an element where it does not add plain numbers; here
+    the first rows of all positions are added at once, then the second ones, and so on: 4 ns an
+    element (4096 rows of 128 float32, one core).
+    """
+    if rows.size < _SMALL or rows.ndim == 1:
+        try:
+            np.add.at(array, (indices,), rows)
+        except IndexError as error:
+            raise explained("add_rows", error, array.shape) from error
+        return array
+    length = len(array)
+    lowest, highest = int(indices.min()), int(indices.max())
+    if lowest < -length or highest >= length:
+        wrong = IndexError(f"index {lowest if lowest < -length else highest} is out of bounds")
+        raise explained("add_rows", wrong, array.shape)
+    places = indices.astype(np.intp)
+    if lowest < 0:
+        places = np.where(places < 0, places + length, places)
+    order = np.argsort(places, kind="stable")
+    ascending = places[order]
+    starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
+    if len(starts) == len(order):  # each position once
+        array[places] += rows
+        return array
+    counts = np.diff(starts, append=len(order))
+    for turn in range(min(int(counts.max()), _TURNS)):
+        chosen = order[starts[counts > turn] + turn]
+        array[places[chosen]] += rows[chosen]
+    many = counts > _TURNS
+    for start, count in zip(starts[many], counts[many], strict=True):
+        rest = order[start + _TURNS : start + count]
+        array[ascending[start]] += rows[rest].sum(axis=0)
+    return array
+
+
+def scatter_add(
+    values: Array, *arrays: Array, index: tuple[Any, ...], shape: tuple[int, ...]
+) -> Array:
+    """Return zeros with values added at the places of a subscript."""
+    if index == _ROWS and arrays[0].dtype.kind != "b" and values.ndim > arrays[0].ndim:
+        width = shape[1:]
+        rows = values.reshape(-1, *width) if arrays[0].ndim != 1 and values.size else values
+        if rows.ndim == len(shape):
+            result = np.zeros(shape, values.dtype)
+            return add_rows(result, arrays[0].reshape(-1), rows)
+    found: Array = scatter("add", HOST, values, *arrays, index=index, shape=shape)
+    return found
+
+
+KERNELS: dict[str, Callable[..., Any]] = {"gather": gather, "scatter_add": scatter_add}

@@ -1,0 +1,78 @@
+"""Keep flat host buffers from step to step, and give out those that nobody looks at any more.
+
+The gradients that a step returns are views of its buffers, and a program may keep them as long as it
+likes. NumPy's views hold a reference to the array that owns the memory, so a buffer is free exactly
+if only the pool refers to it: the interpreter's count of references says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from distgrad.distributed.communicator import Array, Communicator
+
+_UNUSED_TAKES = 256  # after so many others a buffer is of a model that trains no more
+
+
+class Buffers:
+    """A pool of flat arrays."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, int], list[Array]] = {}
+        self._taken: dict[tuple[str, int], int] = {}
+        self._takes = 0
+
+    def take(self, length: int, dtype: np.dtype[object]) -> Array:
+        """Return a flat array that nobody else uses; what it holds is left over."""
+        key = (dtype.str, length)
+        self._takes += 1
+        self._taken[key] = self._takes
+        arrays = self._arrays.setdefault(key, [])
+        place = _idle(arrays)
+        if place is not None:
+            return arrays[place]
+        self._forget()
+        made = np.empty(length, dtype)
+        arrays.append(made)
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the pool holds."""
+        return sum(array.nbytes for arrays in self._arrays.values() for array in arrays)
+
+    def _forget(self) -> None:
+        """Let go of sizes that are asked for no more."""
+        for key in [k for k, at in self._taken.items() if self._takes - at > _UNUSED_TAKES]:
+            del self._arrays[key], self._taken[key]
+
+
+def _idle(arrays: list[Array]) -> int | None:
+    """Return the place of an array to which nothing but the list refers."""
+    for place in range(len(arrays)):
+        if sys.getrefcount(arrays[place]) <= _REFERENCES:
+            return place
+    return None
+
+
+def _references_to_idle() -> int:
+    """Return what the interpreter counts for such an array: versions differ by one."""
+    arrays = [np.empty(0)]
+    for place in range(len(arrays)):
+        count = sys.getrefcount(arrays[place])
+    return count
+
+
+_REFERENCES = _references_to_idle()
+_pools: WeakKeyDictionary[Communicator, Buffers] = WeakKeyDictionary()
+
+
+def buffers_of(comm: Communicator) -> Buffers:
+    """Return the pool of a communicator's messages."""
+    pool = _pools.get(comm)
+    if pool is None:
+        pool = _pools[comm] = Buffers()
+    return pool

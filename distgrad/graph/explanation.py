@@ -1,0 +1,169 @@
+"""Explain a traced function: what each trace holds, what simplifying did, what runs and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from distgrad.graph.nodes import Node
+
+_SHOWN = 6  # lines of one sort that a text shows; the attributes hold all
+
+
+@dataclass(frozen=True)
+class TraceExplanation:
+    """What was traced for one signature; its text is for readers.
+
+    Attributes
+    ----------
+    backend : str
+        Where it runs.
+    inputs, variables, captured : tuple of str
+        Dtype and shape of each argument, of each variable that is read, and of each tensor from
+        outside that a tape follows.
+    assigned : int
+        How many variables are assigned after a run.
+    constants, constant_bytes : int
+        How many arrays are held for as long as the trace is, and their memory.
+    operations : int
+        Calls of kernels in a run.
+    places, peak_bytes : int
+        How many values a run holds at most at one time, and the memory of results among them.
+    merged, dropped, folded, reduced : tuple of str
+        What simplifying did, with the user's lines: operations that had been computed already, that
+        nobody reads, that depend on constants alone, that change nothing.
+    backward : str
+        What the backward pass is; empty where none was asked for.
+    changed : str
+        What was different from the trace before.
+    """
+
+    backend: str
+    inputs: tuple[str, ...]
+    variables: tuple[str, ...]
+    captured: tuple[str, ...]
+    assigned: int
+    constants: int
+    constant_bytes: int
+    operations: int
+    places: int
+    peak_bytes: int
+    merged: tuple[str, ...]
+    dropped: tuple[str, ...]
+    folded: tuple[str, ...]
+    reduced: tuple[str, ...]
+    backward: str
+    changed: str
+
+    def __str__(self) -> str:
+        lines = [f"inputs: {', '.join(self.inputs) or 'none'}; on {self.backend}"]
+        if self.changed:
+            lines.insert(0, f"new because: {self.changed}")
+        if self.variables:
+            lines.append(f"variables: {', '.join(self.variables)}; assigned: {self.assigned}")
+        if self.captured:
+            lines.append(f"captured tensors that a tape follows: {', '.join(self.captured)}")
+        lines.append(f"constants: {self.constants}, {self.constant_bytes} bytes")
+        lines.append(
+            f"operations: {self.operations}, in {self.places} places, "
+            f"at most {self.peak_bytes} bytes of results at a time"
+        )
+        for what, notes in (
+            ("merged, computed already", self.merged),
+            ("dropped, read by nobody", self.dropped),
+            ("folded, constant", self.folded),
+            ("reduced, changes nothing", self.reduced),
+        ):
+            if notes:
+                lines.append(f"{what}: {len(notes)}")
+                lines += [f"  {note}" for note in notes[:_SHOWN]]
+                if len(notes) > _SHOWN:
+                    lines.append(f"  ... {len(notes) - _SHOWN} more")
+        lines.append(f"backward: {self.backward or 'not asked for yet'}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class FunctionExplanation:
+    """What a traced function holds; its text is for readers.
+
+    Attributes
+    ----------
+    name : str
+        The function's.
+    traced : int
+        How often it was traced; more than there are traces where variables are no more.
+    traces : tuple of TraceExplanation
+        One for each signature, in the order in which they came.
+    """
+
+    name: str
+    traced: int
+    traces: tuple[TraceExplanation, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: traced {self.traced} time{'' if self.traced == 1 else 's'}",
+            "not fused: each operation is a call of the backend's own kernel, in a straight line; "
+            "no backend offers to compile graphs to native code",
+        ]
+        for number, each in enumerate(self.traces, 1):
+            lines.append(f"trace {number}")
+            lines += [f"  {line}" for line in str(each).splitlines()]
+        return "\n".join(lines)
+
+
+def explain_trace(compiled: Any, changed: str) -> TraceExplanation:
+    """Return what there is to say of one trace.
+
+    Parameters
+    ----------
+    compiled : Compiled
+        The trace.
+    changed : str
+        What was different from the one before.
+    """
+    graph, plan, notes = compiled.graph, compiled.plan, compiled.notes
+    variables = compiled.variables
+    count = len(compiled.inputs) - len(variables) - len(compiled.captured)
+    constants = [n for n in graph.needed_for(graph.outputs) if n.value is not None]
+    return TraceExplanation(
+        compiled.kernels.backend.name,
+        tuple(_spec(node) for node in compiled.inputs[:count]),
+        tuple(f"{v.name} {v.dtype}{list(v.shape)}" for v in variables),
+        tuple(f"{t.dtype}{list(t.shape)}" for t in compiled.captured),
+        compiled.assigns,
+        len(constants),
+        _bytes(constants),
+        len(plan.nodes),
+        plan.places,
+        plan.peak_bytes(),
+        tuple(notes.merged),
+        tuple(notes.dropped),
+        tuple(notes.folded),
+        tuple(notes.reduced),
+        _backward(compiled.derivative),
+        changed,
+    )
+
+
+def _backward(derivative: Any) -> str:
+    if derivative is None:
+        return ""
+    if derivative.plan is None:
+        return "nothing has a gradient"
+    many, size = len(derivative.residuals), _bytes(derivative.residuals)
+    return (
+        f"{len(derivative.plan.nodes)} operations; the forward pass, of "
+        f"{len(derivative.forward.nodes)}, keeps {many} array{'' if many == 1 else 's'}, {size} bytes"
+    )
+
+
+def _spec(node: Node) -> str:
+    return f"{node.dtype}{list(node.shape)}"
+
+
+def _bytes(nodes: Sequence[Node]) -> int:
+    return sum(prod(spec.shape) * int(spec.dtype.itemsize) for n in nodes for spec in n.specs)

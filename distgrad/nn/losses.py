@@ -1,0 +1,189 @@
+"""Losses of predictions, and how alike vectors are.
+
+Each gives a value for each element or each example, and reduces no further: `dg.mean` of it is the
+loss of a batch, and a sum with a count that of parts of a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distgrad.ops.along import take_along_axis
+from distgrad.ops.arithmetic import (
+    abs,
+    add,
+    divide,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    square,
+    subtract,
+)
+from distgrad.ops.comparison import greater
+from distgrad.ops.neural import relu, softplus
+from distgrad.ops.reductions import mean
+from distgrad.ops.reductions import sum as sum_over
+from distgrad.ops.selection import where
+from distgrad.ops.structure import expand_dims, squeeze, zeros_like
+from distgrad.ops.transcendental import log, sqrt
+from distgrad.shapes import Axis
+
+
+def mean_squared_error(*, targets: Any, predictions: Any, axis: Axis = -1) -> Any:
+    """Return the mean of the squared differences over axes.
+
+    Parameters
+    ----------
+    targets, predictions : Tensor, Variable or array
+        Of shapes that broadcast.
+    axis : int or tuple of int, optional
+        The axes to average over; all of them for None.
+    """
+    return mean(square(subtract(predictions, targets)), axis=axis)
+
+
+def mean_absolute_error(*, targets: Any, predictions: Any, axis: Axis = -1) -> Any:
+    """Return the mean of the absolute differences over axes; the derivative at a tie is 0.
+
+    Parameters
+    ----------
+    targets, predictions, axis
+        As for `mean_squared_error`.
+    """
+    return mean(abs(subtract(predictions, targets)), axis=axis)
+
+
+def huber(*, targets: Any, predictions: Any, delta: float = 1.0) -> Any:
+    """Return e^2 / 2 for errors up to delta, and delta (e - delta / 2) beyond, element by element.
+
+    Parameters
+    ----------
+    targets, predictions : Tensor, Variable or array
+        Of shapes that broadcast.
+    delta : float > 0
+        Where the parabola goes over into a line; in units of the targets.
+
+    References
+    ----------
+    Huber, "Robust estimation of a location parameter", Ann. Math. Statist. 35 (1964).
+    """
+    if not delta > 0:
+        raise ValueError(f"huber: delta is {delta}; expected a number above 0")
+    error = abs(subtract(predictions, targets))
+    near = minimum(error, delta)
+    return multiply(near, subtract(error, multiply(near, 0.5)))
+
+
+def smooth_l1(*, targets: Any, predictions: Any, beta: float = 1.0) -> Any:
+    """Return `huber` with delta = beta, divided by beta: slope 1 beyond (Girshick, Fast R-CNN)."""
+    return divide(huber(targets=targets, predictions=predictions, delta=beta), beta)
+
+
+def hinge(*, labels: Any, scores: Any) -> Any:
+    """Return max(1 - label score, 0), element by element; the derivative at the margin is 0.
+
+    Parameters
+    ----------
+    labels : Tensor or array
+        -1 or 1.
+    scores : Tensor, Variable or array
+        What should have the label's sign and be at least 1 in size.
+    """
+    return relu(subtract(1.0, multiply(labels, scores)))
+
+
+def squared_hinge(*, labels: Any, scores: Any) -> Any:
+    """Return the square of `hinge`, element by element; parameters as there."""
+    return square(hinge(labels=labels, scores=scores))
+
+
+def negative_log_likelihood(*, labels: Any, log_probabilities: Any) -> Any:
+    """Return minus the logarithm of the label's probability, one for each example.
+
+    Parameters
+    ----------
+    labels : Tensor or array of int
+        The class of each example.
+    log_probabilities : Tensor, Variable or array
+        Such as `log_softmax` gives, with the classes along the last axis.
+    """
+    picked = take_along_axis(log_probabilities, expand_dims(labels, axis=-1), axis=-1)
+    return negative(squeeze(picked, axis=-1))
+
+
+def kl_divergence(*, probabilities: Any, log_predictions: Any, axis: int = -1) -> Any:
+    """Return sum p (log p - log q) over an axis; a class with p = 0 adds 0.
+
+    Parameters
+    ----------
+    probabilities : Tensor, Variable or array
+        p, not negative.
+    log_predictions : Tensor, Variable or array
+        log q, such as `log_softmax` gives.
+    axis : int
+        The axis of the classes.
+    """
+    there = greater(probabilities, 0)
+    # The logarithm of a safe number, so that no derivative there is 0 times infinity.
+    logs = log(where(there, probabilities, 1.0))
+    terms = multiply(probabilities, subtract(logs, log_predictions))
+    return sum_over(where(there, terms, zeros_like(terms)), axis=axis)
+
+
+def binary_cross_entropy(*, labels: Any, probabilities: Any, epsilon: float = 1e-7) -> Any:
+    """Return the cross-entropy between labels and probabilities, element by element.
+
+    Parameters
+    ----------
+    labels : Tensor or array
+        Probabilities between 0 and 1.
+    probabilities : Tensor, Variable or array
+        Predictions; kept `epsilon` away from 0 and 1. Where logits are at hand,
+        `sigmoid_cross_entropy` is precise.
+    epsilon : float
+        What a probability is at least.
+    """
+    p = minimum(maximum(probabilities, epsilon), 1 - epsilon)
+    positive = multiply(labels, log(p))
+    return negative(add(positive, multiply(subtract(1.0, labels), log(subtract(1.0, p)))))
+
+
+def weighted_sigmoid_cross_entropy(*, labels: Any, logits: Any, positive_weight: Any) -> Any:
+    """Return `sigmoid_cross_entropy` with positive labels weighted, element by element.
+
+    Parameters
+    ----------
+    labels : Tensor or array
+        Probabilities between 0 and 1, floating.
+    logits : Tensor, Variable or array
+        Unnormalised log-odds.
+    positive_weight : float or Tensor
+        The factor of the positive part: above 1 for more recall, below for more precision.
+
+    Notes
+    -----
+    ``(1 - z) x + (1 + (w - 1) z) softplus(-x)``, which cannot overflow.
+    """
+    weight = add(multiply(labels, subtract(positive_weight, 1.0)), 1.0)
+    negatives = multiply(subtract(1.0, labels), logits)
+    return add(negatives, multiply(weight, softplus(negative(logits))))
+
+
+def cosine_similarity(a: Any, b: Any, /, *, axis: int = -1, epsilon: float = 1e-8) -> Any:
+    """Return the cosine of the angle between vectors along an axis.
+
+    Parameters
+    ----------
+    a, b : Tensor, Variable or array
+        Real, of shapes that broadcast.
+    axis : int
+        The axis of the vectors.
+    epsilon : float
+        What each vector's length is at least, in the quotient.
+    """
+    product = sum_over(multiply(a, b), axis=axis)
+    lengths = [
+        sqrt(maximum(sum_over(square(each), axis=axis), epsilon * epsilon)) for each in (a, b)
+    ]
+    return divide(product, multiply(*lengths))

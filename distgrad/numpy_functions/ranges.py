@@ -1,0 +1,121 @@
+"""NumPy's functions of numbers in a row, polynomials, rounding and angles, on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distgrad.numpy_functions.arguments import (
+    as_tensor,
+    given,
+    host,
+)
+from distgrad.ops.arithmetic import add, divide, multiply, pow, square, subtract, trunc
+from distgrad.ops.arithmetic import round as rounded
+from distgrad.ops.complex_numbers import imag, real
+from distgrad.ops.indexing import getitem
+from distgrad.ops.selection import where as choose
+from distgrad.ops.structure import astype, expand_dims, stack
+from distgrad.ops.transcendental import atan2, exp, log, sin
+
+
+def _polyval(p: Any, x: Any) -> Any:
+    coefficients, at = as_tensor(p), as_tensor(x)
+    result: Any = multiply(at, 0)
+    for place in range(coefficients.shape[0]):
+        result = add(multiply(result, at), getitem(coefficients, place))
+    return result
+
+
+def _vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
+    z = as_tensor(x)
+    count = z.shape[0] if N is None else N
+    powers = np.arange(count) if increasing else np.arange(count)[::-1]
+    return pow(expand_dims(z, axis=-1), powers)
+
+
+def _sinc(x: Any) -> Any:
+    z = multiply(as_tensor(x), np.pi)
+    at_zero = host(z) == 0
+    safe = choose(at_zero, 1, z)
+    # Near 0 the series: its second derivative there is the right one.
+    series = subtract(1, divide(square(z), 6))
+    return choose(at_zero, series, divide(sin(safe), safe))
+
+
+def _angle(z: Any, deg: bool = False) -> Any:
+    x = as_tensor(z)
+    turned = atan2(imag(x), real(x))
+    return multiply(turned, 180 / np.pi) if deg else turned
+
+
+def _linspace(
+    start: Any, stop: Any, num: int = 50, endpoint: bool = True, retstep: bool = False,
+    dtype: Any = None, axis: int = 0, *, device: Any = None,
+) -> Any:  # fmt: skip
+    first, last = as_tensor(start), as_tensor(stop)
+    gaps = num - 1 if endpoint else num
+    share = np.arange(num, dtype=np.float64) / gaps if gaps > 0 else np.zeros(num)
+    rows = [add(multiply(first, 1 - float(s)), multiply(last, float(s))) for s in share]
+    result = stack(rows, axis=axis) if rows else as_tensor(np.zeros((0, *first.shape)))
+    result = result if dtype is None else astype(result, dtype)
+    return (result, divide(subtract(last, first), gaps or np.nan)) if retstep else result
+
+
+def _logspace(
+    start: Any, stop: Any, num: int = 50, endpoint: bool = True, base: Any = 10.0,
+    dtype: Any = None, axis: int = 0,
+) -> Any:  # fmt: skip
+    result = pow(base, _linspace(start, stop, num, endpoint, axis=axis))
+    return result if dtype is None else astype(result, dtype)
+
+
+def _geomspace(
+    start: Any, stop: Any, num: int = 50, endpoint: bool = True, dtype: Any = None, axis: int = 0
+) -> Any:
+    first, last = as_tensor(start), as_tensor(stop)
+    sign = np.sign(host(first))
+    logs = _linspace(
+        log(multiply(first, sign)), log(multiply(last, sign)), num, endpoint, axis=axis
+    )
+    result = multiply(exp(logs), sign)
+    return result if dtype is None else astype(result, dtype)
+
+
+def _real_if_close(a: Any, tol: float = 100) -> Any:
+    x = as_tensor(a)
+    closed = np.real_if_close(host(x), tol)
+    return real(x) if closed.dtype.kind != "c" and np.dtype(x.dtype).kind == "c" else x
+
+
+def _fix(x: Any, out: Any = None) -> Any:
+    if given(out):
+        raise TypeError("fix: out= is not taken for tensors, which do not change")
+    return trunc(as_tensor(x))
+
+
+def _around(a: Any, decimals: int = 0, out: Any = None) -> Any:
+    if given(out):
+        raise TypeError("round: out= is not taken for tensors, which do not change")
+    x = as_tensor(a)
+    if not decimals:
+        return rounded(x)
+    scale = 10.0**decimals
+    return divide(rounded(multiply(x, scale)), scale)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "polyval": _polyval,
+    "vander": _vander,
+    "sinc": _sinc,
+    "angle": _angle,
+    "linspace": _linspace,
+    "logspace": _logspace,
+    "geomspace": _geomspace,
+    "real_if_close": _real_if_close,
+    "fix": _fix,
+    "round": _around,
+    "around": _around,
+}

@@ -1,0 +1,234 @@
+"""NumPy's functions of sampled signals on tensors: differences, integrals, filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distgrad.dtypes import is_differentiable
+from distgrad.numpy_functions.arguments import (
+    NoValue,
+    as_tensor,
+    host,
+    hosted,
+    one_axis,
+)
+from distgrad.ops import running
+from distgrad.ops.arithmetic import add, divide, multiply, subtract
+from distgrad.ops.complex_numbers import conj
+from distgrad.ops.contractions import matmul
+from distgrad.ops.indexing import getitem
+from distgrad.ops.reductions import sum as sum_over
+from distgrad.ops.selection import where as choose
+from distgrad.ops.structure import astype, broadcast_to, concat, flip, reshape
+
+
+def _part(x: Any, axis: int, start: int | None, stop: int | None, step: int | None = None) -> Any:
+    return getitem(x, (slice(None),) * axis + (slice(start, stop, step),))
+
+
+def _diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = NoValue, append: Any = NoValue) -> Any:
+    x = as_tensor(a)
+    place = one_axis("axis", axis, x.ndim)
+    ends = {}
+    for name, end in (("prepend", prepend), ("append", append)):
+        if end is not NoValue and end is not None:
+            value = as_tensor(end)
+            shape = (*x.shape[:place], 1, *x.shape[place + 1 :])
+            ends[name] = value if value.ndim else broadcast_to(value, shape)
+    return running.diff(x, axis=place, n=n, **ends)
+
+
+def _ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Any:
+    x = reshape(as_tensor(ary), (-1,))
+    parts = [running.diff(x)]
+    if to_begin is not None:
+        parts.insert(0, reshape(as_tensor(to_begin), (-1,)))
+    if to_end is not None:
+        parts.append(reshape(as_tensor(to_end), (-1,)))
+    return concat(parts, axis=0) if len(parts) > 1 else parts[0]
+
+
+def _trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
+    values = as_tensor(y)
+    place = one_axis("axis", axis, values.ndim)
+    middle = add(_part(values, place, 1, None), _part(values, place, None, -1))
+    if x is None:
+        width: Any = dx
+    else:
+        at = as_tensor(x)
+        if at.ndim == 1:
+            shape = [1] * values.ndim
+            shape[place] = -1
+            width = reshape(running.diff(at), tuple(shape))
+        else:
+            width = running.diff(at, axis=place)
+    return multiply(sum_over(multiply(middle, width), axis=place), 0.5)
+
+
+def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> Any:
+    x = as_tensor(f)
+    if not is_differentiable(x.dtype):
+        x = astype(x, np.float64)
+    axes = tuple(range(x.ndim)) if axis is None else tuple(np.atleast_1d(axis))
+    axes = tuple(one_axis("axis", int(each), x.ndim) for each in axes)
+    spacings = varargs or (1.0,)
+    spacings = spacings * len(axes) if len(spacings) == 1 else spacings
+    if len(spacings) != len(axes):
+        raise TypeError(f"gradient: {len(varargs)} spacings; expected none, one or {len(axes)}")
+    results = [_slope(x, place, h, edge_order) for place, h in zip(axes, spacings, strict=True)]
+    return results[0] if len(results) == 1 and (axis is not None or x.ndim == 1) else tuple(results)
+
+
+def _slope(x: Any, place: int, spacing: Any, edge_order: int) -> Any:
+    """Return the derivative along an axis by NumPy's formulas, of second order inside."""
+    length = x.shape[place]
+    if length < edge_order + 1:
+        raise ValueError(
+            f"gradient: axis {place} has {length} places; expected edge_order + 1 or more"
+        )
+    grid = hosted(spacing)
+    steps = np.full(length - 1, grid, np.float64) if np.ndim(grid) == 0 else np.diff(grid)
+    weights = np.zeros((length, length))
+    before, after = steps[:-1], steps[1:]
+    inside = np.arange(1, length - 1)
+    weights[inside, inside - 1] = -after / (before * (before + after))
+    weights[inside, inside] = (after - before) / (before * after)
+    weights[inside, inside + 1] = before / (after * (before + after))
+    if edge_order == 1:
+        weights[0, :2] = [-1 / steps[0], 1 / steps[0]]
+        weights[-1, -2:] = [-1 / steps[-1], 1 / steps[-1]]
+    elif edge_order == 2:
+        first, second = steps[0], steps[1]
+        weights[0, :3] = [
+            -(2 * first + second) / (first * (first + second)),
+            (first + second) / (first * second),
+            -first / (second * (first + second)),
+        ]
+        second, last = steps[-2], steps[-1]
+        weights[-1, -3:] = [
+            last / (second * (last + second)),
+            -(last + second) / (second * last),
+            (2 * last + second) / (last * (last + second)),
+        ]
+    else:
+        raise ValueError(f"gradient: edge_order is {edge_order}; expected 1 or 2")
+    return _by_bands(x, place, weights)
+
+
+def _by_bands(x: Any, place: int, weights: np.ndarray[Any, Any]) -> Any:
+    """Return weights applied along an axis, from the slices that they reach; no dense product."""
+    length = x.shape[place]
+    shape = [1] * x.ndim
+    shape[place] = -1
+    precision = np.empty(0, x.dtype).real.dtype
+    inner = []
+    for offset in (-1, 0, 1):
+        band = np.array([weights[i, i + offset] for i in range(1, length - 1)], precision)
+        shifted = _part(x, place, 1 + offset, length - 1 + offset)
+        inner.append(multiply(shifted, band.reshape(shape)))
+    reach = min(length, 3)
+    first = _part(x, place, None, reach)
+    last = _part(x, place, length - reach, None)
+    start = weights[0, :reach].astype(precision).reshape(shape)
+    end = weights[-1, length - reach :].astype(precision).reshape(shape)
+    return concat(
+        [
+            sum_over(multiply(first, start), axis=place, keepdims=True),
+            add(add(inner[0], inner[1]), inner[2]),
+            sum_over(multiply(last, end), axis=place, keepdims=True),
+        ],
+        axis=place,
+    )
+
+
+def _unwrap(p: Any, discont: Any = None, axis: int = -1, *, period: float = 2 * np.pi) -> Any:
+    # What is added is a whole number of periods: it has no derivative.
+    x = as_tensor(p)
+    values = host(x)
+    return add(x, np.unwrap(values, discont, axis, period=period) - values)
+
+
+# --- filters --------------------------------------------------------------------------------------
+
+
+def _convolve(a: Any, v: Any, mode: str = "full") -> Any:
+    x, kernel = as_tensor(a), as_tensor(v)
+    x, kernel = (reshape(each, (1,)) if each.ndim == 0 else each for each in (x, kernel))
+    if x.ndim != 1 or kernel.ndim != 1:
+        raise ValueError(f"convolve: shapes {x.shape} and {kernel.shape}; expected one axis each")
+    if not x.size or not kernel.size:
+        raise ValueError("convolve: an operand is empty; expected one element or more")
+    if kernel.size > x.size:
+        x, kernel = kernel, x
+    n, m = x.size, kernel.size
+    joint = np.result_type(x.dtype, kernel.dtype)
+    zeros = np.zeros(m - 1, joint)
+    padded = concat([zeros, astype(x, joint), zeros], axis=0) if m > 1 else x
+    windows = getitem(padded, np.arange(n + m - 1)[:, None] + np.arange(m))
+    full = matmul(windows, flip(kernel))
+    if mode == "full":
+        return full
+    if mode == "same":
+        start = (m - 1) // 2
+        return getitem(full, slice(start, start + n))
+    if mode == "valid":
+        return getitem(full, slice(m - 1, n))
+    raise ValueError(f"convolve: mode is {mode!r}; expected 'full', 'same' or 'valid'")
+
+
+def _correlate(a: Any, v: Any, mode: str = "valid") -> Any:
+    x, kernel = as_tensor(a), as_tensor(v)
+    if kernel.size <= x.size:
+        return _convolve(x, flip(conj(kernel)), mode)
+    # NumPy exchanges the operands, and turns the result.
+    return flip(conj(_convolve(kernel, flip(conj(x)), mode)))
+
+
+def _interp(
+    x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None
+) -> Any:
+    at, grid, values = as_tensor(x), as_tensor(xp), as_tensor(fp)
+    if period is not None:
+        if not period:
+            raise ValueError("interp: period is 0; expected another number")
+        length = abs(period)
+        at = subtract(at, multiply(np.floor(host(at) / length), length))
+        grid = subtract(grid, multiply(np.floor(host(grid) / length), length))
+        order = np.argsort(host(grid), kind="stable")
+        grid, values = getitem(grid, order), getitem(values, order)
+        grid = concat(
+            [subtract(getitem(grid, slice(-1, None)), length), grid,
+             add(getitem(grid, slice(0, 1)), length)], axis=0,
+        )  # fmt: skip
+        values = concat(
+            [getitem(values, slice(-1, None)), values, getitem(values, slice(0, 1))], axis=0
+        )
+    places, points = host(at), host(grid)
+    count = points.size
+    above = np.clip(np.searchsorted(points, places, side="right"), 1, max(count - 1, 1))
+    below = above - 1
+    if count == 1:
+        above = below = np.zeros_like(below)
+    x0, x1 = getitem(grid, below), getitem(grid, above)
+    y0, y1 = getitem(values, below), getitem(values, above)
+    width = choose(points[above] == points[below], 1, subtract(x1, x0))
+    inside = add(y0, multiply(divide(subtract(at, x0), width), subtract(y1, y0)))
+    first = getitem(values, 0) if left is None or period is not None else left
+    last = getitem(values, count + (-1)) if right is None or period is not None else right
+    result = choose(places < points[0], first, inside)
+    return choose(places > points[-1], last, result)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "diff": _diff,
+    "ediff1d": _ediff1d,
+    "trapezoid": _trapezoid,
+    "gradient": _gradient,
+    "unwrap": _unwrap,
+    "convolve": _convolve,
+    "correlate": _correlate,
+    "interp": _interp,
+}

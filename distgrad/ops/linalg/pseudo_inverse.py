@@ -1,0 +1,169 @@
+"""The pseudo-inverse of matrices, and their rank: what small singular values leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
+from distgrad.core.seam import apply
+from distgrad.dtypes import as_dtype, default_dtype, int64
+from distgrad.errors import MatrixShapeError
+from distgrad.ops import batching
+from distgrad.ops.arithmetic import multiply
+from distgrad.ops.comparison import greater, not_equal
+from distgrad.ops.linalg.matrices import (
+    adjoint,
+    as_row,
+    check_matrices,
+    floating_of,
+    shape_given,
+)
+from distgrad.ops.linalg.singular import svdvals
+from distgrad.ops.reductions import any as any_of
+from distgrad.ops.reductions import max as max_of
+from distgrad.ops.reductions import sum as sum_over
+from distgrad.ops.structure import astype, expand_dims
+
+# --- the pseudo-inverse ---------------------------------------------------------------------------
+
+
+def _pinv_spec(a: Spec, rtol: Any) -> Spec:
+    check_matrices("pinv", a)
+    shape = tuple(a.shape)
+    return Spec((*shape[:-2], shape[-1], shape[-2]), floating_of(a))
+
+
+def _pinv_compose(xp: Namespace, a: Array, rtol: Any) -> Array:
+    left, values, right = xp.svd(a, full_matrices=False)
+    if not values.shape[-1]:
+        return adjoint(xp, left @ right)
+    largest = xp.max(values, axis=-1, keepdims=True)
+    if hasattr(rtol, "shape") and rtol.shape:
+        rtol = xp.expand_dims(rtol, axis=-1)
+    counted = values > largest * rtol
+    inverses = xp.where(counted, 1 / xp.where(counted, values, 1), 0)
+    return (adjoint(xp, right) * as_row(xp, inverses)) @ adjoint(xp, left)
+
+
+def _pinv_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    a, back = xs[0], adjoint(xp, g)
+    inverse_adjoint = adjoint(xp, y)
+    beyond = back - a @ (y @ back)
+    span = inverse_adjoint @ (y @ back)
+    to_a = beyond @ y @ inverse_adjoint + span - (span @ y) @ a
+    return to_a - inverse_adjoint @ g @ inverse_adjoint, None
+
+
+def _pinv_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    a, moved = xs[0], tangents[0]
+    back = adjoint(xp, moved)
+    beyond = y @ (adjoint(xp, y) @ back)
+    behind = (back @ adjoint(xp, y)) @ y
+    return beyond - (beyond @ a) @ y + behind - y @ (a @ behind) - y @ moved @ y
+
+
+def _pinv_batch(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Array:
+    a, rtol = arrays
+    if hasattr(rtol, "shape"):
+        rtol = batching.with_batch(xp, size, rtol, batched[1])
+        if len(rtol.shape) == 1:  # one bound for all visible matrices of an example
+            rtol = xp.reshape(rtol, shape=(size, *(1,) * (len(a.shape) - 2 - batched[0])))
+    return xp.pinv(batching.with_batch(xp, size, a, batched[0]), rtol)
+
+
+PINV = Op(
+    "pinv",
+    Kind.OPAQUE,
+    _pinv_spec,
+    _pinv_vjp,
+    _pinv_jvp,
+    Keep.BOTH,
+    _pinv_compose,
+    batch=_pinv_batch,
+)
+
+
+def pinv(a: Any, /, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Any:
+    """Return the Moore-Penrose pseudo-inverse of matrices.
+
+    Parameters
+    ----------
+    a : Tensor, Variable or array
+        Of shape (..., m, n).
+    rcond, rtol : float or array of shape (...), optional
+        Singular values no larger than this times the largest count as 0; by default the larger of
+        m and n times the dtype's spacing. Two names for one argument: NumPy's and the standard's.
+    hermitian : bool
+        NumPy's hint that `a` is Hermitian; it changes nothing.
+
+    Returns
+    -------
+    Tensor
+        Of shape (..., n, m).
+
+    Raises
+    ------
+    MatrixShapeError
+        If there are less than two axes.
+
+    Notes
+    -----
+    ``dP = -P dA P + P P^H dA^H (I - A P) + (I - P A) dA^H P^H P`` [1]_, which holds as long as
+    changes of A leave its rank the same; the singular values may coincide.
+
+    References
+    ----------
+    .. [1] Golub and Pereyra, "The differentiation of pseudo-inverses and nonlinear least squares
+       problems whose variables separate", SIAM J. Numer. Anal. 10, 1973.
+    """
+    bound = rtol if rcond is None else rcond
+    if bound is None:
+        bound = rank_tolerance(a)
+    return apply(PINV, a, bound)
+
+
+def rank_tolerance(a: Any) -> float:
+    """Return below which part of the largest a singular value counts as 0."""
+    shape = shape_given(a)
+    if len(shape) < 2:
+        raise MatrixShapeError(f"matrices expected, of shape (..., m, n), got {shape}")
+    dtype = as_dtype(a.dtype) if hasattr(a, "dtype") else default_dtype()
+    return max(shape[-2:]) * (float(np.finfo(dtype).eps) if dtype.kind in "fc" else 2.0**-52)
+
+
+# --- rank and condition ---------------------------------------------------------------------------
+
+
+def matrix_rank(x: Any, /, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Any:
+    """Return the number of singular values that count, of each matrix; no derivative.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Of shape (..., m, n). Fewer axes are NumPy's special case: rank 0 for zeros alone, else 1.
+    tol : float or array, optional
+        Singular values no larger than this count as 0.
+    hermitian : bool
+        NumPy's hint that `x` is Hermitian; it changes nothing.
+    rtol : float or array, optional
+        The same relative to the largest; by default as for `pinv`.
+    """
+    if len(shape_given(x)) < 2:
+        return astype(any_of(not_equal(x, 0)), int64)
+    values = svdvals(x)
+    if tol is None:
+        share = rank_tolerance(x) if rtol is None else rtol
+        if not values.shape[-1]:
+            return sum_over(astype(values, int64), axis=-1)
+        tol = multiply(max_of(values, axis=-1), share)
+    if shape_given(tol):
+        tol = expand_dims(tol, axis=-1)
+    return sum_over(astype(greater(values, tol), int64), axis=-1)
+
+
+OPS = (PINV,)

@@ -1,0 +1,14 @@
+"""Special functions of mathematics and statistics, by subject; their public names: dg.special."""
+
+from distgrad.ops.special import bessel, elementary, gamma, information, integrals, normal
+
+OPS = (
+    *elementary.OPS,
+    *gamma.OPS,
+    *normal.OPS,
+    *bessel.OPS,
+    *information.OPS,
+    *integrals.OPS,
+)
+
+__all__ = ["OPS"]

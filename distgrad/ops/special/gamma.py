@@ -1,0 +1,295 @@
+"""The gamma function and its kin: logarithm, derivatives, beta function, incomplete integrals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from distgrad.core.op import Array, Keep, Namespace
+from distgrad.core.seam import apply
+from distgrad.ops.arithmetic import add, multiply
+from distgrad.ops.comparison import less
+from distgrad.ops.selection import where
+from distgrad.ops.special.families import special, special_of_parameters, special_of_two
+
+# --- the gamma function ---------------------------------------------------------------------------
+
+GAMMA = special("gamma", lambda xp, y, x: y * xp.digamma(x), keep=Keep.BOTH)
+GAMMALN = special("gammaln", lambda xp, y, x: xp.digamma(x))
+DIGAMMA = special("digamma", lambda xp, y, x: xp.zeta(2, x))
+
+
+def gamma(x: Any, /) -> Any:
+    """Return the gamma function of real x, element by element; its slope is gamma times digamma."""
+    return apply(GAMMA, x)
+
+
+def gammaln(x: Any, /) -> Any:
+    """Return the logarithm of the gamma function's absolute value; its slope is digamma."""
+    return apply(GAMMALN, x)
+
+
+def loggamma(x: Any, /) -> Any:
+    """Return the logarithm of the gamma function, NaN at negative x, where it is not real.
+
+    `gammaln` is that of the absolute value, and real everywhere.
+    """
+    return where(less(x, 0), math.nan, gammaln(x))
+
+
+def digamma(x: Any, /) -> Any:
+    """Return the derivative of `gammaln`, element by element; its slope is ``polygamma(1, x)``."""
+    return apply(DIGAMMA, x)
+
+
+psi = digamma
+
+
+def polygamma(n: Any, x: Any, /) -> Any:
+    """Return the derivative of order n of `digamma`, element by element.
+
+    Parameters
+    ----------
+    n : int or array of int
+        The order, 0 or more: plain numbers, which have no derivative.
+    x : Tensor, Variable or array
+        Real; positive where n is even and above 0 (SciPy's values at negative x too).
+
+    Raises
+    ------
+    ValueError
+        If an order is negative or no integer.
+
+    Notes
+    -----
+    (-1)^(n+1) n! zeta(n + 1, x), with Hurwitz' zeta function.
+    """
+    orders = np.asarray(n)
+    if not (np.all(orders >= 0) and np.all(orders == np.floor(orders))):
+        raise ValueError(f"polygamma: n is {n}; expected integers of 0 or more")
+    if not orders.ndim:
+        order = int(orders)
+        return digamma(x) if not order else multiply(_factor(order), zeta(order + 1, x))
+    factors = np.array([_factor(int(each)) for each in orders.ravel()]).reshape(orders.shape)
+    higher = multiply(factors, zeta(np.maximum(orders, 1.0) + 1, x))
+    return where(orders == 0, digamma(x), higher)
+
+
+def _factor(order: int) -> float:
+    return float((-1) ** (order + 1) * math.factorial(order))
+
+
+def multigammaln(a: Any, d: int, /) -> Any:
+    """Return the logarithm of the multivariate gamma function of dimension d.
+
+    Parameters
+    ----------
+    a : Tensor, Variable or array
+        Real, above (d - 1) / 2.
+    d : int
+        The dimension, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        If `d` is no positive integer.
+
+    Notes
+    -----
+    d (d - 1) / 4 log(pi) + sum of gammaln(a - j / 2) over j from 0 to d - 1.
+    """
+    if d != int(d) or d < 1:
+        raise ValueError(f"multigammaln: d is {d}; expected a positive integer")
+    total = add(gammaln(a), d * (d - 1) / 4 * math.log(math.pi))
+    for j in range(1, int(d)):
+        total = add(total, gammaln(add(a, -j / 2)))
+    return total
+
+
+ZETA = special_of_parameters("zeta", ("s",), lambda xp, y, s, q: -s * xp.zeta(s + 1, q))
+
+
+def zeta(s: Any, q: Any = None, /) -> Any:
+    """Return Hurwitz' zeta function, the sum of (k + q)^-s over k from 0 on; differentiable in q.
+
+    Parameters
+    ----------
+    s : Tensor, Variable, array or scalar
+        The exponent, above 1; the derivative in it is not known.
+    q : Tensor, Variable, array or scalar, optional
+        1 by default: Riemann's zeta function.
+
+    Raises
+    ------
+    UnsupportedOptionError
+        If a gradient is asked for in `s`.
+    """
+    if q is None:
+        return apply(ZETA, s, 1.0)
+    return apply(ZETA, s, q)
+
+
+# --- quotients of gamma functions -----------------------------------------------------------------
+
+
+def _beta_slope(xp: Namespace, a: Array, b: Array) -> Array:
+    return xp.digamma(a) - xp.digamma(a + b)
+
+
+BETA = special_of_two(
+    "beta",
+    lambda xp, y, a, b: y * _beta_slope(xp, a, b),
+    lambda xp, y, a, b: y * _beta_slope(xp, b, a),
+    keep=Keep.BOTH,
+)
+BETALN = special_of_two(
+    "betaln",
+    lambda xp, y, a, b: _beta_slope(xp, a, b),
+    lambda xp, y, a, b: _beta_slope(xp, b, a),
+)
+BINOM = special_of_two(
+    "binom",
+    lambda xp, y, n, k: y * (xp.digamma(n + 1) - xp.digamma(n - k + 1)),
+    lambda xp, y, n, k: y * (xp.digamma(n - k + 1) - xp.digamma(k + 1)),
+    keep=Keep.BOTH,
+)
+POCH = special_of_two(
+    "poch",
+    lambda xp, y, z, m: y * (xp.digamma(z + m) - xp.digamma(z)),
+    lambda xp, y, z, m: y * xp.digamma(z + m),
+    keep=Keep.BOTH,
+)
+
+
+def beta(a: Any, b: Any, /) -> Any:
+    """Return the beta function, gamma(a) gamma(b) / gamma(a + b), element by element."""
+    return apply(BETA, a, b)
+
+
+def betaln(a: Any, b: Any, /) -> Any:
+    """Return the logarithm of the beta function's absolute value, element by element."""
+    return apply(BETALN, a, b)
+
+
+def binom(n: Any, k: Any, /) -> Any:
+    """Return the binomial coefficient of real n and k, element by element.
+
+    Where it is 0 because k or n - k is a negative integer, its slope is given as NaN.
+    """
+    return apply(BINOM, n, k)
+
+
+def poch(z: Any, m: Any, /) -> Any:
+    """Return Pochhammer's symbol, gamma(z + m) / gamma(z), element by element."""
+    return apply(POCH, z, m)
+
+
+# --- incomplete integrals -------------------------------------------------------------------------
+
+
+def _gamma_density(xp: Namespace, a: Array, x: Array) -> Array:
+    return xp.exp(xp.xlogy(a - 1, x) - x - xp.gammaln(a))
+
+
+def _beta_density(xp: Namespace, a: Array, b: Array, x: Array) -> Array:
+    return xp.exp(xp.xlogy(a - 1, x) + xp.xlog1py(b - 1, -x) - xp.betaln(a, b))
+
+
+GAMMAINC = special_of_parameters("gammainc", ("a",), lambda xp, y, a, x: _gamma_density(xp, a, x))
+GAMMAINCC = special_of_parameters(
+    "gammaincc", ("a",), lambda xp, y, a, x: -_gamma_density(xp, a, x)
+)
+GAMMAINCINV = special_of_parameters(
+    "gammaincinv", ("a",), lambda xp, y, a, p: 1 / _gamma_density(xp, a, y), keep=Keep.BOTH
+)
+GAMMAINCCINV = special_of_parameters(
+    "gammainccinv", ("a",), lambda xp, y, a, p: -1 / _gamma_density(xp, a, y), keep=Keep.BOTH
+)
+BETAINC = special_of_parameters(
+    "betainc", ("a", "b"), lambda xp, y, a, b, x: _beta_density(xp, a, b, x)
+)
+BETAINCC = special_of_parameters(
+    "betaincc", ("a", "b"), lambda xp, y, a, b, x: -_beta_density(xp, a, b, x)
+)
+BETAINCINV = special_of_parameters(
+    "betaincinv", ("a", "b"), lambda xp, y, a, b, p: 1 / _beta_density(xp, a, b, y), keep=Keep.BOTH
+)
+
+
+def gammainc(a: Any, x: Any, /) -> Any:
+    """Return the lower incomplete gamma function over gamma(a); differentiable in x.
+
+    Parameters
+    ----------
+    a : Tensor, Variable, array or scalar
+        Positive; the derivative in it is not known.
+    x : Tensor, Variable, array or scalar
+        0 or more.
+
+    Raises
+    ------
+    UnsupportedOptionError
+        If a gradient is asked for in `a`.
+
+    Notes
+    -----
+    The distribution function of the gamma distribution of shape a; its slope is the density,
+    x^(a-1) exp(-x) / gamma(a).
+    """
+    return apply(GAMMAINC, a, x)
+
+
+def gammaincc(a: Any, x: Any, /) -> Any:
+    """Return 1 - gammainc(a, x), precise where that is small; errors as for `gammainc`."""
+    return apply(GAMMAINCC, a, x)
+
+
+def gammaincinv(a: Any, p: Any, /) -> Any:
+    """Return x with gammainc(a, x) = p, differentiable in p; errors as for `gammainc`."""
+    return apply(GAMMAINCINV, a, p)
+
+
+def gammainccinv(a: Any, p: Any, /) -> Any:
+    """Return x with gammaincc(a, x) = p, differentiable in p; errors as for `gammainc`."""
+    return apply(GAMMAINCCINV, a, p)
+
+
+def betainc(a: Any, b: Any, x: Any, /) -> Any:
+    """Return the incomplete beta function over beta(a, b); differentiable in x.
+
+    Parameters
+    ----------
+    a, b : Tensor, Variable, array or scalar
+        Positive; the derivatives in them are not known.
+    x : Tensor, Variable, array or scalar
+        From 0 to 1.
+
+    Raises
+    ------
+    UnsupportedOptionError
+        If a gradient is asked for in `a` or `b`.
+
+    Notes
+    -----
+    The distribution function of the beta distribution; its slope is the density,
+    x^(a-1) (1-x)^(b-1) / beta(a, b).
+    """
+    return apply(BETAINC, a, b, x)
+
+
+def betaincc(a: Any, b: Any, x: Any, /) -> Any:
+    """Return 1 - betainc(a, b, x), precise where that is small; errors as for `betainc`."""
+    return apply(BETAINCC, a, b, x)
+
+
+def betaincinv(a: Any, b: Any, p: Any, /) -> Any:
+    """Return x with betainc(a, b, x) = p, differentiable in p; errors as for `betainc`."""
+    return apply(BETAINCINV, a, b, p)
+
+
+OPS = (
+    *(GAMMA, GAMMALN, DIGAMMA, ZETA, BETA, BETALN, BINOM, POCH),
+    *(GAMMAINC, GAMMAINCC, GAMMAINCINV, GAMMAINCCINV, BETAINC, BETAINCC, BETAINCINV),
+)

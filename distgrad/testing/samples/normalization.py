@@ -1,0 +1,61 @@
+"""Samples of moments, of norms with and without scale and shift, and of dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from distgrad.testing.inputs import ANY, SHIFTED, Sample, frozen, values
+
+_EPSILON = {"epsilon": 0.01}
+
+
+def _normalization() -> Iterator[Sample]:
+    x = values((3, 4, 5), *ANY)
+    for variant, axes in (
+        ("all-axes", (0, 1, 2)),
+        ("channels-last", (0, 1)),
+        ("channels-second", (0, 2)),
+        ("last", (2,)),
+        ("negative", (-1, 0)),
+        ("none", ()),
+    ):
+        yield Sample("moments", variant, (x,), {"axes": axes})
+    yield Sample("moments", "line", (values((5,), *ANY),), {"axes": (0,)})
+    yield Sample("moments", "of-one", (values((3, 1), *ANY),), {"axes": (1,)})
+    yield Sample("moments", "strided", (values((8, 5), *ANY)[::-2, ::-1],), {"axes": (0,)})
+    for variant, mean, variance, affine in (
+        ("alike", (1, 1, 5), (1, 1, 5), ((1, 1, 5), (1, 1, 5))),
+        ("scale-alike", (1, 1, 5), (1, 1, 5), ((1, 1, 5),)),
+        ("moments-only", (1, 4, 1), (1, 4, 1), ()),
+        ("groups", (3, 1, 5), (3, 1, 5), ((5,), (5,))),
+        ("unlike", (1, 1, 5), (4, 1), ((3, 1, 1), (5,))),
+    ):
+        operands = [x, values(mean, *SHIFTED), values(variance, 0.3, 2.0)]
+        operands += [values(each, *ANY, seed=place) for place, each in enumerate(affine)]
+        yield Sample("normalize", variant, tuple(operands), _EPSILON)
+    for name, most in (("layer_norm", 2), ("rms_norm", 1)):
+        for shape in ((3, 4, 5), (5,), (0, 5), (3, 2)):
+            for count in range(most + 1):
+                affine = tuple(values(shape[-1:], *SHIFTED, seed=1 + n) for n in range(count))
+                variant = f"{'x'.join(map(str, shape))}-affine{count}"
+                row = values(shape, *ANY)
+                g = values(shape, *SHIFTED, seed=4)
+                yield Sample(name, variant, (row, *affine), _EPSILON)
+                yield Sample(f"{name}_vjp", variant, (g, row, *affine), _EPSILON)
+        strided = frozen(values((8, 5), *ANY)[::-2, ::-1])
+        yield Sample(name, "strided", (strided, values((5,), *SHIFTED)), _EPSILON)
+
+
+def _dropping() -> Iterator[Sample]:
+    for variant, shape, choices in (
+        ("each", (3, 4), (3, 4)),
+        ("rows", (3, 4), (3, 1)),
+        ("raised", (3, 4), (4,)),
+        ("empty", (0, 4), (0, 4)),
+    ):
+        kept = frozen(values(choices, -1.0, 1.0) > -0.4)
+        yield Sample("dropout", variant, (values(shape, *ANY), kept), {"scale": 1.5})
+
+
+FAMILIES = (_normalization, _dropping)
+TAKE_COMPLEX: frozenset[str] = frozenset()

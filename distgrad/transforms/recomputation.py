@@ -1,0 +1,139 @@
+"""recompute_grad: functions that are computed again in the backward pass instead of kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from distgrad import tree
+from distgrad.core.op import Composed, Kind
+from distgrad.core.seam import VALUES, apply
+from distgrad.dtypes import is_differentiable
+from distgrad.eager import asarray
+from distgrad.tape.calls import Rules
+from distgrad.tape.forward import ForwardAccumulator
+from distgrad.tape.gradient_tape import GradientTape
+from distgrad.tensor import Operators, Tensor
+from distgrad.transforms.calling import Call, VariablesRead, bystanders, listening, name_of
+
+Values = list[Any]
+
+
+def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with only its arguments kept; the backward pass runs it again.
+
+    Parameters
+    ----------
+    f : callable
+        A function of nests of tensors, positional or by keyword, that gives the same result when
+        it is run again: random numbers must come from a generator or key among the arguments.
+        Variables that it reads get gradients as well; tensors that it captures do not, pass them.
+
+    Notes
+    -----
+    Memory falls to that of the arguments, time grows by one forward pass [1]_ [2]_. Derivatives of
+    any order and forward mode go through, which TensorFlow's does not allow. It nests: a
+    recomputed part of a recomputed function is computed once more.
+
+    What `f` does besides computing, such as printing or assigning variables, it does again. A
+    variable that was assigned meanwhile has its new value then.
+
+    In a traced `function` the backward graph computes the part again as well, from its arguments
+    alone.
+
+    References
+    ----------
+    .. [1] Griewank and Walther, "Algorithm 799: revolve", ACM TOMS 26 (2000).
+    .. [2] Chen et al., "Training deep nets with sublinear memory cost", 2016, arXiv:1604.06174.
+
+    Examples
+    --------
+    >>> import distgrad as dg
+    >>> x = dg.Variable([1.0, 2.0])
+    >>> with dg.GradientTape() as tape:
+    ...     y = dg.recompute_grad(lambda x: dg.sum(dg.exp(dg.sin(x))))(x)
+    >>> tape.summary().records
+    1
+    """
+
+    @wraps(f)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        call = Call(name_of(f, "recompute_grad"), args, kwargs, converts=False)
+        read = VariablesRead()
+        with listening((*bystanders(), read)):
+            positional, named = call.arguments()
+            result = f(*positional, **named)
+        call.capture(read.variables)
+
+        def again(primals: Values) -> list[Tensor]:
+            positional, named = call.arguments(primals)
+            outputs = tree.flatten(f(*positional, **named))[0]
+            return [
+                each.read() if isinstance(each, Operators) else asarray(each) for each in outputs
+            ]
+
+        def pull(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
+            primals = _held_back(primals, cotangents)
+            with call.again(primals) as sources:
+                wanted = [
+                    source if need and is_differentiable(source.dtype) else None
+                    for source, need in zip(sources, needs, strict=True)
+                ]
+                asked = [source for source in wanted if source is not None]
+                with GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(asked)
+                    targets = again(primals)
+                pairs = [
+                    (target, cotangent)
+                    for target, cotangent in zip(targets, cotangents, strict=True)
+                    if is_differentiable(target.dtype)
+                ]
+                found = iter(tape.gradient([t for t, _ in pairs], asked, [c for _, c in pairs]))
+            return [None if source is None else next(found) for source in wanted]
+
+        def push(primals: Values, tangents: Values) -> Values:
+            with call.again(primals) as sources:
+                moving = [(s, t) for s, t in zip(sources, tangents, strict=True) if t is not None]
+                with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as pushed:
+                    targets = again(primals)
+            return list(pushed.jvp(targets))
+
+        return call.announce(Rules(call.name, pull, push, functions=(f,)), result)
+
+    return wrapper
+
+
+def _held_back(primals: Values, cotangents: Values) -> Values:
+    """Return the primals, while tracing as values that a graph has in its backward pass alone.
+
+    Otherwise what is computed again would be what was computed before, and kept.
+    """
+    if VALUES.get() is None:
+        return primals
+    return [apply(_HELD_BACK, primal, cotangents[0]) for primal in primals]
+
+
+def _pull_held_back(xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> Values:
+    return [g, None]
+
+
+def _push_held_back(xp: Any, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
+    return xp.zeros_like(xs[0]) if tangents[0] is None else tangents[0]
+
+
+def _batch_held_back(xp: Any, size: int, batched: Any, arrays: Any, params: Any) -> Any:
+    held = apply(_HELD_BACK, *arrays)
+    return held if batched[0] else xp.broadcast_to(held, shape=(size, *held.shape))
+
+
+_HELD_BACK = Composed(
+    "held_back",
+    Kind.OPAQUE,
+    lambda x, cotangent: x,
+    _pull_held_back,
+    _push_held_back,
+    ((), ()),
+    lambda xp, x, cotangent: x,
+    _batch_held_back,
+)

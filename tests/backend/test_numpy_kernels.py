@@ -1,0 +1,135 @@
+"""NumPy's own kernels of large arrays give what the compositions give, by any number of threads."""
+
+import numpy as np
+import pytest
+
+from distgrad.backends_in_force import kernels_of
+from distgrad_numpy import blocked, gaussian, normalization, selection, threads
+
+XP = kernels_of("numpy")
+GENERATOR = np.random.default_rng(5)
+
+
+def numbers(*shape, dtype):
+    return GENERATOR.normal(0.3, 1.0, shape).astype(dtype)
+
+
+ROWS, WIDTH = 1501, 83  # more than a piece of rows, and a remainder
+EPSILON = {"epsilon": 1e-5}
+
+
+def operands(name, dtype):
+    """Return operands and metadata of a kernel of rows."""
+    x, g = numbers(ROWS, WIDTH, dtype=dtype), numbers(ROWS, WIDTH, dtype=dtype)
+    scale, shift = numbers(WIDTH, dtype=dtype), numbers(WIDTH, dtype=dtype)
+    labels = GENERATOR.integers(0, WIDTH, ROWS)
+    return {
+        "label_cross_entropy_vjp": ((g[:, 0].copy(), x, labels), {}),
+        "softmax": ((3 * x,), {"axis": -1}),
+        "log_softmax": ((3 * x,), {"axis": 1}),
+        "layer_norm": ((x, scale, shift), EPSILON),
+        "rms_norm": ((x, scale), EPSILON),
+        "layer_norm_vjp": ((g, x, scale, shift), EPSILON),
+        "rms_norm_vjp": ((g, x, scale), EPSILON),
+        "moments": ((x.reshape(19, 79, WIDTH) + 20,), {"axes": (0, 1)}),
+    }[name]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", normalization.KERNELS)
+def test_kernels_of_rows_give_what_compositions_give(name, dtype, workers, monkeypatch):
+    arrays, params = operands(name, dtype)
+    monkeypatch.setattr(threads, "available", lambda: workers)
+
+    given = normalization.KERNELS[name](*arrays, **params)
+
+    wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays]
+    expected = XP.vocabulary[name].compose(XP, *wide, **params)
+    if not isinstance(given, tuple):
+        given, expected = (given,), (expected,)
+    tolerance = 30 * np.finfo(dtype).eps
+    for mine, theirs in zip(given, expected, strict=True):
+        assert mine.dtype == dtype
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", ["layer_norm_vjp", "moments"])
+def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
+    arrays, params = operands(name, "float32")
+    results = []
+    for workers in (1, 2, 3):
+        monkeypatch.setattr(threads, "available", lambda workers=workers: workers)
+        results.append(normalization.KERNELS[name](*arrays, **params))
+
+    for other in results[1:]:
+        for mine, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_log_softmax_of_infinities_is_what_the_composition_gives():
+    x = numbers(40, 70, dtype="float64")
+    x[3, 5] = -np.inf
+    x[4] = -np.inf
+    expected = XP.vocabulary["log_softmax"].compose(XP, x[:4], axis=-1)
+
+    with np.errstate(all="ignore"):
+        given = normalization.KERNELS["log_softmax"](x, axis=-1)
+
+    np.testing.assert_allclose(given[:4], expected, rtol=1e-12)
+
+
+CHOICES = {
+    "arrays": (lambda a, b: (a, b)),
+    "zero right": (lambda a, b: (a, 0)),
+    "zero left": (lambda a, b: (0, b)),
+    "number right": (lambda a, b: (a, 1.5)),
+    "minus zero": (lambda a, b: (a, -0.0)),
+    "infinity": (lambda a, b: (float("inf"), b)),
+    "rows": (lambda a, b: (a, b[:1])),
+    "transposed": (lambda a, b: (np.asfortranarray(a), b)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int8"])
+@pytest.mark.parametrize("name", CHOICES)
+def test_where_gives_numpys_bits(name, dtype):
+    if dtype.startswith("int") and name == "infinity":
+        pytest.skip("integers have no infinity")
+    a, b = (numbers(150, 1001, dtype="float64") * 9 for _ in range(2))
+    a[3, 4], b[7, 8] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        a, b = CHOICES[name](a.astype(dtype), b.astype(dtype))
+    condition = numbers(150, 1001, dtype="float32") > 0
+
+    given, expected = selection.where(condition, a, b), np.where(condition, a, b)
+
+    assert given.dtype == expected.dtype
+    assert given.tobytes() == expected.tobytes()
+
+
+def test_blocks_take_integers_and_operands_that_broadcast():
+    x = GENERATOR.integers(-5, 5, (300, 301))
+    g, row = numbers(300, 301, dtype="float64"), numbers(301, dtype="float64")
+
+    assert blocked.KERNELS["gelu"](x).dtype == np.float64
+    np.testing.assert_array_equal(
+        blocked.KERNELS["silu_vjp"](g, row),
+        blocked.KERNELS["silu_vjp"](g, np.broadcast_to(row, g.shape)),
+    )
+
+
+@pytest.mark.parametrize("name", gaussian.IN_FLOAT32)
+def test_formulas_in_place_give_what_compositions_give(name):
+    x, g = numbers(301, 307, dtype="float32") * 3, numbers(301, 307, dtype="float32")
+    arrays = (g, x) if name.endswith("vjp") else (x,)
+    before = [each.copy() for each in arrays]
+
+    given = blocked.KERNELS[name](*arrays)
+
+    wide = [each.astype(np.float64) for each in arrays]
+    expected = XP.vocabulary[name].compose(XP, *wide)
+    np.testing.assert_allclose(given, expected, rtol=2e-6, atol=2e-6)
+    for each, old in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(each, old)

@@ -1,0 +1,188 @@
+"""oneDNN's convolutions give what the backend's own give, and stay out of the way where they can't.
+
+Needs the extra ``distgrad[onednn]``, or its library named in ``DISTGRAD_ONEDNN``.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.testing import rules
+from distgrad.testing.inputs import values
+from distgrad.testing.samples import samples
+from distgrad_numpy import convolution, onednn, threads
+
+needs_library = pytest.mark.skipif(
+    not onednn.is_available(), reason="oneDNN's library is not installed"
+)
+SAMPLES = [
+    sample.cast(np.dtype(np.float32)) for name in convolution.KERNELS for sample in samples(name)
+]
+
+
+def floats(*shape):
+    return values(shape, -1.0, 1.0).astype(np.float32)
+
+
+@pytest.fixture
+def without():
+    """Return a function that calls another with the backend's own kernels."""
+
+    def call(function):
+        before = onednn.switch(False)
+        try:
+            return function()
+        finally:
+            onednn.switch(before)
+
+    return call
+
+
+@needs_library
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_result_is_that_of_the_own_kernels(sample, without):
+    found = rules.call(sample).output
+
+    expected = without(lambda: rules.call(sample).output)
+    rules.assert_close(found, expected, str(sample))
+
+
+@needs_library
+@pytest.mark.parametrize("groups", [1, 4, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_are_those_of_the_own_kernels(stride, groups, without):
+    x, w = floats(3, 12, 13, 16), floats(3, 3, 16 // groups, 32)
+
+    def step():
+        with dg.GradientTape() as tape:
+            sources = [dg.asarray(x), dg.asarray(w)]
+            tape.watch(sources)
+            y = dg.nn.conv(*sources, stride=stride, padding="same", groups=groups)
+            loss = dg.sum(y * y)
+        return [y, *tape.gradient(loss, sources)]
+
+    for one, other in zip(step(), without(step), strict=True):
+        rules.assert_close(one.numpy(), other.numpy(), "gradient")
+
+
+@needs_library
+def test_it_is_oneDNN_that_computes_single_precision_alone(monkeypatch):
+    asked = []
+    whole = onednn._Library.primitive
+
+    def primitive(self, key):
+        asked.append(key)
+        return whole(self, key)
+
+    monkeypatch.setattr(onednn._Library, "primitive", primitive)
+
+    dg.nn.conv(floats(1, 8, 8, 16), floats(3, 3, 16, 16))
+    dg.nn.conv(floats(1, 8, 8, 16).astype(np.float64), floats(3, 3, 16, 16))
+
+    assert [key.opens for key in asked] == ["y"]
+
+
+@needs_library
+def test_the_least_recently_used_primitives_go_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr(onednn, "_PRIMITIVES", 5)
+    w = floats(3, 16, 16)
+    results = [dg.nn.conv(floats(1, n, 16), w).shape[1] for n in range(5, 25)]
+
+    assert results == list(range(3, 23))
+    assert len(onednn._library().primitives) == 5
+
+
+@needs_library
+def test_threads_share_a_primitive(without):
+    xs, w = [floats(2, 14, 14, 16) * (1 + n) for n in range(4)], floats(3, 3, 16, 16)
+    expected = [dg.nn.conv(x, w).numpy() for x in xs]
+    wrong = []
+
+    def work(place):
+        for _ in range(50):
+            if not np.array_equal(dg.nn.conv(xs[place], w).numpy(), expected[place]):
+                wrong.append(place)
+
+    workers = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    assert not wrong
+
+
+@needs_library
+def test_another_number_of_threads_is_another_primitive(monkeypatch, without):
+    x, w = floats(4, 14, 14, 16), floats(3, 3, 16, 16)
+    expected = without(lambda: dg.nn.conv(x, w).numpy())
+
+    for number in (2, 1, 3):
+        monkeypatch.setattr(onednn, "available", lambda number=number: number)
+        rules.assert_close(dg.nn.conv(x, w).numpy(), expected, f"{number} threads")
+    assert {key.threads for key in onednn._library().primitives} >= {1, 2, 3}
+    assert threads.available() == threads.available()
+
+
+@needs_library
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_computes_without_it_instead_of_hanging(monkeypatch):
+    monkeypatch.setattr(onednn, "available", lambda: 2)  # OpenMP starts its threads
+    x, w = floats(4, 14, 14, 16), floats(3, 3, 16, 16)
+    expected = dg.nn.conv(x, w).numpy()
+    child = os.fork()
+    if child == 0:
+        close = np.allclose(dg.nn.conv(x, w).numpy(), expected, atol=1e-5)
+        os._exit(0 if close and not onednn.is_available() else 1)
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+CODE = """
+import distgrad as dg, numpy as np
+from distgrad_numpy import onednn
+x, w = np.ones((1, 8, 8, 4), np.float32), np.ones((3, 3, 4, 4), np.float32)
+print(float(dg.nn.conv(x, w).numpy().max()), onednn.is_available())
+"""
+
+
+def test_the_environment_switches_it_off():
+    done = run(CODE, DISTGRAD_ONEDNN="0")
+
+    assert done.stdout.split() == ["36.0", "False"], done.stderr
+
+
+def test_a_library_that_does_not_load_is_named_once_and_left_alone(tmp_path):
+    broken = tmp_path / "libdnnl.so.3"
+    broken.write_bytes(b"no library")
+
+    done = run(CODE, DISTGRAD_ONEDNN=str(broken))
+
+    assert done.stdout.split() == ["36.0", "False"]
+    assert done.stderr.count("does not load") == 1
+    assert str(broken) in done.stderr
+
+
+@needs_library
+def test_subnormal_numbers_survive_loading_it():
+    dg.nn.conv(floats(1, 8, 8, 4), floats(3, 3, 4, 4))
+
+    tiny = np.full(3, 1e-40, np.float32)
+    assert (tiny * np.float32(1)).all()
