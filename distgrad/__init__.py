@@ -7,7 +7,7 @@ from importlib import import_module
 from math import e, inf, nan, pi
 from types import ModuleType
 
-from distgrad import debug, fft, linalg, nn, random
+from distgrad import debug, fft, linalg, nn, random, special
 from distgrad.debug import debug_nans
 from distgrad.dtypes import bool_ as bool
 from distgrad.dtypes import (
@@ -229,7 +229,7 @@ from distgrad.transforms import (
 )
 from distgrad.variable import Variable
 
-_LATE = ("distributed", "optimizers", "testing")  # imported when they are asked for
+_LATE = ("checkpoint", "distributed", "optimizers", "testing")  # imported when they are asked for
 
 __version__ = "0.1.0.dev0"
 __array_api_version__ = "2024.12"
@@ -415,6 +415,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softplus",
     "sort",
+    "special",
     "sqrt",
     "square",
     "squeeze",

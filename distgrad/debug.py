@@ -251,8 +251,8 @@ def user_place() -> str:
 def output_walked_back() -> int | None:
     """Return the identity of the output whose operation's gradient is being computed, if one is.
 
-    The innermost walk back is found on the stack: it need not say for each record where it is, which
-    only who traces wants to know.
+    The innermost walk back is found on the stack: it need not say for each record where it is,
+    which only who traces wants to know.
     """
     frame = sys._getframe(1)
     while frame is not None:

@@ -254,3 +254,40 @@ class LinearityError(DistgradError, ValueError):
     Cause: it takes a function such as a square or an absolute value of a tangent, or multiplies two
     of them; a derivative in a direction is linear in the direction.
     """
+
+
+class CheckpointError(DistgradError, RuntimeError):
+    """A checkpoint cannot be written or read; the subclasses say why."""
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint was not written; every rank raises it, and those before it are whole.
+
+    Causes: a full disk, a quota, a directory that may not be written to or that the ranks do not
+    share.
+    """
+
+
+class DamagedCheckpointError(CheckpointError, ValueError):
+    """A file is no whole checkpoint: truncated, changed, foreign, or made to mislead.
+
+    The message names the file, and the byte range or the name that is wrong in it.
+    """
+
+
+class MissingCheckpointError(CheckpointError, LookupError):
+    """A directory holds no complete checkpoint, or none of the step that was asked for."""
+
+
+class CheckpointMismatchError(CheckpointError, KeyError):
+    """A checkpoint holds other variables than those to be loaded: missing, extra or unlike ones.
+
+    Nothing was assigned when it is raised.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show it in quotes
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged or incomplete checkpoint was passed over for an older one."""

@@ -1,8 +1,7 @@
 """dg.special: special functions, by the names and with the argument orders of scipy.special."""
 
 from distgrad.ops.error_function import erf, erfc
-from distgrad.ops.neural import log_softmax, softmax, softplus
-from distgrad.ops.reductions import logsumexp
+from distgrad.ops.neural import softplus
 from distgrad.ops.special.bessel import (
     i0,
     i0e,
@@ -80,6 +79,7 @@ from distgrad.ops.special.normal import (
     ndtri,
     ndtri_exp,
 )
+from distgrad.ops.special.soft import log_softmax, logsumexp, softmax
 from distgrad.ops.transcendental import expm1, log1p
 
 __all__ = [

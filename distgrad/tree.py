@@ -26,6 +26,18 @@ def flatten(nest: Tree) -> tuple[list[Any], TreeDef]:
     return leaves, treedef
 
 
+def flatten_like(treedef: TreeDef, nest: Tree) -> list[Any]:
+    """Return what stands in a nest at the leaves of a structure, None included.
+
+    Raises
+    ------
+    ValueError
+        If the nest has another structure.
+    """
+    found: list[Any] = treedef.flatten_up_to(nest)
+    return found
+
+
 def unflatten(treedef: TreeDef, leaves: list[Any]) -> Tree:
     """Return a nest of the given structure with the given leaves."""
     return optree.tree_unflatten(treedef, leaves)

@@ -15,5 +15,6 @@ html_theme = "furo"
 numpydoc_show_class_members = False
 autosummary_generate = True
 autosummary_imported_members = True
-exclude_patterns = ["_build", "changelog"]
+templates_path = ["_templates"]  # a class's page has its methods
+exclude_patterns = ["_build", "_templates", "changelog"]
 suppress_warnings = ["myst.xref_missing"]

@@ -28,7 +28,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     6: ("tape", "transforms", "graph", "nn", "optimizers"),
     7: ("distributed", "testing", "distgrad_numpy", "distgrad_cupy"),
-    8: ("checkpoint", "training", "cli", "compat"),
+    8: ("checkpoint", "training", "cli", "__main__", "compat"),
 }
 
 # `distgrad/__init__.py` shows names of every floor, and those from this floor up may use it.
@@ -43,7 +43,7 @@ FORBIDDEN_IMPORTS = {
 FORBIDDEN_CALLS = frozenset(("eval", "exec"))
 
 # What `import distgrad` must not bring in: slow to import, or starts MPI or a driver.
-LATE_IMPORTS = frozenset(("cupy", "mpi4py", "rich"))
+LATE_IMPORTS = frozenset(("cupy", "mpi4py", "rich", "scipy"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
 
 The 1797 scanned digits are scikit-learn's `load_digits`. What a step computes depends on the seed
 and the step's number alone: every rank takes its part of the same global batch, and gradients are
-averaged over examples, so the losses agree for every number of ranks but for rounding.
+averaged over examples, so the losses agree for every number of ranks but for rounding; with
+--deterministic, to the bit.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -232,7 +233,7 @@ def train(arguments: argparse.Namespace, world: MeteredCommunicator) -> None:
             progress.update(step, examples=record["examples"], figures=figures)
     seconds = time.perf_counter() - started
 
-    right = count_right(model, test_set, world)
+    right = count_right(model, test_set, arguments, world)
     if metrics is not None:
         digest = variables_sha256(model.variables)
         accuracy = right / len(test_set)
@@ -274,21 +275,23 @@ def train_step(
     """Make one update and return the step's metrics and accuracy, over the global batch."""
     started = time.perf_counter()
     size, seed = arguments.global_batch, arguments.seed
-    batch, moves = dist.shard(
-        (batch_of(step, size, len(digits), seed), shifts_of(step, size, seed))
-    )
-    images, labels = shift(digits.images[batch], moves), digits.labels[batch]
-
-    with dg.GradientTape() as tape:
-        logits = model(images)
-        losses = dg.softmax_cross_entropy(labels=labels, logits=logits)
-        loss = dg.mean(losses)  # of this rank's examples; the gradients are averaged over all
-    gradients = dist.DistributedGradientTape(tape).gradient(loss, model.variables)
+    batch = batch_of(step, size, len(digits), seed), shifts_of(step, size, seed)
+    accumulator = dist.GradientAccumulator(model.variables, deterministic=arguments.deterministic)
+    figures = []
+    for places, moves in pieces_of(batch, arguments):
+        images, labels = shift(digits.images[places], moves), digits.labels[places]
+        with dg.GradientTape() as tape:
+            logits = model(images)
+            losses = dg.softmax_cross_entropy(labels=labels, logits=logits)
+            loss = dg.mean(losses)  # of this piece's examples; gradients are averaged over all
+        accumulator.add(tape.gradient(loss, model.variables))
+        right = np.count_nonzero(np.argmax(logits.numpy(), axis=1) == labels)
+        figures.append([losses.numpy().sum(dtype=np.float64), right])
+    gradients = accumulator.gradients()
     progress = (step - 1) / arguments.steps
     optimizer.apply(gradients, arguments.learning_rate * (1 + math.cos(math.pi * progress)) / 2)
 
-    right = np.count_nonzero(np.argmax(logits.numpy(), axis=1) == labels)
-    total_loss, total_right = sum_over_ranks(world, [losses.numpy().sum(dtype=np.float64), right])
+    total_loss, total_right = add_up(figures, arguments, world)
     cost = world.read()
     record = {
         "step": step,
@@ -306,15 +309,35 @@ def train_step(
     return record, total_right / size
 
 
+def pieces_of(batch: Any, arguments: argparse.Namespace) -> Iterator[Any]:
+    """Yield this rank's part of a batch, in the pieces that are computed by themselves."""
+    if arguments.deterministic:
+        # Which are as many for any number of ranks, so that --micro-batches changes nothing.
+        return dist.logical_shards(batch)
+    return dist.micro_batches(batch, arguments.micro_batches)
+
+
+def add_up(
+    figures: Sequence[Sequence[float]], arguments: argparse.Namespace, world: MeteredCommunicator
+) -> list[float]:
+    """Return two figures of all pieces of a batch, each summed over all ranks."""
+    if arguments.deterministic:
+        return [float(total) for total in dist.sum_logical_shards(figures)]
+    return sum_over_ranks(world, np.sum(figures, axis=0) if figures else [0.0, 0.0])
+
+
 def sum_over_ranks(world: MeteredCommunicator, values: Sequence[float]) -> list[float]:
     """Return each number summed over the ranks, in double precision whatever the job's dtype."""
     return [float(total) for total in world.allreduce(np.array(values, dtype=np.float64))]
 
 
-def count_right(model: Classifier, digits: Digits, world: MeteredCommunicator) -> int:
+def count_right(
+    model: Classifier, digits: Digits, arguments: argparse.Namespace, world: MeteredCommunicator
+) -> int:
     """Return how many digits the model recognises; every rank looks at its part of them."""
-    images, labels = dist.shard((digits.images, digits.labels))
-    right = np.count_nonzero(np.argmax(model(images).numpy(), axis=1) == labels)
+    right = 0
+    for images, labels in pieces_of((digits.images, digits.labels), arguments):
+        right += np.count_nonzero(np.argmax(model(images).numpy(), axis=1) == labels)
     return round(sum_over_ranks(world, [right])[0])
 
 

@@ -138,7 +138,7 @@ def test_a_method_named_eval_is_no_evaluation_of_text(tmp_path):
     assert plant(tmp_path, {"distgrad/nn/module.py": "def stop(model):\n    model.eval()\n"}) == []
 
 
-@pytest.mark.parametrize("package", ["cupy", "mpi4py", "rich"])
+@pytest.mark.parametrize("package", ["cupy", "mpi4py", "rich", "scipy"])
 def test_importing_distgrad_may_not_bring_in_slow_packages(tmp_path, package):
     files = {
         "distgrad/__init__.py": "from distgrad.tape.walk import walk\n",

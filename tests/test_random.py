@@ -22,6 +22,7 @@ KINDS = {
     "normal of complex64": lambda g, shape, rows: g.normal(shape, dtype="complex64", rows=rows),
     "truncated_normal": lambda g, shape, rows: g.truncated_normal(shape, rows=rows),
     "exponential": lambda g, shape, rows: g.exponential(shape, rows=rows),
+    "gumbel": lambda g, shape, rows: g.gumbel(shape, loc=-1.0, scale=2.0, rows=rows),
     "integers": lambda g, shape, rows: g.integers(-3, 11, shape, rows=rows),
     "integers of uint8": lambda g, shape, rows: g.integers(0, 256, shape, dtype="uint8", rows=rows),
     "bernoulli": lambda g, shape, rows: g.bernoulli(0.3, shape, rows=rows),
@@ -302,6 +303,11 @@ CONTINUOUS = {
         lambda x: 1 - normal_cdf(-x) / normal_cdf(np.array([-3.0])),
     ),
     "exponential": (lambda g, d: g.exponential(SIZE, dtype=d), lambda x: -np.expm1(-x)),
+    "gumbel": (lambda g, d: g.gumbel(SIZE, dtype=d), lambda x: np.exp(-np.exp(-x))),
+    "gumbel of loc and scale": (
+        lambda g, d: g.gumbel(SIZE, loc=3.0, scale=0.5, dtype=d),
+        lambda x: np.exp(-np.exp(-2 * (x - 3))),
+    ),
     "gamma of 1": (lambda g, d: g.gamma(1.0, SIZE, dtype=d), lambda x: -np.expm1(-x)),
     "gamma of 3": (
         lambda g, d: g.gamma(3.0, SIZE, dtype=d),
@@ -360,6 +366,93 @@ def test_integers_choices_and_classes_have_equal_shares():
         assert counts[expected == 0].sum() == 0, name
 
 
+# Below 10 counts are found by inversion, from there on by rejection.
+@pytest.mark.parametrize("rate", [0.05, 1.0, 4.5, 9.9, 10.0, 13.7, 77.0, 1000.0])
+def test_poisson_counts_have_their_distribution(rate):
+    counts = host(Generator(5).poisson(rate, SIZE))
+
+    assert counts.dtype == np.int64
+    low, high = (max(0, int(rate - 4 * rate**0.5)), int(rate + 4 * rate**0.5) + 1)
+    k = np.arange(low, high)
+    p = np.exp(k * math.log(rate) - rate - np.array([math.lgamma(each + 1) for each in k]))
+    expected = SIZE * np.append(p, 1 - p.sum())  # the last bin: all counts beyond
+    seen = np.bincount(np.where((counts >= low) & (counts < high), counts - low, high - low))
+    seen = np.pad(seen, (0, len(expected) - len(seen)))
+    enough = expected > 5
+    statistic = np.sum((seen - expected)[enough] ** 2 / expected[enough])
+    freedom = enough.sum() - 1
+    assert statistic < freedom + 4 * math.sqrt(2 * freedom)
+
+
+def test_poisson_counts_of_large_rates_have_mean_and_variance():
+    for rate in (1e6, 1e12, 2.0**62):
+        counts = host(Generator(6).poisson(rate, SIZE)).astype(np.float64)
+        normed = (counts - rate) / math.sqrt(rate)
+
+        assert abs(normed.mean()) * math.sqrt(SIZE) < 4
+        assert abs(normed.var() - 1) * math.sqrt(SIZE / 2) < 4
+
+
+def test_log_probabilities_of_counts_agree_with_the_gamma_function():
+    from distgrad.backend.counts import log_probability
+
+    k, rate = (each.ravel() for each in np.meshgrid(np.arange(0.0, 40.0), [0.3, 9.0, 10.0, 37.0]))
+    expected = [a * math.log(b) - b - math.lgamma(a + 1) for a, b in zip(k, rate, strict=True)]
+
+    np.testing.assert_allclose(log_probability(k, rate), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_poisson_counts_of_rates_that_differ_are_those_of_each_alone():
+    rates = np.array([[0.0, 3.0, 25.0], [1e3, 0.5, 9.0]])
+
+    together = host(Generator(9).poisson(rates))
+
+    assert together[0, 0] == 0
+    for place, rate in np.ndenumerate(rates):
+        alone = host(Generator(9).poisson(np.full_like(rates, rate)))
+        assert together[place] == alone[place]
+    assert np.array_equal(
+        host(Generator(9).fold_in([4, 2]).poisson(7.0, 3))[1],
+        host(Generator(9).fold_in(2).poisson(7.0, 3)),
+    )
+
+
+def test_poisson_counts_beyond_a_dtype_become_its_largest():
+    assert set(host(Generator(1).poisson(1e4, 50, dtype="int8")).tolist()) == {127}
+    assert host(Generator(1).poisson(4.0, 50, dtype="float32")).dtype == np.float32
+
+
+def test_gumbel_numbers_choose_classes_with_the_probabilities_of_softmax():
+    p = np.array([0.5, 0.1, 0.4])
+
+    classes = dg.argmax(Generator(3).gumbel((SIZE, 3)) + np.log(p).astype(np.float32), axis=-1)
+
+    shares = np.bincount(host(classes), minlength=3) / SIZE
+    assert np.abs(shares - p).max() < 4 * 0.5 / math.sqrt(SIZE)
+
+
+def test_gradients_reach_the_gumbel_numbers_loc_and_scale():
+    loc, scale = dg.Variable(np.float32(2.0)), dg.Variable(np.array([1.0, 3.0], np.float32))
+
+    with dg.GradientTape() as tape:
+        numbers = Generator(8).gumbel((5, 2), loc=loc, scale=scale)
+        total = dg.sum(numbers)
+    to_loc, to_scale = tape.gradient(total, [loc, scale])
+
+    standard = host(Generator(8).gumbel((5, 2)))
+    assert host(to_loc) == 10
+    np.testing.assert_allclose(host(to_scale), standard.sum(axis=0), rtol=1e-5)
+
+
+def test_no_gradient_reaches_the_rate_of_counts():
+    rate = dg.Variable(np.float32(4.0))
+
+    with dg.GradientTape() as tape:
+        total = dg.sum(Generator(8).poisson(rate, 5, dtype="float32"))
+
+    assert tape.gradient(total, rate) is None
+
+
 def test_uniform_numbers_never_reach_the_upper_bound():
     for dtype in ("float16", "float32", "float64"):
         numbers = host(Generator(0).uniform(SIZE, 1.0, 1.001, dtype=dtype))
@@ -412,6 +505,9 @@ MISUSE = {
     "negative state": (lambda: Generator.from_state([1, 2, -3]), ValueError, "three integers"),
     "floating index": (lambda: Generator(0).fold_in(0.5), TypeError, "expected an integer"),
     "too many": (lambda: Generator(0).choice(3, 4, replace=False), ValueError, "no more than"),
+    "rate": (lambda: Generator(0).poisson([1.0, -0.5]), ValueError, "a rate is -0.5; expected 0"),
+    "no rate": (lambda: Generator(0).poisson(math.nan), ValueError, "a rate is nan"),
+    "dtype of counts": (lambda: Generator(0).poisson(1.0, dtype="bool"), errors.DTypeError, "bool"),
     "truncation": (lambda: Generator(0).truncated_normal(3, 2.0, 2.0), ValueError, "low < high"),
     "scalar shuffle": (lambda: Generator(0).shuffle(1.0), errors.ShapeError, "no axes"),
 }

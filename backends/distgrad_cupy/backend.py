@@ -12,6 +12,7 @@ import cupy
 import numpy as np
 
 from distgrad.backend.kit import ArrayModuleBackend
+from distgrad_cupy import special
 
 
 class CuPyBackend(ArrayModuleBackend):
@@ -85,4 +86,5 @@ def _astype(x: Any, dtype: Any) -> Any:
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
+    **special.KERNELS,
 }

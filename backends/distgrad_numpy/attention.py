@@ -8,10 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distgrad_numpy.threads import run, scratch
+
 Array = np.ndarray[Any, Any]
 
 # How many bytes of scores are worked on at once; they should stay in a core's own cache.
 _CACHE = 1 << 20
+# Parts of the heads, at least, where there are so many: for threads to share.
+_PARTS = 4
+# Below this, exponentials of float32 and their sums are far from the ends of the range.
+_SAFE = 30.0
 
 
 class _Block(NamedTuple):
@@ -22,19 +28,27 @@ class _Block(NamedTuple):
     keys: slice
 
 
-def _blocks(heads: int, rows: int, keys: int, size: int, offset: int | None) -> Iterator[_Block]:
-    """Return the blocks of a computation: several heads where they are small, else parts of one."""
+def _blocks(
+    heads: int, rows: int, keys: int, size: int, offset: int | None
+) -> Iterator[list[_Block]]:
+    """Yield the blocks of a computation, those of the same heads together.
+
+    A block has several heads where they are small, else a part of one.
+    """
     scores = max(_CACHE // size, 1)
-    several = max(scores // max(rows * keys, 1), 1)
-    step = rows if several > 1 else max(min(rows, scores // max(keys, 1)), 1)
+    several = max(min(scores // max(rows * keys, 1), -(-heads // _PARTS)), 1)
+    step = max(rows if several > 1 else min(rows, scores // max(keys, 1)), 1)
     if offset is not None:
         step = min(step, 128)  # the shorter a block, the fewer masked scores it computes in vain
     for first in range(0, heads, several):
-        for start in range(0, rows, max(step, 1)):
+        of = []
+        for start in range(0, rows, step):
             stop = min(rows, start + step)
             # Under a causal mask later keys get no weight: they are left out.
             seen = keys if offset is None else min(max(stop + offset, 0), keys)
-            yield _Block(slice(first, first + several), slice(start, stop), slice(0, seen))
+            if seen:
+                of.append(_Block(slice(first, first + several), slice(start, stop), slice(0, seen)))
+        yield of
 
 
 class _Problem:
@@ -59,7 +73,6 @@ class _Problem:
         self.keys = self.key.shape[1]
         self.scale = scale
         self.offset = offset
-        self._rooms = [np.empty(0, self.work), np.empty(0, self.work)]
         self.mask = mask[0] if mask else None
         if self.mask is not None:
             full = (*self.lead, *self.mask.shape[-2:])
@@ -74,24 +87,35 @@ class _Problem:
         """Return an operand with its leading axes as one."""
         return x.reshape(self.count, *x.shape[-2:]).astype(self.work, copy=False)
 
-    def blocks(self) -> Iterator[_Block]:
-        """Return the blocks in the order of the heads."""
-        return _blocks(self.heads, self.rows, self.keys, self.work.itemsize, self.offset)
+    def blocks(self) -> list[list[_Block]]:
+        """Return the blocks in the order of the heads, those of the same heads together."""
+        size = self.work.itemsize
+        return list(_blocks(self.heads, self.rows, self.keys, size, self.offset))
 
-    def room(self, block: _Block, place: int) -> Array:
-        """Return memory for a block of scores: one of two places, used again by every block."""
+    def room(self, block: _Block, purpose: str) -> Array:
+        """Return memory for a block of scores: the thread's own, used again by every block."""
         heads, rows = self.query[block.heads, block.rows].shape[:2]
-        shape = (heads, rows, block.keys.stop)
-        size = math.prod(shape)
-        if len(self._rooms[place]) < size:  # the first block is the largest, but not if causal
-            self._rooms[place] = np.empty(size, self.work)
-        return self._rooms[place][:size].reshape(shape)
+        return scratch(purpose, (heads, rows, block.keys.stop), self.work)
 
-    def scores(self, block: _Block) -> tuple[Array, Array | None]:
-        """Return a block of scores to be overwritten, and where they count; None: everywhere."""
-        query = self.query[block.heads, block.rows] * self.work.type(self.scale)
-        keys = self.key[block.heads, block.keys]
-        scores = np.matmul(query, keys.swapaxes(1, 2), out=self.room(block, 0))
+    def scaled_query(self) -> Array:
+        """Return the query times the scale."""
+        return self.query * self.work.type(self.scale)
+
+    def is_small(self, query: Array, block: _Block) -> bool:
+        """Return whether no score of a block is large, by the lengths of its rows.
+
+        Then exponentials need no greatest score taken off: neither do they overflow nor vanish.
+        """
+        if self.mask is not None or (self.offset is not None and self.offset < 0):
+            return False
+        rows, keys = query[block.heads, block.rows], self.key[block.heads, block.keys]
+        bound = np.einsum("hre,hre->hr", rows, rows).max() * np.einsum(
+            "hre,hre->hr", keys, keys
+        ).max()
+        return bool(bound < _SAFE**2)
+
+    def masked(self, scores: Array, block: _Block) -> Array | None:
+        """Add a mask to a block of scores, in place, and return where they count; None: everywhere."""
         allowed = None
         if self.mask is not None:
             part = self.mask[self.place_in_mask(self.mask, block)]
@@ -105,7 +129,7 @@ class _Problem:
             allowed = past if allowed is None else allowed & past
         if allowed is not None:
             np.copyto(scores, np.finfo(self.work).min / 2, where=~allowed)
-        return scores, allowed
+        return allowed
 
     def place_in_mask(self, mask: Array, block: _Block) -> tuple[slice, slice, slice]:
         """Return where the part of the mask lies that belongs to a block, to be broadcast."""
@@ -128,21 +152,32 @@ def attention(
     problem = _Problem(query, key, value, mask, scale, offset)
     output = np.zeros((problem.heads, problem.rows, value.shape[-1]), problem.work)
     sums = np.zeros((problem.heads, problem.rows), problem.work)  # 0 where a row sees nothing
-    for block in problem.blocks():
-        if not block.keys.stop:
-            continue
-        weights, allowed = problem.scores(block)
-        top = weights.max(axis=-1, keepdims=True)
-        weights -= top
-        np.exp(weights, out=weights)
-        total = weights.sum(axis=-1, keepdims=True)
-        sees = top > np.finfo(problem.work).min / 4
-        sums[block.heads, block.rows] = np.where(sees, top + np.log(total), 0)[..., 0]
-        if allowed is not None:
-            weights *= allowed
-        part = output[block.heads, block.rows]
-        np.matmul(weights, problem.value[block.heads, block.keys], out=part)
-        part /= total
+    scaled = problem.scaled_query()
+
+    def work(blocks: list[_Block]) -> None:
+        for block in blocks:
+            rows, keys = (block.heads, block.rows), (block.heads, block.keys)
+            weights = problem.room(block, "scores")
+            np.matmul(scaled[rows], problem.key[keys].swapaxes(1, 2), out=weights)
+            allowed = problem.masked(weights, block)
+            if problem.is_small(scaled, block):
+                np.exp(weights, out=weights)
+                total = weights.sum(axis=-1, keepdims=True)
+                sums[rows] = np.log(total)[..., 0]
+            else:
+                top = weights.max(axis=-1, keepdims=True)
+                weights -= top
+                np.exp(weights, out=weights)
+                total = weights.sum(axis=-1, keepdims=True)
+                sees = top > np.finfo(problem.work).min / 4
+                sums[rows] = np.where(sees, top + np.log(total), 0)[..., 0]
+                if allowed is not None:
+                    weights *= allowed
+            part = output[rows]
+            np.matmul(weights, problem.value[keys], out=part)
+            part /= total
+
+    run(work, problem.blocks())
     shape = (*problem.lead, problem.rows)
     return (
         output.reshape(*shape, value.shape[-1]).astype(problem.dtype, copy=False),
@@ -168,27 +203,39 @@ def attention_vjp(*arrays: Array, scale: float, offset: int | None) -> tuple[Arr
     # The cotangent of each row's sum, less the weighted mean of what reaches its weights.
     centre = np.einsum("hre,hre->hr", problem.flat(output), flat_g)[..., None]
     centre -= g_sums.reshape(problem.count, problem.rows, 1)
-    for block in problem.blocks():
-        if not block.keys.stop:
-            continue
-        rows, keys = (block.heads, block.rows), (block.heads, block.keys)
-        weights, allowed = problem.scores(block)
-        weights -= flat_sums[rows]
-        np.exp(weights, out=weights)
-        if allowed is not None:
-            weights *= allowed
-        g_rows = flat_g[rows]
-        to_value[keys] += np.matmul(weights.swapaxes(1, 2), g_rows)
-        values = problem.value[keys].swapaxes(1, 2)
-        to_scores = np.matmul(g_rows, values, out=problem.room(block, 1))
-        to_scores -= centre[rows]
-        to_scores *= weights
-        if to_mask is not None:
-            place = problem.place_in_mask(to_mask, block)
-            to_mask[place] += fit_to(to_scores, to_mask[place].shape)
-        to_scores *= work.type(scale)
-        np.matmul(to_scores, problem.key[keys], out=to_query[rows])
-        to_key[keys] += np.matmul(to_scores.swapaxes(1, 2), problem.query[rows])
+    # What is taken off each row is one more term of its products: no pass of its own.
+    scaled = np.concatenate((problem.scaled_query(), -flat_sums), axis=-1)
+    longer_keys = np.concatenate((problem.key, np.ones((*problem.key.shape[:2], 1), work)), axis=-1)
+    longer_g = np.concatenate((flat_g, -centre), axis=-1)
+    longer_values = np.concatenate((problem.value, longer_keys[..., -1:]), axis=-1)
+    width = problem.query.shape[-1]
+
+    def pull(blocks: list[_Block]) -> None:
+        for block in blocks:
+            rows, keys = (block.heads, block.rows), (block.heads, block.keys)
+            weights = problem.room(block, "scores")
+            np.matmul(scaled[rows], longer_keys[keys].swapaxes(1, 2), out=weights)
+            allowed = problem.masked(weights, block)
+            np.exp(weights, out=weights)
+            if allowed is not None and (mask or (offset is not None and offset < 0)):
+                weights *= allowed  # a row that sees nothing has weights of one
+            to_value[keys] += np.matmul(weights.swapaxes(1, 2), flat_g[rows])
+            to_scores = problem.room(block, "to scores")
+            np.matmul(longer_g[rows], longer_values[keys].swapaxes(1, 2), out=to_scores)
+            to_scores *= weights
+            if to_mask is not None:
+                place = problem.place_in_mask(to_mask, block)
+                to_mask[place] += fit_to(to_scores, to_mask[place].shape)
+            np.matmul(to_scores, problem.key[keys], out=to_query[rows])
+            to_key[keys] += np.matmul(to_scores.swapaxes(1, 2), scaled[rows][..., :width])
+
+    if to_mask is None:
+        run(pull, problem.blocks())
+    else:
+        # Heads that share a mask add to one place, in an order that no thread may change.
+        for blocks in problem.blocks():
+            pull(blocks)
+    to_query *= work.type(scale)
     pulled = [
         each.reshape(x.shape).astype(problem.dtype, copy=False)
         for each, x in zip((to_query, to_key, to_value), inputs, strict=False)

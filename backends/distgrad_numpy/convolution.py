@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.windows import Pairs, counts, phases
-from distgrad_numpy import onednn
+from distgrad_numpy import depthwise, few_channels, onednn
 from distgrad_numpy.blocks import Geometry, Ranges, blocks_of, rows_of, windows_of
 from distgrad_numpy.threads import run, scratch
 
@@ -39,6 +39,7 @@ _CHUNKS = 8
 # So few products for each group are quicker as scaled additions than as matrices.
 _CHANNELWISE = 8
 _CHANNELWISE_BYTES = 1 << 17
+_DEPTHWISE_BYTES = 1 << 20
 
 
 # --- the three operations -------------------------------------------------------------------------
@@ -66,7 +67,11 @@ def conv_transpose(
     """Return the adjoint of a convolution in its input."""
     inner, outputs = w.shape[-2:]
     x = np.empty((y.shape[0], *shape, inner * groups), np.result_type(y, w))
-    if onednn.conv_transpose(y, w, x, Geometry(stride, padding, dilation, groups)):
+    geometry = Geometry(stride, padding, dilation, groups)
+    if onednn.conv_transpose(y, w, x, geometry):
+        return x
+    if 0 not in y.shape and 0 not in x.shape and few_channels.applies(w, geometry):
+        few_channels.conv_transpose(y, w, x, geometry, _working(x.dtype))
         return x
     window = w.shape[:-2]
     rank = len(window)
@@ -187,6 +192,14 @@ def _convolve(x: Array, w: Array, y: Array, geometry: Geometry) -> None:
         kernel = np.ascontiguousarray(w.reshape(prod(window), inner, groups, each), working)
         # Repeated along a row, so that one call of a ufunc multiplies whole rows.
         rows = np.repeat(kernel.transpose(1, 3, 0, 2)[..., None, :], y.shape[-2], axis=-2)
+        if inner == each == 1 and geometry.stride[-1] == 1 and x.dtype == y.dtype == working:
+            height = max(_DEPTHWISE_BYTES // (outputs * working.itemsize), 8)
+            weights = rows.reshape(*window, -1)
+            run(
+                lambda block: depthwise.convolve(x, weights, y, window, geometry, block),
+                list(blocks_of(y.shape, height)),
+            )
+            return
         blocks = list(blocks_of(y.shape, _channelwise_rows(y.shape, working)))
         run(lambda block: _scaled_sum(x, rows, y, window, geometry, block), blocks)
         return

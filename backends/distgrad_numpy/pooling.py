@@ -19,6 +19,8 @@ Shape = tuple[int, ...]
 
 # What a block sees of the input, and what it makes of it, is to stay in a core's cache.
 _BLOCK_BYTES = 1 << 19
+# Cotangents that are laid down at a time: their indices, of 8 bytes each, are to stay there too.
+_SCATTERED = 1 << 14
 # The signed integers as wide as a floating number, to choose among such numbers by masks of bits.
 _BITS: dict[int, np.dtype[Any]] = {size: np.dtype(f"i{size}") for size in (2, 4, 8)}
 
@@ -146,25 +148,53 @@ def max_pool_vjp(
     g: Array, places: Array, shape: Shape, window: Shape, stride: Shape, padding: Pairs
 ) -> Array:
     """Return cotangents of windows laid where the chosen taps are."""
-    disjoint = all(s >= k for s, k in zip(stride, window, strict=True))
-    x = _nothing_yet(g, shape, window, stride, g.dtype)
+    if 0 in g.shape:
+        return np.zeros((g.shape[0], *shape, g.shape[-1]), g.dtype)
+    # As long as the windows reach: a window that sees nothing but -inf may have chosen padding.
+    lengths = tuple(
+        max(length + low, (n - 1) * step + k)
+        for length, (low, _), n, step, k in zip(
+            shape, padding, g.shape[1:-1], stride, window, strict=True
+        )
+    )
+    direct = lengths == tuple(shape) and not any(low for low, _ in padding)
+    x = (np.zeros if direct else np.empty)((g.shape[0], *shape, g.shape[-1]), g.dtype)
+    channels = g.shape[-1]
+    jumps = [channels * prod(lengths[axis + 1 :]) for axis in range(len(lengths))]
+    blocks = list(blocks_of((1, *g.shape[1:]), max(_SCATTERED // channels, 1)))
+    taps = np.zeros((), np.intp)
+    for k, jump in zip(window, jumps, strict=True):
+        taps = np.add.outer(taps, np.arange(k) * jump)
+    # Where the first tap of a block's windows lies, counted from that of its first window.
+    first = np.zeros((), np.intp)
+    for (start, stop), step, jump in zip(blocks[0][1:], stride, jumps, strict=True):
+        first = np.add.outer(first, np.arange(stop - start) * step * jump)
+    first = np.add.outer(first, np.arange(channels))
+    inside = tuple(slice(low, low + n) for (low, _), n in zip(padding, shape, strict=True))
 
-    def work(block: Ranges) -> None:
-        part, numbers = rows_of(g, block), rows_of(places, block)
-        hit = scratch("hit", part.shape, np.bool_)
-        term = scratch("term", part.shape, g.dtype)
-        for tap, place in enumerate(product(*map(range, window))):
-            target, inside = _landing(x, place, block, shape, stride, padding)
-            if 0 in target.shape:
-                continue
-            np.equal(numbers, tap, out=hit)
-            if disjoint and target.shape == part.shape:
-                _chosen(part, hit, target)
-                continue
-            _chosen(part, hit, term)
-            np.add(target, term[inside], out=target)
+    def work(example: int) -> None:
+        target = x[example] if direct else scratch("target", (*lengths, channels), g.dtype)
+        if not direct:
+            target[...] = 0
+        flat = target.reshape(-1)
+        for _, *ranges in blocks:
+            of = tuple(slice(*each) for each in ranges)
+            values, numbers = g[(example, *of)], places[(example, *of)]
+            chosen, index = (
+                scratch(name, values.shape, np.intp) for name in ("chosen", "index")
+            )
+            np.copyto(chosen, numbers)
+            np.take(taps.reshape(-1), chosen, out=index, mode="clip")
+            np.add(index, first[tuple(map(slice, values.shape))], out=index)
+            begin = sum(
+                start * step * jump
+                for (start, _), step, jump in zip(ranges, stride, jumps, strict=True)
+            )
+            np.add.at(flat[begin:], index.reshape(-1), values.reshape(-1))
+        if not direct:
+            x[example] = target[inside]
 
-    run(work, _whole_examples(g, stride))
+    run(work, range(g.shape[0]))
     return x
 
 
@@ -186,20 +216,24 @@ def _whole_examples(g: Array, stride: Shape) -> list[Ranges]:
     return [((at, min(at + step, g.shape[0])), *rest) for at in range(0, g.shape[0], step)]
 
 
-def _landing(
-    x: Array, tap: Shape, block: Ranges, shape: Shape, stride: Shape, padding: Pairs
-) -> tuple[Array, tuple[slice, ...]]:
-    """Return the places of an input that a tap sees in all windows, and which windows those are."""
-    places, inside = [slice(*block[0])], [slice(None)]
-    for t, (_, number), length, step, (before, _) in zip(
-        tap, block[1:], shape, stride, padding, strict=True
-    ):
-        first = max(-((t - before) // step), 0)
-        last = min((length - 1 + before - t) // step, number - 1)
-        begin = first * step + t - before
-        places.append(slice(begin, max(last * step + t - before + 1, begin), step))
-        inside.append(slice(first, max(last + 1, first)))
-    return x[tuple(places)], tuple(inside)
+def _spread(
+    share: Array, target: Array, axis: int, window: int, step: int, before: int
+) -> None:
+    """Add to an array, along one axis, what each window of it has for all of its places."""
+    number, length = share.shape[axis], target.shape[axis]
+    lead = (slice(None),) * axis
+    for tap in range(window):
+        first = max(-((tap - before) // step), 0)
+        last = min((length - 1 + before - tap) // step, number - 1)
+        if last < first:
+            continue
+        begin = first * step + tap - before
+        places = target[(*lead, slice(begin, last * step + tap - before + 1, step))]
+        part = share[(*lead, slice(first, last + 1))]
+        if step >= window:
+            np.copyto(places, part)
+        else:
+            np.add(places, part, out=places)
 
 
 def max_pool_jvp(t: Array, places: Array, window: Shape, stride: Shape, padding: Pairs) -> Array:
@@ -279,18 +313,21 @@ def avg_pool_vjp(
     working = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
     x = _nothing_yet(g, shape, window, stride, working)
     weights = _weights(working, shape, window, stride, padding, counted)
-    disjoint = all(s >= k for s, k in zip(stride, window, strict=True))
 
     def work(block: Ranges) -> None:
         part = rows_of(g, block)
         share = scratch("share", part.shape, working)
         np.multiply(part, weights, out=share, casting="same_kind")
-        for tap in product(*map(range, window)):
-            target, inside = _landing(x, tap, block, shape, stride, padding)
-            if disjoint:
-                np.copyto(target, share[inside])
+        # One axis after the other, as sums of windows are built; the first last, by whole rows.
+        for axis in range(len(window), 0, -1):
+            lengths = (*share.shape[:axis], shape[axis - 1], *share.shape[axis + 1 :])
+            if axis == 1:
+                target = rows_of(x, block[:1])
             else:
-                np.add(target, share[inside], out=target)
+                target = scratch(f"axis {axis}", lengths, working)
+                target[...] = 0
+            _spread(share, target, axis, window[axis - 1], stride[axis - 1], padding[axis - 1][0])
+            share = target
 
     run(work, _whole_examples(g, stride))
     return x if dtype == working else x.astype(dtype)

@@ -3,16 +3,32 @@
 Importing this starts no MPI; `init`, or the first use of the ranks, does.
 """
 
-from distgrad.distributed.collectives import allgather, allreduce, average, barrier, broadcast
+import os
+from importlib import import_module
+
+from distgrad.distributed.accumulation import GradientAccumulator
+from distgrad.distributed.collectives import (
+    allgather,
+    allreduce,
+    alltoall,
+    average,
+    barrier,
+    broadcast,
+    reduce_scatter,
+)
 from distgrad.distributed.communicator import (
     Communicator,
     RecordedCommunicator,
     SerialCommunicator,
 )
 from distgrad.distributed.gradient_tape import DistributedGradientTape
+from distgrad.distributed.joining import join
 from distgrad.distributed.launch import init, stand_by, world
+from distgrad.distributed.logical import logical_shards, sum_logical_shards
 from distgrad.distributed.mpi import MPICommunicator
-from distgrad.distributed.sharding import shard
+from distgrad.distributed.normalization import SyncBatchNorm, sync_batch_norm, sync_moments
+from distgrad.distributed.report import CommReport, last_report
+from distgrad.distributed.sharding import micro_batches, shard
 from distgrad.distributed.variables import broadcast_variables
 from distgrad.errors import (
     BatchError,
@@ -26,26 +42,42 @@ from distgrad.errors import (
 
 __all__ = [
     "BatchError",
+    "CommReport",
     "CommunicationError",
     "Communicator",
     "DesyncError",
     "DistributedGradientTape",
+    "GradientAccumulator",
     "LaunchError",
     "MPICommunicator",
     "RecordedCommunicator",
     "RemoteRankError",
     "SerialCommunicator",
     "StallError",
+    "SyncBatchNorm",
     "UnsupportedOptionError",
     "allgather",
     "allreduce",
+    "alltoall",
     "average",
     "barrier",
     "broadcast",
     "broadcast_variables",
     "init",
+    "join",
+    "last_report",
+    "logical_shards",
+    "micro_batches",
+    "reduce_scatter",
     "shard",
+    "sum_logical_shards",
+    "sync_batch_norm",
+    "sync_moments",
     "world",
 ]
 
 stand_by()
+
+if os.environ.get("DISTGRAD_FAULTS"):
+    # By its name, since the kit stands on this package; nobody who injects no faults imports it.
+    import_module("distgrad.testing.faults").install()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from distgrad.distributed.buckets import Bucket, plan_buckets
 from distgrad.distributed.buffers import buffers_of
 from distgrad.distributed.communicator import Array, Communicator, wire_dtype
 from distgrad.distributed.fingerprint import Entry, Plan, agree
+from distgrad.distributed.report import Tally
 from distgrad.distributed.slices import exchange_counts, gather_rows, host_rows, is_worth_it
 from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import BatchError, TapeError
@@ -35,8 +38,14 @@ def check_average(function: str, average: str) -> None:
 
 
 def average_gradients(
-    comm: Communicator, plan: Plan, leaves: list[Any], gradients: Sequence[Any], weight: float,
-    *, as_sum: bool,
+    comm: Communicator,
+    plan: Plan,
+    leaves: list[Any],
+    gradients: Sequence[Any],
+    weight: float,
+    *,
+    as_sum: bool,
+    bucket_bytes: int | None = None,
 ) -> list[Any]:
     """Return the gradients of all ranks, added up and divided by all weights.
 
@@ -54,27 +63,132 @@ def average_gradients(
         By which they are multiplied.
     as_sum : bool
         Whether to leave out the division.
+    bucket_bytes : int, optional
+        How long a message may get.
 
     Returns
     -------
     list of Tensor, IndexedSlices or None
         None where no rank has a gradient.
     """
-    # Who has a gradient at all, and who has a dense one.
+    tally = Tally("allreduce")
+    with tally.exposed_time():
+        union = tally.agree(lambda: agree(comm, plan, presence_of(gradients)))
+        rest = Rest(comm, leaves, gradients, union, weight, as_sum=as_sum)
+        results = rest.average(tally, bucket_bytes)
+    remember_layout(comm, plan, leaves, union, bucket_bytes)
+    tally.close(comm)
+    return results
+
+
+def presence_of(gradients: Sequence[Any]) -> list[bool]:
+    """Return which gradients there are, and then which of them are dense."""
     present = [gradient is not None for gradient in gradients]
-    dense = [each and not _is_sparse(g) for each, g in zip(present, gradients, strict=True)]
-    union = agree(comm, plan, present + dense)
-    connected, dense = union[: len(leaves)], union[len(leaves) :]
-    reduced = _reduce_sparse(comm, leaves, list(gradients), connected, dense, weight, as_sum)
-    found = [each and slices is None for each, slices in zip(connected, reduced, strict=True)]
-    for position, gradient in enumerate(_reduce(comm, leaves, gradients, found, weight, as_sum)):
-        reduced[position] = reduced[position] if gradient is None else gradient
-    return reduced
+    return present + [g is not None and not _is_sparse(g) for g in gradients]
 
 
-def connect(
-    policy: UnconnectedGradients, leaves: list[Any], gradients: Sequence[Any]
-) -> list[Any]:
+@dataclass(frozen=True)
+class Layout:
+    """How the dense gradients of a step travel, as all ranks agreed in the step before.
+
+    Attributes
+    ----------
+    buckets : tuple of Bucket
+        In the order in which they leave.
+    dense : str
+        Which sources are in them, in words that differ where these do.
+    """
+
+    buckets: tuple[Bucket, ...]
+    dense: str
+
+
+# By what the ranks agreed on: the same on every rank, step by step.
+_layouts: WeakKeyDictionary[Communicator, dict[Plan, Layout]] = WeakKeyDictionary()
+_LAYOUTS = 16  # models that train in turn
+
+
+def remember_layout(
+    comm: Communicator,
+    plan: Plan,
+    leaves: list[Any],
+    union: list[bool],
+    bucket_bytes: int | None,
+) -> None:
+    """Keep how the dense gradients of this plan travel, for its next step."""
+    known = _layouts.setdefault(comm, {})
+    dense = union[len(leaves) :]
+    word = bytes(dense).hex()
+    layout = known.get(plan)
+    if layout is not None and layout.dense == word:
+        return
+    positions = tuple(position for position, found in enumerate(dense) if found)
+    known[plan] = Layout(plan_buckets(*layout_of(leaves), positions, bucket_bytes), word)
+    if len(known) > _LAYOUTS:
+        del known[next(iter(known))]
+
+
+def layout_known(comm: Communicator, plan: Plan) -> Layout | None:
+    """Return how the dense gradients of this plan travelled last, if there was a step."""
+    return _layouts.get(comm, {}).get(plan)
+
+
+class Rest:
+    """What is still to be averaged once the ranks know who has which gradient.
+
+    Parameters
+    ----------
+    comm, leaves, gradients, weight, as_sum :
+        As for `average_gradients`.
+    union : list of bool
+        Which gradients any rank has, and then which any rank has dense.
+    done : sequence, optional
+        The averages that were made already.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        leaves: list[Any],
+        gradients: Sequence[Any],
+        union: list[bool],
+        weight: float,
+        *,
+        as_sum: bool,
+        done: Sequence[Any] | None = None,
+    ) -> None:
+        self._comm = comm
+        self._leaves = leaves
+        self._gradients = list(gradients)
+        self._connected, self._dense = union[: len(leaves)], union[len(leaves) :]
+        self._weight = weight
+        self._as_sum = as_sum
+        self._done = [None] * len(leaves) if done is None else list(done)
+
+    def average(self, tally: Tally, bucket_bytes: int | None) -> list[Any]:
+        """Return all averages, those made already among them; None where no rank has one."""
+        comm, leaves, weight, as_sum = self._comm, self._leaves, self._weight, self._as_sum
+        waiting = [
+            each and done is None for each, done in zip(self._connected, self._done, strict=True)
+        ]
+        results = _reduce_sparse(
+            comm, leaves, self._gradients, waiting, self._dense, weight, as_sum
+        )
+        found = [each and slices is None for each, slices in zip(waiting, results, strict=True)]
+        positions = tuple(position for position, each in enumerate(found) if each)
+        for bucket in plan_buckets(*layout_of(leaves), positions, bucket_bytes):
+            out = buffers_of(comm).take(bucket.length, bucket.dtype)
+            arrays = [on_host(self._gradients[p]) for p in bucket.positions]
+            message = bucket.pack(arrays, weight, out)
+            tally.carry(message.nbytes, partial(comm.allreduce, message, "sum", out=message))
+            take_out(bucket, message, leaves, results, as_sum=as_sum, ranks=comm.size)
+        return [
+            (new if done is None else done) if each else None
+            for each, new, done in zip(self._connected, results, self._done, strict=True)
+        ]
+
+
+def connect(policy: UnconnectedGradients, leaves: list[Any], gradients: Sequence[Any]) -> list[Any]:
     """Return the gradients with what the policy says in place of None."""
     return [
         unconnected(policy, position, source, NOWHERE) if found is None else found
@@ -129,25 +243,6 @@ def _reduce_sparse(
                 Tensor(kernels.backend.asarray(indices), kernels),
                 shapes[position],
             )
-    return results
-
-
-def _reduce(
-    comm: Communicator,
-    sources: list[Any],
-    gradients: Sequence[Any],
-    connected: list[bool],
-    weight: float,
-    as_sum: bool,
-) -> list[Tensor | None]:
-    """Return the connected gradients added up over all ranks and divided by all weights."""
-    results: list[Tensor | None] = [None] * len(sources)
-    positions = tuple(position for position, found in enumerate(connected) if found)
-    for bucket in plan_buckets(*layout_of(sources), positions):
-        out = buffers_of(comm).take(bucket.length, bucket.dtype)
-        message = bucket.pack([on_host(gradients[p]) for p in bucket.positions], weight, out)
-        message = comm.allreduce(message, "sum", out=message)
-        take_out(bucket, message, sources, results, as_sum=as_sum, ranks=comm.size)
     return results
 
 

@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from distgrad.distributed.communicator import Array, wire_dtype
+
+BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel has
+_SMALL_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,59 @@ def plan_buckets(
     dtypes: tuple[np.dtype[Any], ...],
     shapes: tuple[tuple[int, ...], ...],
     positions: tuple[int, ...],
+    bucket_bytes: int | None = None,
 ) -> tuple[Bucket, ...]:
-    """Return one bucket for each dtype on the wire, for the arrays at some positions."""
+    """Return the buckets for the arrays at some positions, in the order in which they leave.
+
+    Parameters
+    ----------
+    dtypes, shapes : tuple
+        Of all arrays.
+    positions : tuple of int
+        Which arrays to carry, in ascending order.
+    bucket_bytes : int, optional
+        How long a message may get, unless one array alone is longer; None for one for each dtype
+        on the wire.
+
+    Notes
+    -----
+    The last arrays leave first, since a walk back comes to them first. The first message and the
+    last one are of 1 MiB at most: the one so that sending begins early, the other because nothing
+    is left to compute while it travels.
+    """
     by_dtype: dict[np.dtype[Any], list[int]] = {}
     for position in positions:
         by_dtype.setdefault(wire_dtype(dtypes[position], "sum"), []).append(position)
+    if bucket_bytes is None:
+        runs = list(by_dtype.items())
+    else:
+        runs = [
+            (wire, run)
+            for wire, carried in by_dtype.items()
+            for run in _runs(carried, wire.itemsize, shapes, bucket_bytes)
+        ]
+        if len(runs) > len(by_dtype):
+            runs.sort(key=lambda each: -each[1][0])  # full when its first array has come
     return tuple(
-        Bucket(wire, tuple(carried), tuple(shapes[position] for position in carried))
-        for wire, carried in by_dtype.items()
+        Bucket(wire, tuple(run), tuple(shapes[position] for position in run)) for wire, run in runs
     )
+
+
+def _runs(
+    positions: list[int], itemsize: int, shapes: tuple[tuple[int, ...], ...], bucket_bytes: int
+) -> list[list[int]]:
+    """Return positions in runs of so many bytes at most, the last ones first."""
+    sizes = {p: itemsize * math.prod(shapes[p]) for p in positions}
+    small = min(_SMALL_BYTES, bucket_bytes)
+    if sum(sizes.values()) <= small:
+        return [positions]
+    head = [p for p, end in zip(positions, accumulate(sizes.values()), strict=True) if end <= small]
+    runs: list[list[int]] = []
+    limit = filled = 0
+    for position in reversed(positions[len(head) :]):
+        if not runs or filled + sizes[position] > limit:
+            limit, filled = bucket_bytes if runs else small, 0
+            runs.append([])
+        runs[-1].insert(0, position)
+        filled += sizes[position]
+    return [*runs, head] if head else runs

@@ -1,13 +1,14 @@
 """Keep flat host buffers from step to step, and give out those that nobody looks at any more.
 
-The gradients that a step returns are views of its buffers, and a program may keep them as long as it
-likes. NumPy's views hold a reference to the array that owns the memory, so a buffer is free exactly
-if only the pool refers to it: the interpreter's count of references says so.
+The gradients that a step returns are views of its buffers, and a program may keep them as long as
+it likes. NumPy's views hold a reference to the array that owns the memory, so a buffer is free
+exactly if only the pool refers to it: the interpreter's count of references says so.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,7 +26,7 @@ class Buffers:
         self._taken: dict[tuple[str, int], int] = {}
         self._takes = 0
 
-    def take(self, length: int, dtype: np.dtype[object]) -> Array:
+    def take(self, length: int, dtype: np.dtype[Any]) -> Array:
         """Return a flat array that nobody else uses; what it holds is left over."""
         key = (dtype.str, length)
         self._takes += 1

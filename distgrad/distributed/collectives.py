@@ -6,20 +6,36 @@ Python number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from distgrad import tree
+from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS
 from distgrad.distributed.buckets import Bucket
-from distgrad.distributed.communicator import Array, Communicator, check_root
+from distgrad.distributed.collective_ops import (
+    ALLGATHER,
+    ALLREDUCE,
+    ALLTOALL,
+    BROADCAST,
+    EXTREMUM,
+    PRODUCT,
+    REDUCE_SCATTER,
+    exchange,
+    next_call,
+    record,
+)
+from distgrad.distributed.communicator import Array, Communicator, check_root, wire_dtype
 from distgrad.distributed.fingerprint import Entry, Plan, agree
 from distgrad.distributed.launch import world
 from distgrad.distributed.sharding import examples_here
+from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
 from distgrad.errors import BatchError, CommunicationError, TapeError
+from distgrad.ops.structure import astype
 from distgrad.tensor import Operators, Tensor
 
 
@@ -39,17 +55,38 @@ def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
     Raises
     ------
     DesyncError
-        On every rank, if ranks call different operations, or with different shapes or dtypes.
-    TapeError
-        If a tape watches `x`: this operation has no gradient yet.
+        On every rank, if ranks call different operations, or with different shapes or dtypes, or if
+        tapes follow `x` on some ranks only.
+
+    Notes
+    -----
+    Derivatives, in both modes and of any order, are those of the map from all ranks' inputs to all
+    ranks' outputs; the target is the *sum* of all ranks' targets. So the gradient of a sum is the
+    sum of the ranks' cotangents: where every rank takes the same loss of the result, it is `size`
+    times that of one loss. Every rank has to walk back: each rank's target must depend on the
+    result, if only by ``0 * result``. Of ``"min"`` and ``"max"`` the gradient goes to the ranks
+    that hold the extremum, in equal shares.
+
+    Examples
+    --------
+    >>> import distgrad as dg
+    >>> import distgrad.distributed as dist
+    >>> ranks = dist.RecordedCommunicator(size=3)
+    >>> dg.grad(lambda x: dist.allreduce(x, comm=ranks) ** 2)(dg.asarray(2.0)).item()
+    36.0
     """
     comm = world() if comm is None else comm
-    host, leave = _enter("allreduce", x)
-    if op == "mean" and host.dtype.kind in "iu":
-        host = host.astype(np.float64)
-    agree(comm, _plan(f"allreduce (op={op!r})", host))
-    result = comm.allreduce(host, "sum" if op == "mean" else op)
-    return leave((result / comm.size).astype(host.dtype) if op == "mean" else result)
+    wire_dtype(np.dtype(np.float32), "sum" if op == "mean" else op)
+    value = _enter("allreduce", x)
+    if op == "mean" and value.is_integer:
+        value = value.as_float64()
+    what = f"allreduce (op={op!r})"
+    if op in ("sum", "mean"):
+        total = value.through(ALLREDUCE, comm, what)
+        return value.leave(total if op == "sum" else _divided(total, comm.size))
+    if op == "prod":
+        return value.leave(value.through(PRODUCT, comm, what))
+    return value.leave(value.through(EXTREMUM, comm, what, reduction=op))
 
 
 def broadcast(x: Any, root: int = 0, comm: Communicator | None = None) -> Any:
@@ -66,14 +103,18 @@ def broadcast(x: Any, root: int = 0, comm: Communicator | None = None) -> Any:
 
     Raises
     ------
-    DesyncError, TapeError
+    DesyncError
         As for `allreduce`.
+
+    Notes
+    -----
+    Derivatives are as for `allreduce`: the root's gradient is the sum of all ranks' cotangents, the
+    others' is 0. They have to follow their own value all the same.
     """
     comm = world() if comm is None else comm
     check_root(root, comm.size)
-    host, leave = _enter("broadcast", x)
-    agree(comm, _plan(f"broadcast (root={root})", host))
-    return leave(comm.broadcast(host, root))
+    value = _enter("broadcast", x)
+    return value.leave(value.through(BROADCAST, comm, f"broadcast (root={root})", root=root))
 
 
 def allgather(x: Any, comm: Communicator | None = None) -> Any:
@@ -89,19 +130,112 @@ def allgather(x: Any, comm: Communicator | None = None) -> Any:
 
     Raises
     ------
-    DesyncError, TapeError
+    DesyncError
         As for `allreduce`; the other axes have to agree.
+
+    Notes
+    -----
+    Derivatives are as for `allreduce`: a rank's gradient is the sum of all ranks' cotangents of its
+    part, which is `reduce_scatter`.
     """
     comm = world() if comm is None else comm
-    host, leave = _enter("allgather", x)
-    host = host.reshape(1) if host.ndim == 0 else host
-    rest = Entry("x", host.dtype.name, host.shape[1:])
-    agree(comm, Plan("allgather (all axes but the first)", (rest,)))
-    lengths = comm.allgather(np.array(host.shape[0], np.int64))
-    padded = np.zeros((int(lengths.max()), *host.shape[1:]), host.dtype)
-    padded[: host.shape[0]] = host
-    rows = comm.allgather(padded)
-    return leave(np.concatenate([row[:length] for row, length in zip(rows, lengths, strict=True)]))
+    value = _enter("allgather", x).with_axis()
+    what = "allgather (all axes but the first)"
+    length = np.array(value.shape[0], np.int64)
+    agree(comm, Plan(what, (Entry("x", value.dtype_name, value.shape[1:]),)))
+    counts = tuple(int(each) for each in comm.allgather(length))
+    return value.leave(value.through(ALLGATHER, comm, what, counts=counts))
+
+
+def reduce_scatter(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
+    """Return this rank's part of the elementwise reduction of all ranks' values.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Of the same shape and dtype on every rank, with an axis at least.
+    op : {"sum", "mean"}
+        How to reduce; as for `allreduce`.
+    comm : Communicator, optional
+        The ranks; `world()` by default.
+
+    Returns
+    -------
+    Tensor or array
+        The part along the first axis that `shard` gives this rank: lengths differ by one at most.
+
+    Raises
+    ------
+    DesyncError
+        As for `allreduce`.
+    CommunicationError
+        If `x` has no axis, or there is no such reduction.
+
+    Notes
+    -----
+    Derivatives are as for `allreduce`: every rank's gradient is all ranks' cotangents end to end,
+    which is `allgather`.
+    """
+    comm = world() if comm is None else comm
+    if op not in ("sum", "mean"):
+        raise CommunicationError(
+            f"reduce_scatter: op is {op!r}; expected 'sum' or 'mean' (dist.shard of dist.allreduce "
+            "for others)"
+        )
+    value = _enter("reduce_scatter", x)
+    if not value.shape:
+        raise CommunicationError(
+            "reduce_scatter: x has no axis to share; expected an array with a first axis"
+        )
+    if op == "mean" and value.is_integer:
+        value = value.as_float64()
+    parts = _even_parts(value.shape[0], comm.size)
+    part = value.through(REDUCE_SCATTER, comm, f"reduce_scatter (op={op!r})", parts=parts)
+    return value.leave(part if op == "sum" else _divided(part, comm.size))
+
+
+def alltoall(x: Any, counts: Sequence[int] | None = None, comm: Communicator | None = None) -> Any:
+    """Return what the other ranks have for this one, end to end in the order of the ranks.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Along the first axis what is for rank 0, then what is for rank 1, and so on. Lengths may
+        differ between ranks; the other axes have to agree.
+    counts : sequence of int, optional
+        How many rows are for each rank; by default as `shard` would cut them.
+    comm : Communicator, optional
+        The ranks; `world()` by default.
+
+    Raises
+    ------
+    DesyncError
+        As for `allreduce`.
+    CommunicationError
+        If `x` has no axis, or the counts are not those of its rows.
+
+    Notes
+    -----
+    Derivatives are as for `allreduce`: cotangents go back the way that the values came.
+    """
+    comm = world() if comm is None else comm
+    value = _enter("alltoall", x)
+    if not value.shape:
+        raise CommunicationError(
+            "alltoall: x has no axis to share; expected an array with a first axis"
+        )
+    length = value.shape[0]
+    row = _even_parts(length, comm.size) if counts is None else tuple(int(n) for n in counts)
+    if len(row) != comm.size or sum(row) != length or min(row) < 0:
+        raise CommunicationError(
+            f"alltoall: counts are {list(row)}; expected one for each of {comm.size} ranks, "
+            f"{length} in all, as x has rows"
+        )
+    what = "alltoall (all axes but the first)"
+    agree(comm, Plan(what, (Entry("x", value.dtype_name, value.shape[1:]),)))
+    everyone = comm.allgather(np.array(row, np.int64))
+    table = tuple(tuple(int(n) for n in each) for each in everyone)
+    return value.leave(value.through(ALLTOALL, comm, what, table=table))
 
 
 def average(value: Any, examples: float | None = None, comm: Communicator | None = None) -> Any:
@@ -133,7 +267,7 @@ def average(value: Any, examples: float | None = None, comm: Communicator | None
     comm = world() if comm is None else comm
     weight = examples_here("average", examples, comm)
     leaves, treedef = tree.flatten(value)
-    entered = [_enter("average", leaf) for leaf in leaves]
+    entered = [_enter_host("average", leaf) for leaf in leaves]
     hosts = [host.astype(np.float64) if host.dtype.kind in "iub" else host for host, _ in entered]
     if comm.size > 1:
         names = [path or "value" for path in tree.paths(value)]
@@ -170,11 +304,66 @@ def barrier(comm: Communicator | None = None) -> None:
     comm.barrier()
 
 
-def _plan(operation: str, host: Array) -> Plan:
-    return Plan(operation, (Entry("x", host.dtype.name, host.shape),))
+def _even_parts(length: int, size: int) -> tuple[int, ...]:
+    """Return how `shard` cuts so many rows."""
+    stops = [rank * length // size for rank in range(size + 1)]
+    return tuple(stop - start for start, stop in itertools.pairwise(stops))
 
 
-def _enter(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
+def _divided(total: Any, size: int) -> Any:
+    return (total / size).astype(total.dtype) if isinstance(total, np.ndarray) else total / size
+
+
+class _Entered:
+    """A value on its way into a collective: a tensor, or an array on the host.
+
+    Parameters
+    ----------
+    value : Tensor or numpy.ndarray
+        What travels.
+    leave : callable
+        Makes a result of the argument's kind.
+    """
+
+    def __init__(self, value: Any, leave: Callable[[Any], Any]) -> None:
+        self._value = value
+        self.leave = leave
+        self.shape = tuple(value.shape)
+        dtype = as_dtype(value.dtype)
+        self.dtype_name = dtype.name
+        self.is_integer = dtype.kind in "iu"
+
+    def as_float64(self) -> _Entered:
+        """Return the value as float64."""
+        if isinstance(self._value, Tensor):
+            return _Entered(astype(self._value, "float64"), self.leave)
+        return _Entered(self._value.astype(np.float64), self.leave)
+
+    def with_axis(self) -> _Entered:
+        """Return the value with an axis, if it had none."""
+        if self.shape:
+            return self
+        return _Entered(self._value.reshape(1), self.leave)
+
+    def through(self, op: Op, comm: Communicator, what: str, **particulars: Any) -> Any:
+        """Return the result of a collective."""
+        call = next_call(comm)
+        if isinstance(self._value, Tensor):
+            params = {"comm": comm, "what": what, "call": call, "followed": False}
+            return record(op, self._value, params | particulars)
+        return exchange(op, self._value, comm, what, **particulars)
+
+
+def _enter(function: str, x: Any) -> _Entered:
+    """Return a value as what travels, with what makes a result of the same kind."""
+    host = _as_host(function, x)
+    if host is not None:
+        return _Entered(*host)
+    tensor = x.read() if isinstance(x, Operators) else asarray(x)
+    return _Entered(tensor, lambda result: result)
+
+
+def _enter_host(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
     """Return a value on the host, and what makes a result of the same kind from a host array.
 
     Raises
@@ -182,6 +371,24 @@ def _enter(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
     TapeError
         If a tape follows the value.
     """
+    host = _as_host(function, x)
+    if host is not None:
+        return host
+    tensor = x.read() if isinstance(x, Operators) else asarray(x)
+    if any(listener.follows(tensor.key) for listener in LISTENERS.get()):
+        raise TapeError(
+            f"{function}: a tape watches x, but {function} has no gradient; pass "
+            "dg.stop_gradient(x) to cut on purpose, take dist.allreduce of weighted sums, or "
+            "average gradients with dist.DistributedGradientTape"
+        )
+    kernels = tensor.kernels
+    return kernels.backend.to_host(tensor.array), lambda host: Tensor(
+        kernels.backend.asarray(host), kernels
+    )
+
+
+def _as_host(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]] | None:
+    """Return a value that is no tensor on the host, with what makes a result of its kind."""
     if isinstance(x, (bool, int, float, complex)):
         return np.asarray(x), lambda host: host.item() if host.ndim == 0 else host
     if isinstance(x, np.generic):
@@ -192,14 +399,4 @@ def _enter(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
                 f"{function}: x has dtype {x.dtype}; expected an array of numbers"
             )
         return x, lambda host: host
-    tensor = x.read() if isinstance(x, Operators) else asarray(x)
-    if any(listener.follows(tensor.key) for listener in LISTENERS.get()):
-        raise TapeError(
-            f"{function}: a tape watches x, but {function} has no gradient yet; pass "
-            "dg.stop_gradient(x) to cut on purpose, or average gradients with "
-            "dist.DistributedGradientTape"
-        )
-    kernels = tensor.kernels
-    return kernels.backend.to_host(tensor.array), lambda host: Tensor(
-        kernels.backend.asarray(host), kernels
-    )
+    return None

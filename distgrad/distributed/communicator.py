@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,11 @@ class Communicator(Protocol):
 
     The verbs take NumPy arrays and know nothing of tensors, variables or gradients. A call returns
     once this rank's part is done; arguments are not changed except where `out` says so.
+
+    A communicator may also have ``duplicate()``, which all ranks call together: another one of the
+    same ranks, whose verbs a thread of its own may call, and whose ``wait_for(event)`` returns once
+    that thread has set the event, or raises what the waiting for other ranks raises. Without it,
+    nothing overlaps.
 
     Attributes
     ----------
@@ -78,7 +84,7 @@ class Communicator(Protocol):
         """Return all ranks' arrays along a new first axis of length `size`."""
         ...
 
-    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+    def allgatherv(self, array: Array, counts: Sequence[int], *, out: Array | None = None) -> Array:
         """Return all ranks' elements end to end, in the order of the ranks.
 
         Parameters
@@ -87,6 +93,8 @@ class Communicator(Protocol):
             Of the same dtype on every rank.
         counts : sequence of int
             How many elements each rank has; the same on every rank.
+        out : numpy.ndarray of shape (sum of counts,), optional
+            Where to put the result: contiguous, of the array's dtype.
         """
         ...
 
@@ -164,11 +172,11 @@ class SerialCommunicator:
         self.started += 1
         return np.array(array)[np.newaxis]
 
-    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+    def allgatherv(self, array: Array, counts: Sequence[int], *, out: Array | None = None) -> Array:
         """Return a copy of the array."""
         self.started += 1
         check_counts("allgatherv", array, counts[0])
-        return np.array(array)
+        return _delivered(np.array(array), out)
 
     def alltoall(self, array: Array) -> Array:
         """Return a copy of the array."""
@@ -232,6 +240,16 @@ class RecordedCommunicator:
         self.started = 0
         self.calls: list[Call] = []
 
+    def duplicate(self) -> RecordedCommunicator:
+        """Return a communicator of the same ranks that notes its calls in the same list."""
+        other = RecordedCommunicator(self.size, self.rank)
+        other.calls = self.calls
+        return other
+
+    def wait_for(self, done: threading.Event) -> None:
+        """Return once another thread has set the event."""
+        done.wait()
+
     def _note(self, verb: str, op: str, array: Array) -> None:
         self.started += 1
         self.calls.append(Call(verb, op, array.shape, array.dtype.name, array.nbytes))
@@ -260,11 +278,11 @@ class RecordedCommunicator:
         self._note("allgather", "", array)
         return np.stack([array] * self.size)
 
-    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+    def allgatherv(self, array: Array, counts: Sequence[int], *, out: Array | None = None) -> Array:
         """Return each rank's elements, those of this rank as often as a count asks."""
         check_counts("allgatherv", array, counts[self.rank])
         self._note("allgatherv", "", array)
-        return np.concatenate([np.resize(array, count) for count in counts])
+        return _delivered(np.concatenate([np.resize(array, count) for count in counts]), out)
 
     def alltoall(self, array: Array) -> Array:
         """Return `size` copies of the row for this rank."""

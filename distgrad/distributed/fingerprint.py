@@ -35,13 +35,19 @@ class Entry(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a rank is about to exchange: the operation in words, and its arrays in order."""
+    """What a rank is about to exchange: the operation in words, and its arrays in order.
+
+    What follows a semicolon in the words, such as how messages are cut, counts where all else is
+    equal.
+    """
 
     operation: str
     entries: tuple[Entry, ...] = ()
 
 
-def agree(communicator: Communicator, plan: Plan, present: Sequence[bool] = ()) -> list[bool]:
+def agree(
+    communicator: Communicator, plan: Plan, present: Sequence[bool] = (), *, call: int = 0
+) -> list[bool]:
     """Return once all ranks are known to have the same plan.
 
     Parameters
@@ -53,6 +59,9 @@ def agree(communicator: Communicator, plan: Plan, present: Sequence[bool] = ()) 
     present : sequence of bool
         For each entry, whether this rank has it; ranks may differ in this. Further questions may
         follow, answered in the same way, such as whether what it has is dense.
+    call : int
+        The number of a call in the program that this belongs to: of two equal collectives that a
+        backward pass walks through, it tells which.
 
     Returns
     -------
@@ -72,14 +81,15 @@ def agree(communicator: Communicator, plan: Plan, present: Sequence[bool] = ()) 
     if communicator.size == 1:
         return list(present)
     number = communicator.started
-    fingerprint = _word(_condensed(plan), number.to_bytes(8, "little"))
+    fingerprint = _word(_condensed(plan), number.to_bytes(8, "little"), call.to_bytes(8, "little"))
     having = _word(bytes(present))
     words = np.array([fingerprint, having], np.uint64)
     message = np.concatenate([words, ~words])
     combined = communicator.allreduce(message, "bor")
     differs = combined != message
     if differs[0] or differs[2]:
-        _explain(communicator, plan, number)
+        operation = f"{plan.operation}, of call {call}," if call else plan.operation
+        _explain(communicator, Plan(operation, plan.entries), number)
     if differs[1] or differs[3]:
         union = communicator.allreduce(np.array(present, np.uint8), "bor")
         return [bool(each) for each in union]
@@ -105,6 +115,8 @@ def _explain(communicator: Communicator, plan: Plan, number: int) -> None:
         )
         for operation, count, entries in received
     ]
+    if len({entries for _, entries in plans}) > 1:  # that says more than how they would travel
+        plans = [((name.partition("; ")[0], step), arrays) for (name, step), arrays in plans]
     steps = [step for step, _ in plans]
     common_step = _most_common(steps)
     if len(set(steps)) > 1:
@@ -141,7 +153,9 @@ def _explain(communicator: Communicator, plan: Plan, number: int) -> None:
         else "Do all ranks pass the same shape and dtype?"
     )
     raise DesyncError(
-        f"{plan.operation}: {'; '.join(differences)}. {advice}", tuple(odd), tuple(names)
+        f"{plan.operation.partition('; ')[0]}: {'; '.join(differences)}. {advice}",
+        tuple(odd),
+        tuple(names),
     )
 
 

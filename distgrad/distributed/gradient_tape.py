@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from distgrad import tree
-from distgrad.core.seam import LISTENERS
-from distgrad.distributed.buckets import plan_buckets
-from distgrad.distributed.communicator import Communicator, wire_dtype
-from distgrad.distributed.fingerprint import Entry, Plan, agree
+from distgrad.distributed.accumulation import OrderedGradients, number_of_shards
+from distgrad.distributed.averaging import (
+    Rest,
+    average_gradients,
+    check_average,
+    connect,
+    describe_sources,
+    layout_known,
+    presence_of,
+    refuse_listeners,
+    remember_layout,
+)
+from distgrad.distributed.buckets import BUCKET_BYTES
+from distgrad.distributed.communicator import Communicator
+from distgrad.distributed.fingerprint import Plan
 from distgrad.distributed.launch import world
+from distgrad.distributed.logical import check_number, last_cut
+from distgrad.distributed.overlap import OverlappedAverage, lane_of
+from distgrad.distributed.report import CommReport, last_report
 from distgrad.distributed.sharding import examples_here
-from distgrad.distributed.slices import exchange_counts, gather_rows, host_rows, is_worth_it
-from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import BatchError, ShapeError, TapeError, UnsupportedOptionError
-from distgrad.sparse import IndexedSlices, densified, made
-from distgrad.tape.arguments import UnconnectedGradients, unconnected, unconnected_policy
+from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
-from distgrad.tensor import Tensor
 from distgrad.variable import Variable
-
-_UNNAMED = "Variable"  # the name of variables that were given none
-_NOWHERE = "no rank's target depends on it; was it watched, and of a floating dtype?"
-_AVERAGES = ("examples", "ranks", "sum")
 
 
 class DistributedGradientTape:
     """A `GradientTape` whose `gradient` averages over all ranks.
 
-    Each rank records its own part of the batch. The gradients go into one flat buffer for each
-    dtype, in the order of the sources, and are added up by one allreduce.
+    Each rank records its own part of the batch. The gradients go into flat buffers, in the order of
+    the sources, and each is added up by one allreduce.
 
     Parameters
     ----------
@@ -42,12 +46,19 @@ class DistributedGradientTape:
         Records this rank's computation; may have done so already.
     comm : Communicator, optional
         The ranks to average over; `world()` by default.
-    bucket_bytes : None
-        Several buckets a dtype; not supported yet.
+    bucket_bytes : int
+        How long a message may get: gradients travel in several, those of the last sources first,
+        since the walk back comes to them first. Sources are best given in the order of their use.
+    overlap : bool, optional
+        Whether messages travel while the walk goes on, carried by a thread; by default, from the
+        second step on, if every rank has two cores or more to itself, and there are two messages
+        or more.
     compression : None
         Fewer bytes a number; not supported yet.
-    deterministic : None or False
-        The same bits for any number of ranks; not supported yet.
+    deterministic : bool or int, optional
+        Whether the gradients have the same bits for any number of ranks, under any MPI: then the
+        target of `gradient` is a list with one loss for each of this rank's logical shards, see
+        `logical_shards`; a number says how many there are over all ranks.
     average : {"examples", "ranks", "sum"}
         What the gradients are multiplied by. ``"examples"``: the mean over all examples,
         Σ nᵢgᵢ / Σ nᵢ with nᵢ the examples of rank i, right for losses that are means over a
@@ -75,26 +86,25 @@ class DistributedGradientTape:
         tape: GradientTape,
         comm: Communicator | None = None,
         *,
-        bucket_bytes: int | None = None,
+        bucket_bytes: int = BUCKET_BYTES,
+        overlap: bool | None = None,
         compression: str | None = None,
-        deterministic: bool | None = None,
+        deterministic: bool | int | None = None,
         average: str = "examples",
     ) -> None:
-        for argument, given in (
-            ("bucket_bytes", bucket_bytes),
-            ("compression", compression),
-            ("deterministic", deterministic or None),
-        ):
-            if given is not None:
-                raise UnsupportedOptionError(
-                    f"DistributedGradientTape: {argument}={given!r} is not supported yet; leave "
-                    f"{argument} out"
-                )
-        if average not in _AVERAGES:
-            raise ValueError(
-                f"DistributedGradientTape: average is {average!r}; expected one of "
-                f"{', '.join(map(repr, _AVERAGES))}"
+        if compression is not None:
+            raise UnsupportedOptionError(
+                f"DistributedGradientTape: compression={compression!r} is not supported yet; leave "
+                "compression out"
             )
+        if bucket_bytes < 1:
+            raise ValueError(
+                f"DistributedGradientTape: bucket_bytes is {bucket_bytes}; expected 1 or more"
+            )
+        self._bucket_bytes = bucket_bytes
+        self._overlap = overlap
+        check_average("DistributedGradientTape", average)
+        self._count = number_of_shards("DistributedGradientTape", deterministic)
         self._tape = tape
         self._communicator = comm
         self._average = average
@@ -129,6 +139,11 @@ class DistributedGradientTape:
         """Return the watched variables; see `GradientTape.watched_variables`."""
         return self._tape.watched_variables()
 
+    @property
+    def report(self) -> CommReport:
+        """What the last averaging of gradients on these ranks cost; see `last_report`."""
+        return last_report(self._communicator)
+
     # --- gradients ------------------------------------------------------------------------------
 
     def gradient(
@@ -138,7 +153,7 @@ class DistributedGradientTape:
         output_gradients: Any = None,
         unconnected_gradients: UnconnectedGradients | str = UnconnectedGradients.NONE,
         *,
-        examples: float | None = None,
+        examples: float | Sequence[float] | None = None,
     ) -> Any:
         """Return the gradient of the targets of all ranks with respect to sources.
 
@@ -147,7 +162,8 @@ class DistributedGradientTape:
         Parameters
         ----------
         target, output_gradients :
-            As for `GradientTape.gradient`: this rank's own.
+            As for `GradientTape.gradient`: this rank's own. With `deterministic`, lists with one
+            for each logical shard that `logical_shards` yielded on this rank.
         sources : Tensor, Variable or nest of them
             The replicated values to differentiate with respect to.
         unconnected_gradients : {"none", "zero", "error"} or UnconnectedGradients
@@ -156,7 +172,8 @@ class DistributedGradientTape:
         examples : float, optional
             How many examples this rank's target stands for, or their total weight; by default those
             of the last `shard` on this communicator, or one where there was none. A rank with zero
-            examples contributes exact zeros, even if its own gradient is NaN.
+            examples contributes exact zeros, even if its own gradient is NaN. With `deterministic`,
+            a list with one number for each target.
 
         Returns
         -------
@@ -180,39 +197,111 @@ class DistributedGradientTape:
             If another rank failed or left, or has not come before the deadline.
         """
         comm = world() if self._communicator is None else self._communicator
+        policy = unconnected_policy(unconnected_gradients)
         if self._average == "examples" and output_gradients is None:
             _refuse_sums(target)
+        if self._count is not None:
+            leaves, treedef = tree.flatten(sources)
+            sums = self._ordered(comm, leaves, target, output_gradients, examples)
+            return tree.unflatten(treedef, connect(policy, leaves, sums.finish(treedef)))
         if comm.size == 1:
             return self._tape.gradient(target, sources, output_gradients, unconnected_gradients)
-        policy = unconnected_policy(unconnected_gradients)
         weight = examples_here("gradient", examples, comm)
         if self._average != "examples":
             weight = float(weight > 0)
         leaves, treedef = tree.flatten(sources)
+        operation = f"gradient (average={self._average!r}"
+        if self._bucket_bytes != BUCKET_BYTES or self._overlap is not None:
+            operation += f", bucket_bytes={self._bucket_bytes}, overlap={self._overlap}"
+        plan = Plan(f"{operation})", describe_sources(treedef, leaves))
+        layout = layout_known(comm, plan)
+        if layout is not None and len(layout.buckets) > 1:
+            lane = lane_of(comm, self._overlap)
+            if lane is not None:
+                average = OverlappedAverage(lane, comm, plan, layout, weight)
+                found = self._overlapped(average, comm, plan, leaves, target, output_gradients)
+                return tree.unflatten(treedef, connect(policy, leaves, found))
         # Asked for in a flat list: None among them would vanish in a nest.
         gradients = self._tape.gradient(
             target, None if sources is None else leaves, output_gradients
         )
-        _refuse_listeners(self._tape, gradients)
+        refuse_listeners(self._tape, gradients)
+        found = average_gradients(
+            comm,
+            plan,
+            leaves,
+            gradients,
+            weight,
+            as_sum=self._average == "sum",
+            bucket_bytes=self._bucket_bytes,
+        )
+        return tree.unflatten(treedef, connect(policy, leaves, found))
 
-        plan = Plan(f"gradient (average={self._average!r})", describe_sources(treedef, leaves))
-        # Who has a gradient at all, and who has a dense one.
-        present = [gradient is not None for gradient in gradients]
-        dense = [each and not _is_sparse(g) for each, g in zip(present, gradients, strict=True)]
-        union = agree(comm, plan, present + dense)
-        connected, dense = union[: len(leaves)], union[len(leaves) :]
+    def _overlapped(
+        self,
+        average: OverlappedAverage,
+        comm: Communicator,
+        plan: Plan,
+        leaves: list[Any],
+        target: Any,
+        output_gradients: Any,
+    ) -> list[Any]:
+        """Return the averages, whose buckets leave during the walk."""
         as_sum = self._average == "sum"
-        reduced = _reduce_sparse(comm, leaves, gradients, connected, dense, weight, as_sum)
-        found = [each and slices is None for each, slices in zip(connected, reduced, strict=True)]
-        for position, gradient in enumerate(
-            _reduce(comm, leaves, gradients, found, weight, as_sum)
-        ):
-            reduced[position] = reduced[position] if gradient is None else gradient
-        results = [
-            unconnected(policy, position, source, _NOWHERE) if found is None else found
-            for position, (source, found) in enumerate(zip(leaves, reduced, strict=True))
-        ]
-        return tree.unflatten(treedef, results)
+        try:
+            gradients = self._tape.gradient(
+                target, leaves, output_gradients, on_ready=average.ready
+            )
+            refuse_listeners(self._tape, gradients)
+        except BaseException:
+            average.interrupt()
+            raise
+        done, union = average.finish(leaves, presence_of(gradients), as_sum=as_sum)
+        rest = Rest(comm, leaves, gradients, union, average.weight, as_sum=as_sum, done=done)
+        found = rest.average(average.tally, self._bucket_bytes)
+        remember_layout(comm, plan, leaves, union, self._bucket_bytes)
+        average.tally.close(comm)
+        return found
+
+    def _ordered(
+        self,
+        comm: Communicator,
+        leaves: list[Any],
+        target: Any,
+        output_gradients: Any,
+        examples: Any,
+    ) -> OrderedGradients:
+        """Return the gradients of this rank's logical shards, one walk for each."""
+        count = self._count or 0
+        cut = last_cut("gradient", comm, count)
+        targets = list(target) if isinstance(target, (list, tuple)) else [target]
+        check_number("gradient", "targets", len(targets), cut)
+        seeds = _one_each("output_gradients", output_gradients, len(targets))
+        weights = _one_each("examples", examples, len(targets))
+        if len(targets) > 1 and not self._tape._persistent:
+            raise TapeError(
+                f"gradient: deterministic takes the gradient of each of {len(targets)} logical "
+                "shards by itself: dist.DistributedGradientTape(dg.GradientTape(persistent=True)), "
+                "or one tape for each shard and dist.GradientAccumulator"
+            )
+        sums = OrderedGradients(comm, leaves, self._average, count, self._bucket_bytes)
+        for each, seed, weight in zip(targets, seeds, weights, strict=True):
+            gradients = self._tape.gradient(each, leaves, seed)
+            refuse_listeners(self._tape, gradients)
+            sums.add(gradients, weight)
+        return sums
+
+
+def _one_each(argument: str, given: Any, number: int) -> Sequence[Any]:
+    """Return one value for each logical shard, or raise a `BatchError`."""
+    if given is None:
+        return [None] * number
+    if not isinstance(given, (list, tuple)) or len(given) != number:
+        raise BatchError(
+            f"gradient: {argument} is {given!r}; with deterministic, expected a list with one for "
+            f"each of the {number} targets"
+        )
+    return given
 
 
 def _refuse_sums(target: Any) -> None:
@@ -224,138 +313,3 @@ def _refuse_sums(target: Any) -> None:
                 f"gradient: the target has shape {shape}; expected the mean loss of this rank's "
                 "examples, a scalar: take dg.mean(losses), or average='sum' for sums"
             )
-
-
-def _is_sparse(gradient: Any) -> bool:
-    return isinstance(gradient, IndexedSlices)
-
-
-def _reduce_sparse(
-    comm: Communicator,
-    sources: list[Any],
-    gradients: list[Any],
-    connected: list[bool],
-    dense: list[bool],
-    weight: float,
-    as_sum: bool,
-) -> list[Any]:
-    """Return the gradients that are worth being exchanged as rows; None for all others."""
-    results: list[Any] = [None] * len(sources)
-    sparse = [p for p, found in enumerate(connected) if found and not dense[p]]
-    if not sparse:
-        return results
-    dtypes = _numpy_dtypes([source.array for source in sources])
-    wires = {p: wire_dtype(dtypes[p], "sum") for p in sparse}
-    shapes = {p: tuple(sources[p].array.shape) for p in sparse}
-    rows = {p: host_rows(gradients[p], shapes[p], wires[p]) for p in sparse}
-    table, weights = exchange_counts(comm, [rows[p] for p in sparse], weight)
-    counts = dict(zip(sparse, table.T, strict=True))
-    for wire in dict.fromkeys(wires.values()):
-        chosen = [
-            p
-            for p in sparse
-            if wires[p] == wire and is_worth_it(counts[p], shapes[p], wire.itemsize)
-        ]
-        if not chosen:
-            continue
-        summed = gather_rows(
-            comm,
-            [rows[p] for p in chosen],
-            np.stack([counts[p] for p in chosen], axis=1),
-            weights,
-            [shapes[p] for p in chosen],
-            as_sum,
-        )
-        for position, (values, indices) in zip(chosen, summed, strict=True):
-            kernels = sources[position].kernels
-            results[position] = made(
-                Tensor(kernels.backend.asarray(values, dtype=dtypes[position]), kernels),
-                Tensor(kernels.backend.asarray(indices), kernels),
-                shapes[position],
-            )
-    return results
-
-
-def _reduce(
-    comm: Communicator,
-    sources: list[Any],
-    gradients: list[Any],
-    connected: list[bool],
-    weight: float,
-    as_sum: bool,
-) -> list[Tensor | None]:
-    """Return the connected gradients added up over all ranks and divided by all weights."""
-    results: list[Tensor | None] = [None] * len(sources)
-    arrays = [source.array for source in sources]
-    dtypes = _numpy_dtypes(arrays)
-    shapes = tuple(tuple(array.shape) for array in arrays)
-    positions = tuple(position for position, found in enumerate(connected) if found)
-    for bucket in plan_buckets(dtypes, shapes, positions):
-        message = bucket.pack([_on_host(gradients[p]) for p in bucket.positions], weight)
-        message = comm.allreduce(message, "sum", out=message)
-        total = message[0].real
-        if total == 0:
-            raise BatchError(
-                f"gradient: no rank of {comm.size} has an example; expected at least one in the "
-                "global batch"
-            )
-        if not as_sum:
-            message /= total
-        for position, array in zip(bucket.positions, bucket.unpack(message), strict=True):
-            kernels = sources[position].kernels
-            results[position] = Tensor(
-                kernels.backend.asarray(array, dtype=dtypes[position]), kernels
-            )
-    return results
-
-
-def _on_host(gradient: Any) -> np.ndarray[Any, Any] | None:
-    if gradient is None:
-        return None
-    tensor = densified(gradient)
-    host: np.ndarray[Any, Any] = tensor.backend.to_host(tensor.array)
-    return host
-
-
-def _refuse_listeners(tape: GradientTape, gradients: list[Any]) -> None:
-    """Raise if another tape listens: it would not hear the average, and silently give None."""
-    others = [each for each in LISTENERS.get() if each is not tape]
-    if any(each.follows(g.key) for each in others for g in gradients if g is not None):
-        raise TapeError(
-            "gradient: another tape records, but the average over ranks cannot be differentiated "
-            "yet; take higher derivatives on each rank with the plain GradientTape first"
-        )
-
-
-def describe_sources(treedef: tree.TreeDef, leaves: list[Any]) -> tuple[Entry, ...]:
-    """Return an entry for each source: its name, or else its place in the nest."""
-    names = tuple(getattr(leaf, "name", _UNNAMED) for leaf in leaves)
-    arrays = [leaf.array for leaf in leaves]
-    dtypes = _numpy_dtypes(arrays)
-    return _entries(treedef, names, dtypes, tuple(tuple(array.shape) for array in arrays))
-
-
-@lru_cache(maxsize=64)  # a training loop asks for the same at every step
-def _entries(
-    treedef: tree.TreeDef,
-    names: tuple[str, ...],
-    dtypes: tuple[DType, ...],
-    shapes: tuple[tuple[int, ...], ...],
-) -> tuple[Entry, ...]:
-    paths = tree.paths(tree.unflatten(treedef, list(range(len(names)))))
-    labels = [
-        (path or f"source {position}") if name == _UNNAMED else name
-        for position, (name, path) in enumerate(zip(names, paths, strict=True))
-    ]
-    return tuple(
-        Entry(label, dtype.name, shape)
-        for label, dtype, shape in zip(labels, dtypes, shapes, strict=True)
-    )
-
-
-def _numpy_dtypes(arrays: list[Any]) -> tuple[DType, ...]:
-    """Return the dtypes of any backend's arrays as NumPy's."""
-    return tuple(
-        array.dtype if isinstance(array.dtype, np.dtype) else as_dtype(array.dtype)
-        for array in arrays
-    )

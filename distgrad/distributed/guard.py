@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +45,30 @@ class Waiting:
     number: int
     members: tuple[int, ...]  # ranks of the world
     what: Callable[[], str]  # the operation in words, only needed when something is wrong
+
+
+class Place(Protocol):
+    """What is read of a `Waiting`: for another thread, of which it changes."""
+
+    @property
+    def communicator(self) -> int:
+        """Which one, as `Guard.enroll` numbers them."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """How many operations were begun on it."""
+        ...
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Its ranks, as those of the world."""
+        ...
+
+    @property
+    def what(self) -> Callable[[], str]:
+        """The operation in words."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -85,9 +109,10 @@ class Guard:
         self.begun: dict[int, Callable[[], int]] = {}  # operations begun, by communicator
         self._departed: dict[int, dict[str, Any]] = {}
         self._answers: dict[int, dict[str, Any]] = {}
-        self._waiting: Waiting | None = None
+        self._waiting: Place | None = None
         self._sent: list[tuple[Any, bytes]] = []
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._reprieved = threading.Event()
         self._doomed_at: float | None = None
         self.neighbours = self._meet()
@@ -114,7 +139,12 @@ class Guard:
 
     # --- waiting --------------------------------------------------------------------------------
 
-    def wait(self, completed: Callable[[], bool], waiting: Waiting) -> None:
+    def opened(self, change: int) -> None:
+        """Count an operation as begun (1) or completed (-1), from whatever thread."""
+        with self._counting:
+            self.open_operations += change
+
+    def wait(self, completed: Callable[[], bool], waiting: Place) -> None:
         """Return once a request has completed.
 
         Raises
@@ -143,7 +173,7 @@ class Guard:
         finally:
             self._waiting = None
 
-    def check(self, waiting: Waiting) -> None:
+    def check(self, waiting: Place) -> None:
         """Raise a `RemoteRankError` if the operation cannot be completed for what is known."""
         # Departures first: who waits for the same rank tells of it only at second hand.
         for rank, note in self._departed.items():
@@ -165,7 +195,7 @@ class Guard:
                 failure.traceback,
             )
 
-    def _stall(self, completed: Callable[[], bool], waiting: Waiting, seconds: float) -> None:
+    def _stall(self, completed: Callable[[], bool], waiting: Place, seconds: float) -> None:
         """Ask where the others are, have the missing print their stacks, and raise."""
         self._answers.clear()
         others = [r for r in waiting.members if r != self.rank]

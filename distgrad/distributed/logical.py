@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -98,7 +99,7 @@ def logical_shards(
     total = examples_of("logical_shards", leaves, batch)
     own = own_range(count, comm.size, comm.rank)
     bounds = [shard * total // count for shard in range(own.start, own.stop + 1)]
-    spans = list(zip(bounds, bounds[1:], strict=False))
+    spans = list(pairwise(bounds))
     _last_cuts[comm] = Cut(count, tuple(stop - start for start, stop in spans))
     remember_examples(comm, bounds[-1] - bounds[0])
 
@@ -171,7 +172,7 @@ def sum_logical_shards(
     check_number("sum_logical_shards", "values", len(rows), cut)
     # A rank without a shard has no value either, and learns the shape from the others.
     shape = _shape_of_all(comm, rows)
-    agree(comm, Plan(f"sum_logical_shards (count={count})", (Entry("", "float64", shape),)))
+    agree(comm, Plan(f"sum_logical_shards (count={count})", (Entry("values", "float64", shape),)))
     total = OrderedSum(comm, cut.count)
     waiting = iter(rows)
     length = int(np.prod(shape, dtype=np.int64))

@@ -8,6 +8,7 @@ of (`distgrad.distributed.guard`).
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -29,6 +30,7 @@ from distgrad.errors import CommunicationError
 # wrong numbers at once; 2^28 elements of 16 bytes are safe on every MPI that was tried.
 MESSAGE_ELEMENTS = 2**28
 
+_EVENT_SECONDS = 0.0005  # of sleep between two looks at what another thread does
 _QUICK_TESTS = 10  # polls before the core is given up between two of them
 
 
@@ -61,9 +63,20 @@ class MPICommunicator:
         The process's guard, `distgrad.distributed.world().guard`.
     local_rank : int, optional
         The number among the group's processes of this machine; asked of MPI unless given.
+    background : bool
+        Whether its verbs are called by a thread that may wait inside MPI, see `duplicate`.
     """
 
-    def __init__(self, communicator: Any, guard: Guard, local_rank: int | None = None) -> None:
+    def __init__(
+        self,
+        communicator: Any,
+        guard: Guard,
+        local_rank: int | None = None,
+        *,
+        background: bool = False,
+    ) -> None:
+        self._background = background
+        self._what: Callable[[], str] = lambda: "no operation"
         self.guard = guard
         self.started = 0
         self._mpi = mpi = guard.mpi
@@ -142,7 +155,7 @@ class MPICommunicator:
         self._run(requests, lambda: describe("allgather", own.dtype, own.shape))
         return result
 
-    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+    def allgatherv(self, array: Array, counts: Sequence[int], *, out: Array | None = None) -> Array:
         """Return all ranks' elements end to end; see `Communicator`."""
         check_counts("allgatherv", array, counts[self.rank])
         own = np.ascontiguousarray(array)
@@ -152,14 +165,18 @@ class MPICommunicator:
             return describe("allgatherv", own.dtype, own.shape)
 
         if self._fits(table, own.itemsize):
-            result = np.empty(int(table[:, 0].sum()), own.dtype)
+            result = np.empty(int(table[:, 0].sum()), own.dtype) if out is None else out
             sizes = (table[:, 0] * own.itemsize).tolist()
             received = [result.view(np.uint8), sizes, _starts(sizes), self._mpi.BYTE]
             self._run(
                 lambda: iter([self._communicator.Iallgatherv(own.view(np.uint8), received)]), what
             )
             return result
-        return self._exchange(own, table, what, everybody_gets_all=True)
+        result = self._exchange(own, table, what, everybody_gets_all=True)
+        if out is None:
+            return result
+        out[...] = result
+        return out
 
     def alltoall(self, array: Array) -> Array:
         """Return what the others have for this rank; see `Communicator`."""
@@ -199,9 +216,8 @@ class MPICommunicator:
 
     def _fits(self, counts: Array, itemsize: int) -> bool:
         """Return whether no rank sends or receives more bytes than a message can count."""
-        return max(counts.sum(axis=0).max(), counts.sum(axis=1).max()) * itemsize <= (
-            MESSAGE_ELEMENTS
-        )
+        most = max(int(counts.sum(axis=0).max()), int(counts.sum(axis=1).max()))
+        return most * itemsize <= MESSAGE_ELEMENTS
 
     def _exchange(
         self,
@@ -242,7 +258,9 @@ class MPICommunicator:
                     [message, sizes_to.tolist(), _starts(sizes_to), byte],
                     [piece, sizes_come.tolist(), _starts(sizes_come), byte],
                 )
-                for a, n, b in zip(starts_come + done, sizes_come, _starts(sizes_come), strict=True):
+                for a, n, b in zip(
+                    starts_come + done, sizes_come, _starts(sizes_come), strict=True
+                ):
                     arrived[a : a + n] = piece[b : b + n]
 
         self._run(requests, what)
@@ -251,6 +269,26 @@ class MPICommunicator:
     def barrier(self) -> None:
         """Return once every rank has called this."""
         self._run(lambda: iter([self._communicator.Ibarrier()]), lambda: "barrier")
+
+    def duplicate(self) -> MPICommunicator:
+        """Return a communicator of the same ranks for a thread of its own; all ranks call this.
+
+        Its verbs wait inside MPI, where messages make progress and the interpreter is free for
+        other threads, but where nobody hears of failures: the thread that needs the results does,
+        by `wait_for`.
+        """
+        return MPICommunicator(self._communicator, self.guard, self.local_rank, background=True)
+
+    def wait_for(self, done: threading.Event) -> None:
+        """Return once another thread, which uses this communicator, has set the event.
+
+        Raises
+        ------
+        RemoteRankError, StallError
+            If that thread waits for a rank that failed, left or has not come before the deadline.
+        """
+        if not done.is_set():
+            self.guard.wait(lambda: done.wait(_EVENT_SECONDS), _Elsewhere(self))
 
     def abort(self, code: int = 1) -> NoReturn:
         """End all ranks at once, with this exit code."""
@@ -261,26 +299,46 @@ class MPICommunicator:
         """Complete the requests of one operation, one after the other."""
         guard = self.guard
         self.started += 1
+        self._what = what
         waiting = Waiting(self._identity, self.started, self._members, what)
         if guard.alarmed:
             guard.check(waiting)
         # Not in a `finally`: what an exception interrupts stays open, for ever.
-        guard.open_operations += 1
+        guard.opened(1)
         try:
             for request in requests():
-                self._complete(request.Test, waiting)
+                if self._background:
+                    request.Wait()  # in C and without the interpreter's lock: others compute
+                else:
+                    self._complete(request.Test, waiting)
         except self._mpi.Exception as error:
             raise CommunicationError(
                 f"rank {self.rank}: MPI failed in {what()}: {error.Get_error_string()}; "
                 "do all ranks send the same shapes and dtypes?"
             ) from error
-        guard.open_operations -= 1
+        guard.opened(-1)
 
     def _complete(self, completed: Callable[[], bool], waiting: Waiting) -> None:
         for _ in range(_QUICK_TESTS):
             if completed():
                 return
         self.guard.wait(completed, waiting)
+
+
+class _Elsewhere:
+    """Where the thread of a communicator waits; it goes from operation to operation meanwhile."""
+
+    def __init__(self, of: MPICommunicator) -> None:
+        self._of = of
+        self.communicator = of._identity
+        self.members = of._members
+
+    @property
+    def number(self) -> int:
+        return self._of.started
+
+    def what(self) -> str:
+        return self._of._what()
 
 
 def _pieces(flat: Array, limit: int | None = None) -> Iterator[Array]:
@@ -292,7 +350,8 @@ def _pieces(flat: Array, limit: int | None = None) -> Iterator[Array]:
 
 def _starts(sizes: Any) -> list[int]:
     """Return where pieces of some sizes start that lie end to end."""
-    return (np.cumsum(sizes) - sizes).tolist()
+    starts: list[int] = (np.cumsum(sizes) - sizes).tolist()
+    return starts
 
 
 def _distance(whole: Array, part: Array) -> int:

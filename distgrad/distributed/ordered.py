@@ -1,17 +1,19 @@
 """Add up logical shards in one fixed order, whatever the number of ranks: the same bits always.
 
-Additions of floats do not associate, so what MPI's reductions return depends on the number of ranks,
-on the MPI and on the length of the message. Here the order is that of a binary tree over the logical
-shards, fixed by their number alone. A rank owns a run of neighbours and adds up the subtrees that lie
-within the run; what is left, few rows, is exchanged in slices (alltoallv), each slice is finished by
-one rank, and everybody gathers the slices (allgatherv). With one subtree a rank, as with 24 shards on
-1, 2, 4, 8 or 24 ranks, that is 2n(p-1)/p numbers a rank, the least that any algorithm sends.
+Additions of floats do not associate, so what MPI's reductions return depends on the number of
+ranks, on the MPI and on the length of the message. Here the order is that of a binary tree over the
+logical shards, fixed by their number alone. A rank owns a run of neighbours and adds up the
+subtrees that lie within the run; what is left, few rows, is exchanged in slices (alltoallv), each
+slice is finished by one rank, and everybody gathers the slices (allgatherv). With one subtree a
+rank, as with 24 shards on 1, 2, 4, 8 or 24 ranks, that is 2n(p-1)/p numbers a rank, the least that
+any algorithm sends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,7 +109,7 @@ class OrderedSum:
         self._next += 1
         _climb(self._count, self._summed, _add_in_place)
 
-    def total(self, length: int, dtype: np.dtype[Any]) -> Array:
+    def total(self, length: int, dtype: np.dtype[Any], out: Array | None = None) -> Array:
         """Return the sum over all logical shards, the same bits on every rank; all ranks call this.
 
         Parameters
@@ -116,11 +118,14 @@ class OrderedSum:
             Of each row.
         dtype : numpy.dtype
             Of each row.
+        out : numpy.ndarray, optional
+            Where to put the sum; with one rank it stays where it was added up.
         """
         rows = [row for _, row in self._summed]
         comm = self._comm
         if comm.size == 1:
-            return rows[0]
+            total: Array = rows[0]
+            return total
         runs = [own_range(self._count, comm.size, rank) for rank in range(comm.size)]
         nodes = [subtrees(self._count, run.start, run.stop) for run in runs]
         bounds = [rank * length // comm.size for rank in range(comm.size + 1)]
@@ -130,14 +135,14 @@ class OrderedSum:
         finished = _merged(
             self._count, _rows(received, nodes, int(lengths[comm.rank])), _add_in_place
         )
-        return comm.allgatherv(finished[0][1], lengths.tolist())
+        return comm.allgatherv(finished[0][1], lengths.tolist(), out=out)
 
 
 def _sliced(rows: list[Array], bounds: list[int], dtype: np.dtype[Any]) -> Array:
     """Return the slices of all rows, those for rank 0 first."""
     if len(rows) == 1:
         return rows[0]
-    pieces = [row[a:b] for a, b in zip(bounds, bounds[1:], strict=False) for row in rows]
+    pieces = [row[a:b] for a, b in pairwise(bounds) for row in rows]
     return np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -63,6 +64,56 @@ def shard(batch: Nest, comm: Communicator | None = None) -> Nest:
     return part
 
 
+def micro_batches(batch: Nest, count: int, comm: Communicator | None = None) -> Iterator[Nest]:
+    """Yield this rank's part of a batch in pieces, for gradients that are added up.
+
+    Parameters
+    ----------
+    batch : nest of arrays or tensors
+        The global batch, the same on every rank; see `shard`.
+    count : int
+        In how many pieces to cut the rank's part; less memory, and one communication for all of
+        them with `GradientAccumulator`.
+    comm : Communicator, optional
+        The ranks that share it; `world()` by default.
+
+    Yields
+    ------
+    nest of arrays or tensors
+        Contiguous slices of each leaf, whose sizes differ by one at most. Those without an example
+        are left out. The number of examples of the piece is remembered as `shard`'s is.
+
+    Raises
+    ------
+    BatchError
+        If a leaf has no first axis, or the lengths differ, or `count` is less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import distgrad.distributed as dist
+    >>> ranks = dist.RecordedCommunicator(size=2, rank=1)
+    >>> list(dist.micro_batches(np.arange(10), 2, ranks))
+    [array([5, 6]), array([7, 8, 9])]
+    """
+    comm = world() if comm is None else comm
+    if count < 1:
+        raise BatchError(f"micro_batches: count is {count}; expected 1 or more")
+    leaves, treedef = tree.flatten(shard(batch, comm))
+    examples = int(leaves[0].shape[0])
+
+    def pieces() -> Iterator[Nest]:
+        for piece in range(count):
+            start, stop = piece * examples // count, (piece + 1) * examples // count
+            if stop > start:
+                remember_examples(comm, stop - start)
+                part: Nest = tree.unflatten(treedef, [leaf[start:stop] for leaf in leaves])
+                yield part
+        remember_examples(comm, examples)
+
+    return pieces()
+
+
 def remember_examples(comm: Communicator, examples: int) -> None:
     """Remember how many examples this rank has of the batch that it took last."""
     _last_shards[comm] = examples
@@ -83,8 +134,8 @@ def examples_of(function: str, leaves: list[Any], batch: Any) -> int:
     for position, leaf in enumerate(leaves):
         if not getattr(leaf, "shape", ()):
             raise BatchError(
-                f"{function}: batch{_place(batch, position)} is a {type(leaf).__name__} without a first "
-                "axis to share; expected an array of examples (np.asarray(...) makes one)"
+                f"{function}: batch{_place(batch, position)} is a {type(leaf).__name__} without a "
+                "first axis to share; expected an array of examples (np.asarray(...) makes one)"
             )
     lengths = [int(leaf.shape[0]) for leaf in leaves]
     for position, length in enumerate(lengths):
@@ -101,7 +152,7 @@ def _place(batch: Any, position: int) -> str:
     return f"[{path}]" if path else ""
 
 
-def examples_here(function: str, examples: float | None, comm: Communicator) -> float:
+def examples_here(function: str, examples: Any, comm: Communicator) -> float:
     """Return how many examples this rank speaks for: as given, as last sharded, or one.
 
     Raises
@@ -111,6 +162,11 @@ def examples_here(function: str, examples: float | None, comm: Communicator) -> 
     """
     if examples is None:
         return _last_shards.get(comm, 1)
+    return checked_examples(function, examples, comm)
+
+
+def checked_examples(function: str, examples: Any, comm: Communicator) -> float:
+    """Return a number of examples, or raise a `BatchError` if it is none."""
     count = float(examples)
     if not math.isfinite(count) or count < 0:
         raise BatchError(

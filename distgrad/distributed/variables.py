@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from distgrad import tree
+from distgrad.distributed.averaging import describe_sources
 from distgrad.distributed.communicator import Communicator, check_root
 from distgrad.distributed.fingerprint import Plan, agree
-from distgrad.distributed.gradient_tape import describe_sources
 from distgrad.distributed.launch import world
 from distgrad.variable import Variable
 

@@ -14,7 +14,7 @@ from distgrad.errors import TraceError
 from distgrad.graph.nodes import Graph
 from distgrad.graph.plan import Plan, replay
 from distgrad.graph.trace import tracing
-from distgrad.tensor import Tensor
+from distgrad.tensor import Operators, Tensor
 
 
 class Body:
@@ -62,7 +62,7 @@ class Body:
         self._home: Kernels | None = under_way.home
         self._plans: dict[int, Plan] = {}
         # The graph's inputs after the operands, in the order in which they were met.
-        outside = {node.index: value for value, node in under_way.captured.values()}
+        outside: dict[int, Operators] = {n.index: v for v, n in under_way.captured.values()}
         outside |= {s.node.index: v for v, s in under_way.variables.values()}
         later = self.graph.inputs[len(self.leaves) :]
         self.externals = [outside[node.index].read() for node in later]

@@ -154,10 +154,11 @@ def _backward(derivative: Any) -> str:
         return ""
     if derivative.plan is None:
         return "nothing has a gradient"
-    many, size = len(derivative.residuals), _bytes(derivative.residuals)
+    count = len(derivative.residuals)
     return (
         f"{len(derivative.plan.nodes)} operations; the forward pass, of "
-        f"{len(derivative.forward.nodes)}, keeps {many} array{'' if many == 1 else 's'}, {size} bytes"
+        f"{len(derivative.forward.nodes)}, keeps {count} array{'' if count == 1 else 's'}, "
+        f"{_bytes(derivative.residuals)} bytes"
     )
 
 

@@ -19,7 +19,8 @@ from distgrad.dtypes import default_dtype
 from distgrad.eager import asarray, current_kernels
 from distgrad.entering import SCALARS
 from distgrad.errors import DistgradError, TraceError
-from distgrad.graph.compiled import Compiled, flat, trace
+from distgrad.graph.compiled import Compiled, trace
+from distgrad.graph.derivative import flat
 from distgrad.graph.explanation import FunctionExplanation, TraceExplanation, explain_trace
 from distgrad.graph.nodes import Graph, exact
 from distgrad.sparse import opened
@@ -164,12 +165,11 @@ class Function:
         leaves, treedef = flat((args, kwargs))
         parts = [treedef, default_dtype()]
         tensors = []
-        for place, leaf in enumerate(leaves):
-            kind = leaf.__class__
-            if kind is not Tensor and kind is not Variable and kind not in SCALARS:
-                leaf = leaves[place] = _entered(leaf)
-                kind = leaf.__class__
-            if kind is Tensor:
+        for place, given in enumerate(leaves):
+            kind = given.__class__
+            known = kind is Tensor or kind is Variable or kind in SCALARS
+            leaf = leaves[place] = given if known else _entered(given)
+            if leaf.__class__ is Tensor:
                 if leaf.kernels.level:
                     return None, []
                 tensors.append(leaf)

@@ -227,8 +227,7 @@ class Interpreted:
             if form is None:
                 return None
             both = [
-                0 if flag and has else None
-                for flag, has in zip(flags, form.flags, strict=True)
+                0 if flag and has else None for flag, has in zip(flags, form.flags, strict=True)
             ]
             return Form(_swapped(form.op.side_by_side(size, flags), both, 0), form.flags)
 
@@ -279,8 +278,7 @@ def _swapped(op: Interpreted, axes: Sequence[int | None], out_axis: int) -> Inte
         if form is None:
             return None
         behind = [
-            None if axis is None else axis + has
-            for axis, has in zip(axes, form.flags, strict=True)
+            None if axis is None else axis + has for axis, has in zip(axes, form.flags, strict=True)
         ]
         return Form(_swapped(form.op, behind, out_axis + 1), form.flags)
 

@@ -283,11 +283,11 @@ def _joined(node: Node, x: Node, made: Graph | None) -> Node | None:
         first, second = _axes(x), _axes(node)
         params = {"axes": tuple(first[axis] for axis in second)}
         if params["axes"] == tuple(range(len(first))):
-            return origin  # type: ignore[no-any-return]  # an operand is a node
+            return origin
     elif node.op.name == "reshape":
         params = {**params, "shape": node.shape}
         if _as_is(node, origin):
-            return origin  # type: ignore[no-any-return]
+            return origin
     if made is None:
         return x
     return made.add_call(node.op, (origin,), params, Spec(node.shape, node.dtype), node.where)

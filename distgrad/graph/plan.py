@@ -132,9 +132,7 @@ class Plan:
             kernel = bound_kernel(self._kernels, node.op, node.params)
             count = len(operands) if len(operands) in (1, 2) else 0
             first, second = (*operands, 0, 0)[:2]
-            self._steps.append(
-                (count, kernel, first, second, tuple(operands), out, tuple(dying))
-            )
+            self._steps.append((count, kernel, first, second, tuple(operands), out, tuple(dying)))
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the wanted arrays from the given ones."""

@@ -173,9 +173,11 @@ class Trace:
         """
         found = False
         for key in keys:
-            if key in self._followed or any(each.follows(key) for each in self._outside):
-                found = True
-            elif self._around is not None and self._around.follows((key,)):
+            if (
+                key in self._followed
+                or any(each.follows(key) for each in self._outside)
+                or (self._around is not None and self._around.follows((key,)))
+            ):
                 found = True
             elif 0 < key < self._first_key:
                 self.met.add(key)
@@ -310,8 +312,8 @@ class Trace:
         """Return the first value of a variable that is created while tracing, as numbers."""
         if not self._creates:
             raise TraceError(
-                f"{self.graph.name}: at {user_place()} the variable {variable.name!r} is created; a "
-                "traced function may do so when it is called for the first time only: create it "
+                f"{self.graph.name}: at {user_place()} the variable {variable.name!r} is created; "
+                "a traced function may do so when it is called for the first time only: create it "
                 "outside, or keep it (`if self.v is None: self.v = dg.Variable(...)`)"
             )
         if value.kernels is self.kernels:

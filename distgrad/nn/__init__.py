@@ -1,6 +1,12 @@
-"""Neural networks: the functions that they are made of."""
+"""Neural networks: the functions that they are made of, layers, and models."""
 
+from distgrad.nn import initializers
+from distgrad.nn.attention_layer import MultiHeadAttention
+from distgrad.nn.containers import Activation, Dropout, Flatten, Residual, Sequential
+from distgrad.nn.convolutions import AvgPool, Conv, ConvTranspose, MaxPool
+from distgrad.nn.dense import Dense, Embedding
 from distgrad.nn.dropout import alpha_dropout, dropout
+from distgrad.nn.functional_calls import functional_call
 from distgrad.nn.losses import (
     binary_cross_entropy,
     cosine_similarity,
@@ -14,6 +20,8 @@ from distgrad.nn.losses import (
     squared_hinge,
     weighted_sigmoid_cross_entropy,
 )
+from distgrad.nn.module import Module
+from distgrad.nn.norm_layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from distgrad.nn.normalization import (
     BatchMoments,
     batch_norm,
@@ -23,6 +31,7 @@ from distgrad.nn.normalization import (
     layer_norm,
     rms_norm,
 )
+from distgrad.nn.recurrent_layers import GRU, LSTM
 from distgrad.ops.activations import (
     celu,
     elu,
@@ -73,7 +82,26 @@ from distgrad.ops.recurrent import gru, lstm
 from distgrad.ops.transcendental import tanh
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "Activation",
+    "AvgPool",
     "BatchMoments",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GroupNorm",
+    "LayerNorm",
+    "MaxPool",
+    "Module",
+    "MultiHeadAttention",
+    "RMSNorm",
+    "Residual",
+    "Sequential",
     "adaptive_avg_pool",
     "adaptive_max_pool",
     "alpha_dropout",
@@ -87,6 +115,7 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "functional_call",
     "gelu",
     "global_avg_pool",
     "global_max_pool",
@@ -99,6 +128,7 @@ __all__ = [
     "hard_tanh",
     "hinge",
     "huber",
+    "initializers",
     "instance_norm",
     "kl_divergence",
     "l2_normalize",

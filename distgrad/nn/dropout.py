@@ -125,8 +125,8 @@ def _kept(
         return generator.bernoulli(1 - rate, full)
     if not full or full[0] != len(rows):
         raise ShapeError(
-            f"dropout: rows names {len(rows)} places, x has shape {shape_of(x)}; expected the place "
-            "of each example along the first axis"
+            f"dropout: rows names {len(rows)} places, x has shape {shape_of(x)}; expected the "
+            "place of each example along the first axis"
         )
     whole = (max(rows, default=-1) + 1, *full[1:])
     return generator.bernoulli(1 - rate, whole, rows=rows)

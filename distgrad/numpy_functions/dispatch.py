@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from distgrad.core.op import Kind, Op
 from distgrad.core.seam import LISTENERS, apply
+from distgrad.dtypes import is_complex
 from distgrad.eager import emit
 from distgrad.errors import DTypeError
 from distgrad.numpy_functions import (
@@ -22,6 +23,7 @@ from distgrad.numpy_functions import (
     selecting,
     shaping,
     signals,
+    special,
     ufuncs,
 )
 from distgrad.numpy_functions.arguments import hosted, refuse_out, tensors_in
@@ -109,33 +111,59 @@ def _call(
     name = ufunc.__name__
     refuse_out(name, out)
     if where is not True:
-        raise TypeError(f"np.{name}: where= is not taken for tensors; use np.where on the result")
+        raise TypeError(
+            f"{_full_name(ufunc)}: where= is not taken for tensors; use np.where on the result"
+        )
     if dtype is not None:
         inputs = tuple(
             astype(each, dtype) if isinstance(each, Operators) else each for each in inputs
         )
-    op = VOCABULARY.get(_NAMES.get(name, name))
-    if op is not None:
-        result = apply(op, *inputs)
-    elif name in ufuncs.COMPOSED:
-        result = ufuncs.COMPOSED[name](*inputs)
+    function, is_of_reals = _function_of(ufunc)
+    if is_of_reals and any(
+        isinstance(each, Operators) and is_complex(each.dtype) for each in inputs
+    ):
+        function = None
+    if function is not None:
+        result = function(*inputs)
     else:
         found = tensors_in(list(inputs))
         if _is_followed(found) and name not in _STEPS:
             raise TypeError(
-                f"np.{name}: a tape watches an argument, but the derivative of this ufunc is not "
-                "known; take t.numpy() or dg.stop_gradient(t) to cut on purpose"
+                f"{_full_name(ufunc)}: a tape watches an argument, but the derivative of this "
+                "ufunc is not known; take t.numpy() or dg.stop_gradient(t) to cut on purpose"
             )
-        result = _cut(f"numpy.{name}", found, ufunc(*hosted(list(inputs)), **options))
+        outcome = ufunc(*hosted(list(inputs)), **options)
+        result = _cut(_full_name(ufunc, numpy="numpy"), found, outcome)
     if dtype is None or isinstance(result, tuple):
         return result
     if np.dtype(dtype).kind not in "biufc":
-        raise DTypeError(f"np.{name}: dtype is {dtype}; expected one of numbers")
+        raise DTypeError(f"{_full_name(ufunc)}: dtype is {dtype}; expected one of numbers")
     return astype(result, dtype)
 
 
+@lru_cache(maxsize=512)
+def _function_of(ufunc: np.ufunc) -> tuple[Callable[..., Any] | None, bool]:
+    """Return what computes a ufunc on tensors (None: not known), and whether of reals alone.
+
+    A ufunc is known by its name only in the module that it is the attribute of: somebody else's of
+    the same name need not be the same function.
+    """
+    name = ufunc.__name__
+    if getattr(np, name, None) is ufunc:
+        op = VOCABULARY.get(_NAMES.get(name, name))
+        return ufuncs.COMPOSED.get(name) if op is None else partial(apply, op), False
+    return special.function_of(ufunc)
+
+
+def _full_name(ufunc: np.ufunc, *, numpy: str = "np") -> str:
+    name = ufunc.__name__
+    if getattr(np, name, None) is ufunc:
+        return f"{numpy}.{name}"
+    return f"scipy.special.{name}" if special.is_scipys(ufunc) else name
+
+
 # Ufuncs with steps, or of integers.
-_STEPS = frozenset("frexp gcd heaviside isnat lcm spacing".split())
+_STEPS = frozenset("frexp gammasgn gcd heaviside isnat lcm spacing".split())
 
 # The vocabulary's names where NumPy's ufuncs have others.
 _NAMES = {

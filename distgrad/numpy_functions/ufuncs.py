@@ -17,14 +17,9 @@ from distgrad.ops.indexing import getitem
 from distgrad.ops.reductions import logsumexp
 from distgrad.ops.selection import where as choose
 from distgrad.ops.structure import astype, reshape, stack
-from distgrad.ops.transcendental import exp, logaddexp
+from distgrad.ops.transcendental import logaddexp
 
 _LN2 = math.log(2)
-
-
-def _cbrt(x: Any) -> Any:
-    z = as_tensor(x)
-    return multiply(np.sign(host(z)), pow(arithmetic.abs(z), 1 / 3))
 
 
 def _ignoring_nan(either: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,8 +47,6 @@ def _float_power(a: Any, b: Any) -> Any:
 # What the vocabulary writes by several operations.
 COMPOSED: dict[str, Callable[..., Any]] = {
     **products.CONTRACTIONS,
-    "cbrt": _cbrt,
-    "exp2": lambda x: exp(multiply(x, _LN2)),
     "deg2rad": lambda x: multiply(x, math.pi / 180),
     "radians": lambda x: multiply(x, math.pi / 180),
     "rad2deg": lambda x: multiply(x, 180 / math.pi),

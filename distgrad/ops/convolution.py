@@ -250,10 +250,10 @@ def conv(
     Parameters
     ----------
     x : Tensor, Variable or array
-        Of shape (batch, *spatial, channels), or (batch, channels, *spatial) with
+        Of shape ``(batch, *spatial, channels)``, or ``(batch, channels, *spatial)`` with
         ``data_format="channels_first"``.
     kernel : Tensor, Variable or array
-        Of shape (*window, channels / groups, outputs), whatever the data format.
+        Of shape ``(*window, channels / groups, outputs)``, whatever the data format.
     stride, dilation : int or sequence of int
         The distance of two windows, and of two taps in a window; for all axes or for each.
     padding : "valid", "same", int or sequence
@@ -269,8 +269,8 @@ def conv(
     Returns
     -------
     Tensor
-        Of shape (batch, *windows, outputs), or (batch, outputs, *windows); in the dtype to which
-        the operands promote.
+        Of shape ``(batch, *windows, outputs)``, or ``(batch, outputs, *windows)``; in the dtype to
+        which the operands promote.
 
     Raises
     ------
@@ -323,11 +323,11 @@ def conv_transpose(
     Parameters
     ----------
     x : Tensor, Variable or array
-        Of shape (batch, *spatial, channels), or (batch, channels, *spatial) with
+        Of shape ``(batch, *spatial, channels)``, or ``(batch, channels, *spatial)`` with
         ``data_format="channels_first"``.
     kernel : Tensor, Variable or array
-        That of the convolution from the result to `x`: of shape (*window, outputs / groups,
-        channels).
+        That of the convolution from the result to `x`: of shape
+        ``(*window, outputs / groups, channels)``.
     stride, dilation, groups, data_format
         See `conv`; a stride makes the result longer.
     padding : "valid", "same", int or sequence

@@ -267,7 +267,7 @@ def max_pool(
     Parameters
     ----------
     x : Tensor, Variable or array
-        Of shape (batch, *spatial, channels), or (batch, channels, *spatial) with
+        Of shape ``(batch, *spatial, channels)``, or ``(batch, channels, *spatial)`` with
         ``data_format="channels_first"``; of a real dtype.
     window : int or sequence of int
         How many numbers a window spans, along all axes or each.

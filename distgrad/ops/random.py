@@ -86,18 +86,31 @@ def _fold_batch(
 RANDOM_FOLD = undifferentiable("random_fold", _fold_spec, batch=_fold_batch)
 
 
-def _gamma_spec(stream: Spec, concentration: Spec, *, start: int) -> Spec:
-    lead, shape = _lead("random_gamma", stream), tuple(concentration.shape)
+def _row_shape(name: str, stream: Spec, parameter: str, given: Spec) -> Shape:
+    """Return the shape of parameters of which each stream has its own row."""
+    lead, shape = _lead(name, stream), tuple(given.shape)
     if shape[: len(lead)] != lead:
         raise ShapeError(
-            f"random_gamma: streams of shape {(*lead, 3)} need a concentration of shape "
+            f"{name}: streams of shape {(*lead, 3)} need a {parameter} of shape "
             f"{(*lead, '...')}, got {shape}"
         )
+    return shape
+
+
+def _gamma_spec(stream: Spec, concentration: Spec, *, start: int) -> Spec:
+    shape = _row_shape("random_gamma", stream, "concentration", concentration)
     return Spec(shape, quotient(concentration))
+
+
+def _poisson_spec(stream: Spec, rate: Spec, *, start: int, dtype: DType) -> Spec:
+    return Spec(_row_shape("random_poisson", stream, "rate", rate), dtype)
 
 
 RANDOM_GAMMA = undifferentiable(
     "random_gamma", _gamma_spec, batch=batching.trailing("random_gamma")
+)
+RANDOM_POISSON = undifferentiable(
+    "random_poisson", _poisson_spec, batch=batching.trailing("random_poisson")
 )
 
 
@@ -172,6 +185,7 @@ OPS = (
     RANDOM_BERNOULLI,
     RANDOM_PERMUTATION,
     RANDOM_GAMMA,
+    RANDOM_POISSON,
     RANDOM_FOLD,
     RANDOM_SPLIT,
 )

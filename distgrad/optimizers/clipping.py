@@ -183,7 +183,7 @@ def global_norm(gradients: Any) -> Any:
 
     Notes
     -----
-    sqrt(Σ |g|²), whose derivative is taken as zero where it is zero.
+    ``sqrt(Σ |g|²)``, whose derivative is taken as zero where it is zero.
     """
     leaves = [_gradient("global_norm", leaf) for leaf in tree.flatten(gradients)[0]]
     if not leaves:

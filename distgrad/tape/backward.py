@@ -133,8 +133,8 @@ def backpropagate(
                         else:
                             cotangents[key] = present + term
                             mine.add(key)
-        if position in uses and on_final:
-            for key in uses[position]:
+        if uses and on_final:
+            for key in uses.get(position, ()):
                 on_final(key, cotangents.get(key))
     for key in sources:
         if key in cotangents:

@@ -19,14 +19,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distgrad.distributed.processes import (
+    MARK,
+    end_processes,
+    outer_environment,
+    processes_of,
+    send_signal,
+)
 from distgrad.errors import JobTimeoutError, LaunchError
 
-_MARK = "DISTGRAD_JOB"  # in the environment of each process of a job, to find them all again
-_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 _DYING_SECONDS = 2.0  # for the ranks to print their stacks, and the launcher to pass them on
-
-# What an outer mpirun told this process must not reach the inner one.
-_LAUNCHER_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "MPI_LOCAL", "MPIR_CVAR_CH4_PMI")
 
 _SETTINGS = {
     # Open MPI refuses root, and more ranks than cores, and binds them to cores that are shared.
@@ -94,10 +96,7 @@ def run_ranks(
     argv = [script_or_argv] if isinstance(script_or_argv, str | Path) else list(script_or_argv)
     command = [str(mpi or find_mpirun()), "-n", str(n), sys.executable, *map(str, argv)]
     mark = uuid.uuid4().hex
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_PREFIXES)
-    }
-    environment |= _SETTINGS | {_MARK: mark} | dict(env or {})
+    environment = outer_environment() | _SETTINGS | {MARK: mark} | dict(env or {})
     begun = time.monotonic()
     # Files, not pipes: a process that outlives the job would keep a pipe open, and us reading.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
@@ -152,12 +151,12 @@ def _text(file: object) -> str:
 
 def _print_stacks(mpirun: int, mark: str) -> None:
     """Make each rank print its stacks, marked with its number, and end."""
-    processes = _processes(mark)
+    processes = processes_of(mark)
     ranks = {pid: rank for pid, rank in processes.items() if rank is not None}
     launchers = [mpirun, *(pid for pid in processes if pid not in ranks)]
     # Launchers kill all ranks when one dies: they have to stand still until all have printed.
     for pid in launchers:
-        _signal(pid, signal.SIGSTOP)
+        send_signal(pid, signal.SIGSTOP)
     for pid, rank in sorted(ranks.items(), key=lambda item: item[1]):
         with contextlib.suppress(OSError, ValueError):
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
@@ -166,11 +165,11 @@ def _print_stacks(mpirun: int, mark: str) -> None:
             open(f"/proc/{pid}/fd/2", "wb", buffering=0) as stderr,  # the rank's own pipe
         ):
             stderr.write(f"--- stacks of rank {rank} (process {pid}) ---\n".encode())
-        _signal(pid, signal.SIGABRT)
-        _signal(pid, signal.SIGCONT)  # it may have been stopped
+        send_signal(pid, signal.SIGABRT)
+        send_signal(pid, signal.SIGCONT)  # it may have been stopped
     time.sleep(0.3)
     for pid in launchers:
-        _signal(pid, signal.SIGCONT)
+        send_signal(pid, signal.SIGCONT)
 
 
 def _end(process: subprocess.Popen[bytes], mark: str) -> None:
@@ -179,36 +178,4 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    for pid in _processes(mark):
-        _signal(pid, signal.SIGKILL)
-
-
-def _processes(mark: str) -> dict[int, int | None]:
-    """Return the processes of a job, each with its rank, or None for launchers and children."""
-    found: dict[int, int | None] = {}
-    parents: dict[int, int] = {}
-    for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            variables = (directory / "environ").read_bytes().split(b"\0")
-            if f"{_MARK}={mark}".encode() not in variables:
-                continue
-            pid = int(directory.name)
-            found[pid] = _rank_of(variables)
-            status = (directory / "stat").read_text().rpartition(")")[2].split()
-            parents[pid] = int(status[1])
-    # What a rank has started inherits its variables, but is no rank.
-    children = {pid for pid in found if found.get(parents.get(pid, 0)) is not None}
-    return {pid: None if pid in children else rank for pid, rank in found.items()}
-
-
-def _rank_of(variables: list[bytes]) -> int | None:
-    for name in _RANK_VARIABLES:
-        for variable in variables:
-            if variable.startswith(f"{name}=".encode()):
-                return int(variable.partition(b"=")[2])
-    return None
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(OSError):
-        os.kill(pid, number)
+    end_processes(mark)

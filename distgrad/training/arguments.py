@@ -55,9 +55,20 @@ class JobParser(argparse.ArgumentParser):
             default=global_batch,
             help="examples a step, over all ranks",
         )
+        add(
+            "--micro-batches",
+            type=_count,
+            default=1,
+            help="pieces of a rank's part of the batch, computed one after the other",
+        )
         add("--learning-rate", type=_rate, default=learning_rate, help="at the start")
         add("--seed", type=_seed, default=0, help="of everything that is drawn at random")
         add("--dtype", choices=("float32", "float64"), default="float32", help="of all numbers")
+        add(
+            "--deterministic",
+            action="store_true",
+            help="the same bits for any number of ranks and of micro-batches",
+        )
         add("--metrics", type=Path, metavar="FILE.jsonl", help="write a line of JSON a step")
         add("--quiet", action="store_true", help="print nothing but errors")
 

@@ -1,5 +1,6 @@
 """Measure what talking to other ranks costs: seconds and bytes of every verb of a communicator."""
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ class Cost:
     seconds : float
         Time spent in verbs, waiting for late ranks included.
     exposed_seconds : float
-        The part of it in which the rank could not compute: all of it, since verbs block.
+        The part of it in which the rank could not compute: all of it where verbs block, and what
+        it waited for where a thread calls them.
     bytes_sent : int
         Bytes of the arrays that this rank gave to the others, each counted once: what a verb's
         algorithm sends on the wire is up to twice as much, and MPI does not tell.
@@ -57,8 +59,10 @@ class MeteredCommunicator:
         self.rank = inner.rank
         self.size = inner.size
         self.local_rank = inner.local_rank
-        self._seconds = 0.0
+        self._seconds = self._exposed = 0.0
         self._bytes = 0
+        if hasattr(inner, "duplicate"):
+            self.duplicate = self._duplicate
 
     @property
     def started(self) -> int:
@@ -67,8 +71,8 @@ class MeteredCommunicator:
 
     def read(self) -> Cost:
         """Return the cost since the last reading, and start again from zero."""
-        cost = Cost(self._seconds, self._seconds, self._bytes)
-        self._seconds, self._bytes = 0.0, 0
+        cost = Cost(self._seconds, self._exposed, self._bytes)
+        self._seconds, self._exposed, self._bytes = 0.0, 0.0, 0
         return cost
 
     def allreduce(self, array: Array, op: str = "sum", *, out: Array | None = None) -> Array:
@@ -92,10 +96,10 @@ class MeteredCommunicator:
         self._add(started, array.nbytes)
         return result
 
-    def allgatherv(self, array: Array, counts: Sequence[int]) -> Array:
+    def allgatherv(self, array: Array, counts: Sequence[int], *, out: Array | None = None) -> Array:
         """Gather as the inner communicator does."""
         started = time.perf_counter()
-        result = self._inner.allgatherv(array, counts)
+        result = self._inner.allgatherv(array, counts, out=out)
         self._add(started, array.nbytes)
         return result
 
@@ -132,5 +136,28 @@ class MeteredCommunicator:
 
     def _add(self, started: float, sent: int) -> None:
         if self.size > 1:  # a single process talks to nobody
-            self._seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self._seconds += seconds
+            self._exposed += seconds
             self._bytes += sent
+
+    def _duplicate(self) -> "_MeteredLane":
+        return _MeteredLane(self._inner.duplicate(), self)  # type: ignore[attr-defined]
+
+
+class _MeteredLane(MeteredCommunicator):
+    """The communicator of a thread: its verbs cost time, but only who waits for them is exposed."""
+
+    def __init__(self, inner: Any, account: MeteredCommunicator) -> None:
+        super().__init__(inner)
+        self._account = account
+
+    def wait_for(self, done: threading.Event) -> None:
+        """Wait as the inner communicator does."""
+        started = time.perf_counter()
+        self._inner.wait_for(done)  # type: ignore[attr-defined]
+        self._account._exposed += time.perf_counter() - started
+
+    def _add(self, started: float, sent: int) -> None:
+        self._account._seconds += time.perf_counter() - started
+        self._account._bytes += sent

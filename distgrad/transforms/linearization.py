@@ -1,4 +1,4 @@
-"""Linearise functions: compute the value once, and the derivative in as many directions as asked."""
+"""Linearise functions: the value, computed once, and the derivative in any number of directions."""
 
 from __future__ import annotations
 
@@ -84,10 +84,13 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     joint.outputs = [under_way.symbol_of(each).node for each in (*values, *pushed)]
     seeds = joint.inputs[len(leaves) : 2 * len(leaves)]
     graph, _ = simplify(joint, kernels)
-    seeds, given = at_places(joint, graph, seeds), [
-        *graph.inputs[: len(leaves)],
-        *graph.inputs[2 * len(leaves) :],
-    ]
+    seeds, given = (
+        at_places(joint, graph, seeds),
+        [
+            *graph.inputs[: len(leaves)],
+            *graph.inputs[2 * len(leaves) :],
+        ],
+    )
     under_way.release()
     made, wanted = graph.outputs[: len(values)], graph.outputs[len(values) :]
     late = depend_on(graph.nodes, seeds)

@@ -98,6 +98,16 @@ def test_its_functions_take_the_arguments_of_the_vocabulary():
             inspect.signature(function).bind(*sample.operands, **sample.params)
 
 
+@needs_cupy
+def test_special_functions_are_cupys_by_names_that_it_has():
+    code = (
+        "from distgrad_cupy import special\n"
+        "print([n for n in special.NAMES if not callable(special.function(n))])"
+    )
+
+    assert python(code) == "[]\n"
+
+
 def test_nothing_of_it_is_needed_for_numpy():
     code = (
         "import sys; sys.modules['cupy'] = None\n"

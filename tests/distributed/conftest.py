@@ -55,8 +55,8 @@ class ThreadCommunicator:
     def allgather(self, array):
         return np.stack(self._exchange("allgather", array))
 
-    def allgatherv(self, array, counts):
-        return np.concatenate(self._exchange("allgatherv", array))
+    def allgatherv(self, array, counts, *, out=None):
+        return np.concatenate(self._exchange("allgatherv", array), out=out)
 
     def alltoall(self, array):
         return np.stack([row[self.rank] for row in self._exchange("alltoall", array)])

@@ -12,7 +12,7 @@ threadpoolctl = pytest.importorskip("threadpoolctl", reason="comes with the extr
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    for name in threads._VARIABLES:
+    for name in threads.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with threadpoolctl.threadpool_limits():
         yield

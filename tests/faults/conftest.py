@@ -64,7 +64,9 @@ def run_job(tmp_path):
         script.write_text(PRELUDE + source)
         result = run_ranks(n, [script, *arguments], timeout=timeout, env=environment)
         ended = time.time()
-        faults = [float(text) for text in re.findall(r"FAULT (\d+\.\d{3})", result.stdout)]
+        faults = [
+            float(text) for text in re.findall(r"FAULT (\d+\.\d{3})", result.stdout + result.stderr)
+        ]
         since = ended - max(faults) if faults else float("nan")
         return Job(result.returncode, result.stdout, result.stderr, since)
 

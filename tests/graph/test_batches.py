@@ -31,7 +31,9 @@ def squares(x):
 def counted(x):
     """Return a loop whose number of steps is another one for each example."""
     start = (dg.asarray(0), x, dg.astype(dg.abs(x), "int64"))
-    return dg.while_loop(lambda s: s[0] < s[2], lambda s: (s[0] + 1, dg.sin(s[1]) * W, s[2]), start)[1]
+    return dg.while_loop(
+        lambda s: s[0] < s[2], lambda s: (s[0] + 1, dg.sin(s[1]) * W, s[2]), start
+    )[1]
 
 
 def recurrence(x):
@@ -68,7 +70,7 @@ def loop(f, *arrays):
         lambda f: dg.grad(dg.grad(f)),
         lambda f: lambda x: dg.jvp(f, (x,), (2.0,))[1],
         lambda f: lambda x: dg.jvp(dg.grad(f), (x,), (2.0,))[1],
-        lambda f: lambda x: dg.grad(lambda x: dg.jvp(f, (x,), (2.0,))[1])(x),
+        lambda f: dg.grad(lambda x: dg.jvp(f, (x,), (2.0,))[1]),
         lambda f: dg.grad(dg.function(f)),
     ],
     ids=["value", "grad", "grad grad", "jvp", "jvp grad", "grad jvp", "grad function"],
@@ -109,9 +111,7 @@ def test_a_tape_outside_reaches_variables_in_bodies(f):
     expected = slope(lambda: dg.stack([f(dg.asarray(x)) for x in XS]))
 
     np.testing.assert_allclose(slope(lambda: dg.vmap(f)(XS)), expected, rtol=1e-12)
-    np.testing.assert_allclose(
-        slope(lambda: dg.function(dg.vmap(f))(XS)), expected, rtol=1e-12
-    )
+    np.testing.assert_allclose(slope(lambda: dg.function(dg.vmap(f))(XS)), expected, rtol=1e-12)
 
 
 @PROGRAMS
@@ -201,9 +201,7 @@ def test_a_condition_that_all_examples_share_stays_pythons():
 
     assert runs == ["yes"]
     np.testing.assert_array_equal(found.numpy(), 2 * XS)
-    np.testing.assert_array_equal(
-        dg.vmap(lambda x: x if dg.asarray(W) > 0 else -x)(XS).numpy(), XS
-    )
+    np.testing.assert_array_equal(dg.vmap(lambda x: x if dg.asarray(W) > 0 else -x)(XS).numpy(), XS)
 
 
 def test_finished_examples_keep_their_values():

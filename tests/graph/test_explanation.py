@@ -41,7 +41,7 @@ def test_the_memory_of_a_chain_is_that_of_two_results():
 
     (trace,) = f.explain().traces
     assert trace.peak_bytes == 2 * 12
-    assert trace.places == 1 + 0 or trace.places == 2
+    assert trace.places == 1  # each result takes the place of its operand
 
 
 def test_the_backward_pass_is_described_once_there_is_one():
@@ -57,7 +57,7 @@ def test_what_changed_between_traces_is_named():
     f = dg.function(lambda x, n, *, flag="a": x * n)
     f(X, 1)
     f(X, 2)
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="traced for the 3. time"):
         f(dg.asarray([1.0]), 2, flag="b")
 
     explanation = f.explain()

@@ -122,6 +122,7 @@ CALLS = {
     # order
     "sort": of(np.sort, A),
     "sort-flat": of(lambda a: np.sort(a, axis=None), A),
+    "sort_complex": of(lambda a: np.real(np.sort_complex(a)), V),
     "partition": of(lambda a: np.partition(a, 2, axis=1), A),
     "median": of(np.median, A, axis=1),
     "median-even": of(np.median, A, axis=(0, 1), keepdims=True),

@@ -229,6 +229,30 @@ def test_a_terminal_behind_mpirun_sees_a_bar_while_the_job_runs():
 # --- what it refuses -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("extra", [(), ("--dtype", "float64")])
+def test_deterministic_jobs_agree_to_the_bit_on_any_ranks_and_micro_batches(tmp_path, extra):
+    words = ("--deterministic", "--steps", 12, "--global-batch", 97, *extra)
+
+    curves = []
+    for ranks, pieces in ((1, 1), (1, 5), (2, 1), (3, 2), (5, 1)):
+        records = metrics_of(tmp_path, ranks, *words, "--micro-batches", pieces)
+        curves.append([(r["loss"], r["grad_norm"]) for r in records[:-1]])
+        curves[-1].append((records[-1]["variables_sha256"], records[-1]["test_accuracy"]))
+
+    assert all(curve == curves[0] for curve in curves)
+
+
+def test_micro_batches_change_the_curve_by_rounding_alone(tmp_path):
+    words = ("--steps", 12, "--global-batch", 97, "--dtype", "float64")
+
+    whole, pieces = (
+        [r["loss"] for r in metrics_of(tmp_path, 2, *words, "--micro-batches", n)[:-1]]
+        for n in (1, 4)
+    )
+
+    np.testing.assert_allclose(pieces, whole, rtol=TOLERANCE["float64"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

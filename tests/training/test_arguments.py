@@ -19,25 +19,32 @@ def test_a_job_has_its_own_defaults():
     assert arguments == {
         "steps": 10,
         "global_batch": 32,
+        "micro_batches": 1,
         "learning_rate": 0.1,
         "seed": 0,
         "dtype": "float32",
+        "deterministic": False,
         "metrics": None,
         "quiet": False,
     }
 
 
 def test_every_argument_is_read():
-    words = "--steps 7 --global-batch 5 --learning-rate 1e-3 --seed 9 --dtype float64"
+    words = (
+        "--steps 7 --global-batch 5 --micro-batches 2 --learning-rate 1e-3 --seed 9 "
+        "--dtype float64 --deterministic"
+    )
 
     arguments = parser().parse_args([*words.split(), "--metrics", "a file.jsonl", "--quiet"])
 
     assert vars(arguments) == {
         "steps": 7,
         "global_batch": 5,
+        "micro_batches": 2,
         "learning_rate": 1e-3,
         "seed": 9,
         "dtype": "float64",
+        "deterministic": True,
         "metrics": Path("a file.jsonl"),
         "quiet": True,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.backend import philox
+from distgrad.backend import counts, philox
 from distgrad.backend.philox import Host, Stream
 
 Draw = Callable[[Stream], Host]
@@ -71,15 +71,44 @@ def _permutation(backend: Any, streams: Any, *, length: int) -> Any:
 
 def _gamma(backend: Any, streams: Any, concentration: Any, *, start: int) -> Any:
     alpha = np.asarray(backend.to_host(concentration))
-    host = np.asarray(backend.to_host(streams))
-    lead = host.shape[:-1]
     out = np.empty(alpha.shape, np.float64 if alpha.dtype.kind in "biu" else alpha.dtype)
-    if alpha.size:
-        flat = out.reshape(prod(lead), -1)
-        for place, words in enumerate(host.reshape(-1, 3).tolist()):
-            row = alpha.reshape(flat.shape)[place].astype(np.float64)
-            flat[place] = philox.gamma(Stream(*words), start, row)
+    _fill(backend, streams, alpha, out, lambda s, row: philox.gamma(s, start, row))
     return backend.asarray(out)
+
+
+def _poisson(backend: Any, streams: Any, rate: Any, *, start: int, dtype: Any) -> Any:
+    rates = np.asarray(backend.to_host(rate))
+    bad = ~((rates >= 0) & (rates <= counts.LARGEST_RATE))  # NaN too
+    if bad.any():
+        raise ValueError(f"poisson: a rate is {rates[bad].ravel()[0]}; expected 0 to 2^62")
+    chosen = np.dtype(dtype)
+
+    def draw(stream: Stream, row: Host) -> Host:
+        numbers = counts.poisson(stream, start, row)
+        if chosen.kind not in "iu":
+            return numbers
+        largest = np.iinfo(chosen).max
+        # float(largest) may be the next power of two, which the dtype does not hold.
+        over = numbers >= float(largest)
+        integers = np.where(over, 0.0, numbers).astype(chosen)
+        return np.where(over, chosen.type(largest), integers)
+
+    out = np.empty(rates.shape, chosen)
+    _fill(backend, streams, rates, out, draw)
+    return backend.asarray(out)
+
+
+def _fill(
+    backend: Any, streams: Any, given: Host, out: Host, draw: Callable[[Stream, Host], Host]
+) -> None:
+    """Write into `out` what each stream draws for its own row of parameters, as float64."""
+    host = np.asarray(backend.to_host(streams))
+    if not out.size:
+        return
+    flat = out.reshape(prod(host.shape[:-1]), -1)
+    for place, words in enumerate(host.reshape(-1, 3).tolist()):
+        row = given.reshape(flat.shape)[place].astype(np.float64)
+        flat[place] = draw(Stream(*words), row)
 
 
 def _fold(backend: Any, streams: Any, index: Any) -> Any:
@@ -99,6 +128,7 @@ RANDOM: dict[str, Callable[..., Any]] = {
     "random_integers": _integers,
     "random_permutation": _permutation,
     "random_gamma": _gamma,
+    "random_poisson": _poisson,
     "random_fold": _fold,
     "random_split": _split,
 }

@@ -23,6 +23,7 @@ from distgrad.compat.tensorflow import (
     linalg,
     math,
     nn,
+    optimizers,
     random,
     test,
 )
@@ -287,6 +288,7 @@ __all__ = [
     "one_hot",
     "ones",
     "ones_like",
+    "optimizers",
     "pad",
     "pow",
     "print",

@@ -9,10 +9,7 @@ from distgrad.compat.tensorflow.errors import UnimplementedError
 
 # Names of TensorFlow's whose operations distgrad does not have yet, by module.
 NOT_OFFERED: dict[str, frozenset[str]] = {
-    "": frozenset("einsum optimizers".split()),
-    "math": frozenset(
-        "digamma erfinv igamma lbeta lgamma polygamma zeta".split()
-    ),
+    "": frozenset("einsum".split()),
     "linalg": frozenset(
         "logm lu sqrtm".split()
     ),

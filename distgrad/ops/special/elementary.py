@@ -77,18 +77,17 @@ log_expit = log_sigmoid
 
 
 def huber(delta: Any, r: Any, /) -> Any:
-    """Return r^2 / 2 up to ``|r| = delta``, and delta (|r| - delta / 2) beyond; delta positive."""
+    """Return r^2 / 2 up to ``|r| = delta``, ``delta (|r| - delta / 2)`` beyond; delta positive."""
     size = magnitude(r)
-    beyond = multiply(delta, subtract(size, divide(delta, 2)))
-    return where(less_equal(size, delta), divide(multiply(r, r), 2), beyond)
+    beyond = multiply(delta, subtract(size, delta * 0.5))
+    return where(less_equal(size, delta), multiply(r, r) / 2, beyond)
 
 
 def pseudo_huber(delta: Any, r: Any, /) -> Any:
     """Return delta^2 (sqrt(1 + (r / delta)^2) - 1), a smooth form of `huber`; delta positive."""
     ratio = divide(r, delta)
-    square = multiply(ratio, ratio)
     # sqrt(1 + s) - 1 without the difference, which would cancel at small s.
-    return multiply(multiply(delta, delta), square / (sqrt(square + 1) + 1))
+    return multiply(multiply(r, r), 1 / (sqrt(multiply(ratio, ratio) + 1) + 1))
 
 
 OPS = (EXP2, EXP10, CBRT, COSM1)

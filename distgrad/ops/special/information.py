@@ -85,7 +85,7 @@ def _ones_outside(xp: Namespace, x: Array, y: Array) -> tuple[Array, Array, Arra
     return inside, xp.where(inside, x, 1), xp.where(inside, y, 1)
 
 
-def _outside(xp: Namespace, x: Array, y: Array, at_zero: Array) -> Array:
+def _outside(xp: Namespace, x: Array, y: Array, at_zero: Any) -> Array:
     """Return what is given where x is 0 and y is not negative, inf elsewhere, NaN of NaN."""
     known = xp.equal(x, 0) & (y >= 0)
     return xp.where(known, at_zero, xp.where(xp.isnan(x + y), x + y, math.inf))
@@ -93,7 +93,7 @@ def _outside(xp: Namespace, x: Array, y: Array, at_zero: Array) -> Array:
 
 def _rel_entr_compose(xp: Namespace, x: Array, y: Array) -> Array:
     inside, a, b = _ones_outside(xp, x, y)
-    return xp.where(inside, a * _log_ratio(xp, a, b), _outside(xp, x, y, 0.0 * y))
+    return xp.where(inside, a * _log_ratio(xp, a, b), _outside(xp, x, y, 0.0))
 
 
 def _kl_div_compose(xp: Namespace, x: Array, y: Array) -> Array:

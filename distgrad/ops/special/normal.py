@@ -100,7 +100,7 @@ LOGIT = special("logit", lambda xp, y, x: 1 / (x * (1 - x)), compose=_logit_comp
 
 
 def logit(x: Any, /) -> Any:
-    """Return log(x / (1 - x)), the inverse of the sigmoid; infinite at 0 and 1, and so its slope."""
+    """Return log(x / (1 - x)), the inverse of the sigmoid; at 0 and 1 infinite, as its slope is."""
     return apply(LOGIT, x)
 
 

@@ -36,12 +36,12 @@ def _normalization() -> Iterator[Sample]:
     for name, most in (("layer_norm", 2), ("rms_norm", 1)):
         for shape in ((3, 4, 5), (5,), (0, 5), (3, 2)):
             for count in range(most + 1):
-                affine = tuple(values(shape[-1:], *SHIFTED, seed=1 + n) for n in range(count))
+                arrays = tuple(values(shape[-1:], *SHIFTED, seed=1 + n) for n in range(count))
                 variant = f"{'x'.join(map(str, shape))}-affine{count}"
                 row = values(shape, *ANY)
                 g = values(shape, *SHIFTED, seed=4)
-                yield Sample(name, variant, (row, *affine), _EPSILON)
-                yield Sample(f"{name}_vjp", variant, (g, row, *affine), _EPSILON)
+                yield Sample(name, variant, (row, *arrays), _EPSILON)
+                yield Sample(f"{name}_vjp", variant, (g, row, *arrays), _EPSILON)
         strided = frozen(values((8, 5), *ANY)[::-2, ::-1])
         yield Sample(name, "strided", (strided, values((5,), *SHIFTED)), _EPSILON)
 

@@ -63,6 +63,14 @@ def _random() -> Iterator[Sample]:
         given = values(shape, 0.2, 5.0)
         yield Sample("random_gamma", variant, (_ONE, given), {"start": 0})
     yield Sample("random_gamma", "streams", (_streams(2), values((2, 5), 0.2, 5.0)), {"start": 0})
+    for dtype in (int64, int32, float32):
+        for variant, shape in (("matrix", (3, 4)), ("no-axes", ()), ("empty", (0, 3))):
+            given = values(shape, 0.2, 50.0)  # both methods, which part at 10
+            params = {"start": 0, "dtype": dtype}
+            yield Sample("random_poisson", f"{variant}-{dtype}", (_ONE, given), params)
+    given = values((2, 5), 0.0, 30.0)
+    params = {"start": 3, "dtype": int64}
+    yield Sample("random_poisson", "streams", (_streams(2), given), params)
     for low, high in ((-2.0, 2.0), (-np.inf, np.inf), (1.5, 9.0), (-9.0, -1.5)):
         u = values((3, 4), 0.001, 0.999)
         yield Sample("normal_quantile", f"{low}-{high}", (u,), {"low": low, "high": high})

@@ -4,3 +4,81 @@ A file has a table ``CASES`` of functions by name. Such a function takes the nam
 returns two functions without arguments, one that computes the kernel and one that computes it with
 its gradients; or None where the library has no such kernel.
 """
+
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+Steps = tuple[Callable[[], Any], Callable[[], Any]]
+
+
+def draw(*shape: int) -> np.ndarray:
+    """Return normal numbers in float32, the same in every call."""
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def steps_of(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
+    """Return what to measure of ``function(library's module, *arrays)``, which returns one array.
+
+    Gradients are those by all floating arrays.
+    """
+    return _MAKERS[library](function, arrays)
+
+
+def _distgrad(function: Any, arrays: tuple[Any, ...]) -> Steps:
+    import distgrad as dg
+
+    tensors = [dg.asarray(x) for x in arrays]
+    sources = [t for t in tensors if t.dtype.kind == "f"]
+    f = partial(function, dg)
+    g = dg.asarray(draw(*f(*tensors).shape))
+
+    def both() -> Any:
+        with dg.GradientTape() as tape:
+            tape.watch(sources)
+            y = f(*tensors)
+        return tape.gradient(y, sources, output_gradients=g)
+
+    return lambda: f(*tensors), both
+
+
+def _torch(function: Any, arrays: tuple[Any, ...]) -> Steps:
+    import torch
+
+    plain = [torch.from_numpy(x) for x in arrays]
+    watched = [t.clone().requires_grad_() if t.is_floating_point() else t for t in plain]
+    sources = [t for t in watched if t.requires_grad]
+    f = partial(function, torch)
+    g = torch.from_numpy(draw(*f(*plain).shape))
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return f(*plain)
+
+    return forward, lambda: torch.autograd.grad(f(*watched), sources, g)
+
+
+def _tensorflow(function: Any, arrays: tuple[Any, ...]) -> Steps:
+    import tensorflow as tf
+
+    tensors = [tf.constant(x) for x in arrays]
+    sources = [t for t in tensors if t.dtype.is_floating]
+    f = tf.function(partial(function, tf))
+    g = tf.constant(draw(*f(*tensors).shape))
+
+    @tf.function
+    def gradients() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            y = function(tf, *tensors)
+        return tape.gradient(y, sources, output_gradients=g)
+
+    return lambda: f(*tensors), gradients
+
+
+_MAKERS = {"distgrad": _distgrad, "torch": _torch, "tensorflow": _tensorflow}

@@ -8,79 +8,21 @@ from typing import Any
 
 import numpy as np
 
-Steps = tuple[Callable[[], Any], Callable[[], Any]]
+from kernel_cases import Steps, draw, steps_of
 
 ROWS, FEATURES = 2048, 512  # 4 MiB of float32: the tokens of a batch
 CLASSES = 10_000
-
-
-def _draw(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def _steps(library: str, name: str, arrays: tuple[Any, ...]) -> Steps | None:
     """Return what to measure of one of `FUNCTIONS`."""
     if library not in FUNCTIONS:
         return None
-    return _MAKERS[library](FUNCTIONS[library][name], arrays)
+    return steps_of(library, FUNCTIONS[library][name], arrays)
 
 
 def _activation(name: str, library: str) -> Steps | None:
-    return _steps(library, name, (_draw(ROWS, FEATURES),))
-
-
-def _distgrad(function: Any, arrays: tuple[Any, ...]) -> Steps:
-    import distgrad as dg
-
-    tensors = [dg.asarray(x) for x in arrays]
-    sources = [t for t in tensors if t.dtype.kind == "f"]
-    f = partial(function, dg)
-    g = dg.asarray(_draw(*f(*tensors).shape))
-
-    def both() -> Any:
-        with dg.GradientTape() as tape:
-            tape.watch(sources)
-            y = f(*tensors)
-        return tape.gradient(y, sources, output_gradients=g)
-
-    return lambda: f(*tensors), both
-
-
-def _torch(function: Any, arrays: tuple[Any, ...]) -> Steps:
-    import torch
-
-    plain = [torch.from_numpy(x) for x in arrays]
-    watched = [t.clone().requires_grad_() if t.is_floating_point() else t for t in plain]
-    sources = [t for t in watched if t.requires_grad]
-    f = partial(function, torch)
-    g = torch.from_numpy(_draw(*f(*plain).shape))
-
-    def forward() -> Any:
-        with torch.no_grad():
-            return f(*plain)
-
-    return forward, lambda: torch.autograd.grad(f(*watched), sources, g)
-
-
-def _tensorflow(function: Any, arrays: tuple[Any, ...]) -> Steps:
-    import tensorflow as tf
-
-    tensors = [tf.constant(x) for x in arrays]
-    sources = [t for t in tensors if t.dtype.is_floating]
-    f = tf.function(partial(function, tf))
-    g = tf.constant(_draw(*f(*tensors).shape))
-
-    @tf.function
-    def gradients() -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            y = function(tf, *tensors)
-        return tape.gradient(y, sources, output_gradients=g)
-
-    return lambda: f(*tensors), gradients
-
-
-_MAKERS = {"distgrad": _distgrad, "torch": _torch, "tensorflow": _tensorflow}
+    return _steps(library, name, (draw(ROWS, FEATURES),))
 
 
 def _ours_dropout(dg: Any, x: Any) -> Any:
@@ -144,12 +86,12 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
 
 
 def _norm(name: str, library: str) -> Steps | None:
-    return _steps(library, name, (_draw(ROWS, FEATURES), _draw(FEATURES), _draw(FEATURES)))
+    return _steps(library, name, (draw(ROWS, FEATURES), draw(FEATURES), draw(FEATURES)))
 
 
 def _cross_entropy(library: str) -> Steps | None:
     labels = np.random.default_rng(1).integers(0, CLASSES, 128)
-    return _steps(library, "cross entropy", (_draw(128, CLASSES), labels))
+    return _steps(library, "cross entropy", (draw(128, CLASSES), labels))
 
 
 CASES: dict[str, Callable[[str], Steps | None]] = {

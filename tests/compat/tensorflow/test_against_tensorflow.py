@@ -520,6 +520,7 @@ def test_the_cases_cover_every_function_that_is_offered():
         for module in (ours, ours.math, ours.nn, ours.linalg)
         for name in module.__all__
         if name not in elsewhere
+        and "segment_" not in name  # spelled by a loop in test_sorting_against_tensorflow
     }
 
     assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()

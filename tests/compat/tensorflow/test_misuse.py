@@ -6,7 +6,6 @@ Misuse of the tape is in `tests/tape/behaviour/test_misuse.py`, for all spelling
 import pytest
 
 import distgrad.compat.tensorflow as tf
-from distgrad.compat.tensorflow.missing import NOT_OFFERED
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""Let buckets travel during the walk back: by a thread of its own, on a communicator of its own.
+
+Collective operations that do not block make no progress by themselves, in none of the common MPIs;
+a thread that waits inside MPI does. Plans are compared before the walk, on the communicator that
+everybody uses: also with a rank that does something else there. Then each bucket leaves as soon as
+it is full and those before it have left, so that their order is that of the plan on every rank; at
+last the ranks compare who had which gradient. Which sources have dense gradients is taken from the
+step before; what came otherwise is averaged afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from distgrad.distributed.averaging import Layout, on_host, take_out
+from distgrad.distributed.buckets import Bucket
+from distgrad.distributed.buffers import buffers_of
+from distgrad.distributed.communicator import Communicator
+from distgrad.distributed.fingerprint import Plan, agree
+from distgrad.distributed.report import Tally
+from distgrad.distributed.threads import threads_per_rank
+from distgrad.errors import CommunicationError
+
+
+class Job:
+    """Something that the thread does, and what came of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Lane:
+    """A thread that works off jobs in their order, on a communicator that nobody else uses.
+
+    Parameters
+    ----------
+    comm : Communicator
+        With a method `duplicate`; all ranks make their lanes together.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm.duplicate()
+        self.interrupted = False
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        threading.Thread(target=self._run, daemon=True, name="distgrad-communication").start()
+
+    def submit(self, work: Callable[[], Any]) -> Job:
+        """Have something done once all that was submitted before is done."""
+        job = Job(work)
+        self._jobs.put(job)
+        return job
+
+    def wait(self, job: Job) -> Any:
+        """Return a job's result once it is there, or raise its error.
+
+        Raises
+        ------
+        RemoteRankError, StallError
+            If the thread waits for a rank that failed, left or does not come.
+        """
+        self.comm.wait_for(job.done)
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                job.result = job.work()
+            except BaseException as error:
+                job.error = error
+            job.done.set()
+            del job
+
+
+_lanes: WeakKeyDictionary[Communicator, Lane | None] = WeakKeyDictionary()
+
+
+def lane_of(comm: Any, overlap: bool | None) -> Lane | None:
+    """Return a communicator's lane, made at the first call; all ranks call this together.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    overlap : bool, optional
+        Whether there is to be one; by default, if every rank has two cores to itself: where the
+        thread takes the core that computes, nothing is gained.
+    """
+    if overlap is False or not hasattr(comm, "duplicate"):
+        return None
+    lane = _lanes.get(comm)
+    if lane is None and (comm not in _lanes or overlap):
+        if overlap is None:
+            ranks_here = int(comm.allreduce(np.array(comm.local_rank), "max")) + 1
+            cores = np.array(threads_per_rank(ranks_here))
+            overlap = int(comm.allreduce(cores, "min")) > 1
+        lane = _lanes[comm] = Lane(comm) if overlap else None
+    if lane is not None and lane.interrupted:
+        raise CommunicationError(
+            "gradient: an earlier gradient was interrupted by an exception after it had begun to "
+            "send, and the other ranks wait for the rest of it; let the exception end the job, or "
+            "pass overlap=False"
+        )
+    return lane
+
+
+class OverlappedAverage:
+    """One averaging whose buckets leave while gradients are still being computed.
+
+    Parameters
+    ----------
+    lane : Lane
+        Carries the buckets.
+    comm : Communicator
+        The ranks, whose buffers are used.
+    plan : Plan
+        What travels; compared here, before anything else.
+    layout : Layout
+        The buckets, the same on every rank.
+    weight : float
+        By which this rank's gradients are multiplied.
+    """
+
+    def __init__(
+        self, lane: Lane, comm: Communicator, plan: Plan, layout: Layout, weight: float
+    ) -> None:
+        self._lane = lane
+        self._comm = comm
+        self._buckets = layout.buckets
+        self.weight = weight
+        self._gradients: dict[int, Any] = {}
+        self._missing = [len(bucket.positions) for bucket in self._buckets]
+        self._bucket_of = {
+            position: place
+            for place, bucket in enumerate(self._buckets)
+            for position in bucket.positions
+        }
+        self._jobs: list[Job] = []
+        self.tally = Tally("overlapped allreduce")
+        operation = f"{plan.operation}; overlapped in {len(self._buckets)} buckets {layout.dense}"
+        self._plan = Plan(operation, plan.entries)
+        with self.tally.exposed_time():
+            self.tally.agree(lambda: agree(comm, self._plan))
+
+    def ready(self, position: int, gradient: Any) -> None:
+        """Take the final gradient of a source; what the tape's ``on_ready`` calls."""
+        place = self._bucket_of.get(position)
+        if place is None:
+            return
+        self._gradients[position] = gradient
+        self._missing[place] -= 1
+        while len(self._jobs) < len(self._buckets) and not self._missing[len(self._jobs)]:
+            self._send(self._buckets[len(self._jobs)])
+
+    def _send(self, bucket: Bucket) -> None:
+        out = buffers_of(self._comm).take(bucket.length, bucket.dtype)
+        arrays = [on_host(self._gradients.pop(position)) for position in bucket.positions]
+        message = bucket.pack(arrays, self.weight, out)
+        send = partial(self._lane.comm.allreduce, message, "sum", out=message)
+        self._jobs.append(self._lane.submit(partial(self.tally.carry, message.nbytes, send)))
+
+    def finish(
+        self, sources: list[Any], present: list[bool], *, as_sum: bool
+    ) -> tuple[list[Any], list[bool]]:
+        """Return the averages of what was in the buckets, and what any rank has.
+
+        Parameters
+        ----------
+        sources : list of Tensor or Variable
+            The sources.
+        present : list of bool
+            Which gradients this rank has, and which of them are dense; see `agree`.
+        as_sum : bool
+            Whether to leave out the division.
+        """
+        lane, tally = self._lane, self.tally
+        compare = partial(agree, lane.comm, self._plan, present)
+        last = lane.submit(partial(tally.agree, compare))
+        results: list[Any] = [None] * len(sources)
+        for bucket, job in zip(self._buckets, self._jobs, strict=True):
+            with self.tally.exposed_time():
+                message = lane.wait(job)
+            take_out(bucket, message, sources, results, as_sum=as_sum, ranks=self._comm.size)
+        with self.tally.exposed_time():
+            union = lane.wait(last)
+        return results, union
+
+    def interrupt(self) -> None:
+        """Note that the walk failed: what the other ranks wait for will not come."""
+        self._lane.interrupted = True

@@ -1,0 +1,49 @@
+"""The functions that formulas of optimizers use: of tensors, or of a backend's raw arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.protocol import Backend
+from distgrad.ops.arithmetic import maximum
+from distgrad.ops.complex_numbers import conj, real
+from distgrad.ops.reductions import sum as sum_over
+from distgrad.ops.selection import where
+from distgrad.ops.transcendental import sqrt
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The functions that formulas use beside operators: of tensors, or of a backend's arrays."""
+
+    sqrt: Callable[[Any], Any]
+    maximum: Callable[[Any, Any], Any]
+    where: Callable[[Any, Any, Any], Any]
+    sum: Callable[[Any], Any]
+    real: Callable[[Any], Any]
+    conj: Callable[[Any], Any]
+
+    def squared(self, x: Any) -> Any:
+        """Return |x|², which is real."""
+        return self.real(x * self.conj(x)) if np.dtype(x.dtype).kind == "c" else x * x
+
+    def norm(self, x: Any) -> Any:
+        """Return the Euclidean norm of all elements."""
+        return self.sqrt(self.sum(self.squared(x)))
+
+
+OF_TENSORS = Vocabulary(sqrt, maximum, where, sum_over, real, conj)
+
+
+def vocabulary_of(backend: Backend, array: Any) -> Vocabulary | None:
+    """Return the functions of a backend's raw arrays, if they are changed in place as NumPy's."""
+    module: Any = np if isinstance(array, np.ndarray) else getattr(backend, "module", None)
+    if module is None or not (module is np or getattr(backend, "speaks_numpy", False)):
+        return None
+    return Vocabulary(
+        module.sqrt, module.maximum, module.where, module.sum, module.real, module.conj
+    )

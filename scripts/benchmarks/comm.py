@@ -1,0 +1,290 @@
+"""Measure what averaging gradients over MPI ranks costs, beside MPI itself and beside PyTorch.
+
+Each job runs on ranks of this machine: bucketed averaging of many tensors beside one raw
+MPI_Allreduce of the same bytes, the comparison of plans, the deterministic sum, how much of the
+communication is hidden where the walk back waits (sleeps stand for it: they leave the cores free), and
+a training step on two ranks beside DistributedDataParallel with gloo and beside two single processes
+at the same time, which is what this machine can do at most. Ratios are distgrad's time to the other's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distgrad.testing.ranks import run_ranks
+
+TENSORS, MEGABYTES = 200, 100
+LAYERS, SLEEP, MESSAGE = 16, 0.02, 2**18  # of the walk with delays: seconds and floats a layer
+WIDTHS, EXAMPLES = (784, 1024, 1024, 10), 128  # of the training step, a rank
+
+
+def medians(rounds: int, cases: dict[str, Callable[[], Any]], meet: Callable[[], Any]) -> dict:
+    """Return each case's median seconds; all run in turn, round after round, from a barrier."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds + 1):
+        for name, case in cases.items():
+            meet()
+            started = time.perf_counter()
+            case()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+
+
+# --- what the ranks run ---------------------------------------------------------------------------
+
+
+def averaging(rounds: int, megabytes: int) -> dict:
+    """Return the seconds of averaging many tensors, in each way, and of MPI alone."""
+    from mpi4py import MPI
+
+    import distgrad as dg
+    import distgrad.distributed as dist
+    from distgrad.distributed.fingerprint import Entry, Plan, agree
+    from distgrad.distributed.ordered import OrderedSum, own_range
+
+    world = dist.init()
+    # Of all sizes, as layers are: the largest is about a hundred times the smallest.
+    shares = np.geomspace(1, 100, TENSORS)
+    sizes = (shares / shares.sum() * megabytes * 2**20 / 4).astype(int)
+    sources = [dg.Variable(np.ones(n, np.float32), name=f"v{k}") for k, n in enumerate(sizes)]
+    gradients = [dg.asarray(np.full(n, world.rank, np.float32)) for n in sizes]
+    flat = np.ones(int(sizes.sum()), np.float32)
+    result = np.empty_like(flat)
+    plan = Plan("bench", tuple(Entry(f"v{k}", "float32", (int(n),)) for k, n in enumerate(sizes)))
+    row = np.ones(flat.size, np.float32)
+
+    class Ready:
+        """A tape whose gradients are there already."""
+
+        def gradient(self, *_: Any, **__: Any) -> list[Any]:
+            return gradients
+
+    tape = dist.DistributedGradientTape(Ready(), overlap=False)  # type: ignore[arg-type]
+
+    def ordered() -> None:
+        # The shards' own gradients are added up while they are computed: what is left is one row.
+        total = OrderedSum(world, world.size)
+        for _ in own_range(world.size, world.size, world.rank):
+            total.add(row)
+        total.total(flat.size, flat.dtype, result)
+
+    seconds = medians(
+        rounds,
+        {
+            "raw": lambda: MPI.COMM_WORLD.Allreduce(flat, result),
+            "bucketed": lambda: tape.gradient(0.0, sources, examples=1),
+            "ordered": ordered,
+        },
+        world.barrier,
+    )
+    return seconds | medians(50 * rounds, {"plans": lambda: agree(world, plan)}, world.barrier)
+
+
+def overlap(rounds: int, _: int) -> dict:
+    """Return how much of the messages of a walk with delays is hidden."""
+    import distgrad as dg
+    import distgrad.distributed as dist
+
+    world = dist.init()
+    model = [dg.Variable(np.ones(MESSAGE, np.float32), name=f"v{n}") for n in range(LAYERS)]
+
+    @dg.custom_gradient
+    def delayed(x: Any) -> Any:
+        def gradient(g: Any) -> Any:
+            time.sleep(SLEEP)
+            return g
+
+        return x, gradient
+
+    def step(is_overlapped: bool) -> None:
+        tape = dist.DistributedGradientTape(
+            dg.GradientTape(), bucket_bytes=4 * MESSAGE, overlap=is_overlapped
+        )
+        with tape:
+            y = dg.asarray(np.float32(1))
+            for variable in model:
+                y = delayed(y) + dg.mean(variable)
+        tape.gradient(y, model, examples=1)
+
+    found: dict[str, list[float]] = {"seconds": [], "exposed": [], "plain": []}
+    for is_overlapped in [False, True] * (rounds + 1):
+        world.barrier()
+        step(is_overlapped)
+        report = dist.last_report()
+        if is_overlapped:
+            found["seconds"].append(report.seconds)
+            found["exposed"].append(report.exposed_seconds)
+        else:
+            found["plain"].append(report.exposed_seconds)
+    return {name: statistics.median(each[1:]) for name, each in found.items()}
+
+
+def batch(rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a rank's examples and labels."""
+    rng = np.random.default_rng(rank)
+    x = rng.normal(size=(EXAMPLES, WIDTHS[0])).astype(np.float32)
+    return x, rng.integers(0, WIDTHS[-1], EXAMPLES)
+
+
+def training(rounds: int, _: int) -> dict:
+    """Return the seconds of a step: averaged over ranks, and of each rank for itself."""
+    import distgrad as dg
+    import distgrad.distributed as dist
+
+    world = dist.init()
+    x, labels = batch(world.rank)
+    rng = np.random.default_rng(0)
+    model = [
+        dg.Variable(rng.normal(size=shape).astype(np.float32) / 30, name=f"w{n}")
+        for n, shape in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False))
+    ]
+
+    def step(comm: Any) -> None:
+        with dg.GradientTape() as tape:
+            y = x
+            for weights in model[:-1]:
+                y = dg.relu(y @ weights)
+            losses = dg.softmax_cross_entropy(labels=labels, logits=y @ model[-1])
+            loss = dg.mean(losses)
+        averaging = dist.DistributedGradientTape(tape, comm)
+        for variable, gradient in zip(
+            model, averaging.gradient(loss, model, examples=EXAMPLES), strict=True
+        ):
+            variable.assign_sub(0.01 * gradient)
+
+    alone = dist.SerialCommunicator()
+    cases = {"together": lambda: step(world), "alone": lambda: step(alone)}
+    return medians(10 * rounds, cases, world.barrier)
+
+
+def training_torch(rounds: int, _: int) -> dict:
+    """Return the seconds of the same step by DistributedDataParallel with gloo."""
+    import torch
+    from torch import distributed, nn
+
+    rank = int(os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0")))
+    torch.set_num_threads(1)
+    store = f"file://{os.environ['DISTGRAD_BENCH_STORE']}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    layers: list[nn.Module] = []
+    for n, shape in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+        layers += [nn.ReLU()] * bool(n) + [nn.Linear(*shape, bias=False)]
+    model = nn.Sequential(*layers)
+    averaging = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x, labels = (torch.as_tensor(each) for each in batch(rank))
+
+    def step(module: nn.Module) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(x), labels).backward()
+        optimizer.step()
+
+    cases = {"together": lambda: step(averaging), "alone": lambda: step(model)}
+    seconds = medians(10 * rounds, cases, distributed.barrier)
+    distributed.destroy_process_group()
+    return seconds | {"rank": rank}
+
+
+WORKERS = {
+    "averaging": averaging,
+    "overlap": overlap,
+    "training": training,
+    "training_torch": training_torch,
+}
+
+
+# --- the program ----------------------------------------------------------------------------------
+
+
+def measure(name: str, ranks: int, rounds: int, megabytes: int = MEGABYTES) -> dict | None:
+    """Return what rank 0 of a job measured; None, said aloud, if the job failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_ranks(
+            ranks,
+            [__file__, "--worker", name, "--rounds", rounds, "--megabytes", megabytes],
+            timeout=300,
+            env={"DISTGRAD_BENCH_STORE": str(Path(folder) / "store")},
+        )
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    if result.returncode or not lines:
+        reason = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        print(f"{name} on {ranks} ranks: no figures ({reason})")
+        return None
+    figures: dict = json.loads(lines[0])
+    return figures
+
+
+def line(what: str, seconds: float, other: str = "", ratio: float | None = None) -> None:
+    """Print a figure, and its ratio to another."""
+    text = f"  {what:46}{1e3 * seconds:10.3f} ms"
+    print(text if ratio is None else f"{text}{ratio:8.2f} x {other}")
+
+
+def main() -> None:
+    """Run the jobs and print their figures, the losing ratios among them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="how often each case runs")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 3], help="to average on")
+    parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of gradients")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.megabytes < 1 or min(arguments.ranks) < 2:
+        parser.error("--rounds and --megabytes must be 1 or more, --ranks 2 or more")
+    if arguments.worker:
+        figures = WORKERS[arguments.worker](arguments.rounds, arguments.megabytes)
+        rank = figures.pop("rank", None)
+        if rank is None:
+            import distgrad.distributed as dist
+
+            rank = dist.world().rank
+        if rank == 0:
+            print(json.dumps(figures), flush=True)
+        return
+
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"Python {platform.python_version()}, {cores} cores, medians of {arguments.rounds} rounds"
+    )
+    for ranks in arguments.ranks:
+        found = measure("averaging", ranks, arguments.rounds, arguments.megabytes)
+        if found:
+            raw = found["raw"]
+            print(f"{TENSORS} tensors, {arguments.megabytes} MB, {ranks} ranks:")
+            line("one raw MPI_Allreduce", raw)
+            line("averaged in buckets", found["bucketed"], "raw", found["bucketed"] / raw)
+            line("the deterministic sum", found["ordered"], "raw", found["ordered"] / raw)
+            line(f"comparison of plans of {TENSORS} tensors", found["plans"])
+    found = measure("overlap", 2, arguments.rounds)
+    if found:
+        print(f"{LAYERS} layers of {4 * MESSAGE >> 20} MiB, {1e3 * SLEEP:.0f} ms each, 2 ranks:")
+        line("communication after the walk, exposed", found["plain"])
+        line("communication during the walk", found["seconds"])
+        line("of it exposed", found["exposed"], "it", found["exposed"] / found["seconds"])
+    print(f"a step of {'-'.join(map(str, WIDTHS))} on 2 ranks of {EXAMPLES} examples, one thread:")
+    ours, theirs = measure("training", 2, arguments.rounds), None
+    if ours:
+        line("distgrad, two processes by themselves", ours["alone"])
+        ratio = ours["together"] / ours["alone"]
+        line("distgrad, averaged", ours["together"], "by themselves", ratio)
+        theirs = measure("training_torch", 2, arguments.rounds)
+    if ours and theirs:
+        line("PyTorch, two processes by themselves", theirs["alone"])
+        ratio = theirs["together"] / theirs["alone"]
+        line("PyTorch, DDP with gloo", theirs["together"], "by themselves", ratio)
+        print(f"  distgrad averaged / DDP: {ours['together'] / theirs['together']:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Gradients of several tapes are averaged by one communication."""
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.distributed import (
+    GradientAccumulator,
+    RecordedCommunicator,
+    SerialCommunicator,
+    micro_batches,
+)
+from distgrad.errors import BatchError
+
+
+def data(examples, dtype="float64"):
+    rng = np.random.default_rng(7)
+    return rng.normal(size=(examples, 3)).astype(dtype), rng.normal(size=examples).astype(dtype)
+
+
+def gradients_on(comm, examples, pieces, average="examples"):
+    w = dg.Variable(np.array([1.0, -2.0, 0.5]))
+    accumulator = GradientAccumulator({"w": w}, comm, average=average)
+    for x, y in micro_batches(data(examples), pieces, comm):
+        with dg.GradientTape() as tape:
+            losses = dg.square(x @ w - y)
+            loss = dg.sum(losses) if average == "sum" else dg.mean(losses)
+        accumulator.add({"w": tape.gradient(loss, w)})
+    return accumulator.gradients()["w"].numpy()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 50])
+@pytest.mark.parametrize(("ranks", "examples"), [(1, 7), (2, 8), (3, 10), (4, 3)])
+@pytest.mark.parametrize("average", ["examples", "sum"])
+def test_pieces_give_the_gradient_of_the_whole_batch(on_ranks, ranks, examples, pieces, average):
+    found = on_ranks(ranks, lambda comm: gradients_on(comm, examples, pieces, average))
+
+    x, y = data(examples)
+    expected = 2 * x.T @ (x @ np.array([1.0, -2.0, 0.5]) - y)
+    if average == "examples":
+        expected /= examples
+    for gradient in found:
+        np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+
+
+def test_it_communicates_once_for_all_pieces():
+    recorded = RecordedCommunicator(size=2)
+    gradients_on(recorded, 20, 5)
+
+    assert [call.verb for call in recorded.calls] == ["allreduce", "allreduce"]
+    assert recorded.calls[1].nbytes == 8 * (1 + 3)
+
+
+def test_it_starts_again_from_nothing():
+    comm, x = SerialCommunicator(), dg.Variable(2.0)
+    accumulator = GradientAccumulator(x, comm)
+
+    found = []
+    for value in (3.0, 5.0):
+        accumulator.add(dg.asarray(value), examples=2)
+        found.append(float(accumulator.gradients()))
+
+    assert found == [3.0, 5.0]
+
+
+def test_sparse_gradients_stay_sparse_and_mix_with_dense_ones():
+    comm = SerialCommunicator()
+    table = dg.Variable(np.zeros((6, 2), np.float32))
+    accumulator = GradientAccumulator(table, comm)
+    slices = dg.IndexedSlices(np.ones((1, 2), np.float32), [4], (6, 2))
+    accumulator.add(slices, examples=1)
+    accumulator.add(slices, examples=3)
+    sparse = accumulator.gradients()
+    accumulator.add(slices, examples=1)
+    accumulator.add(dg.ones((6, 2)), examples=1)
+    dense = accumulator.gradients()
+
+    assert isinstance(sparse, dg.IndexedSlices)
+    np.testing.assert_array_equal(sparse.numpy()[4], [1, 1])
+    np.testing.assert_array_equal(dense.numpy()[:, 0], [0.5, 0.5, 0.5, 0.5, 1.0, 0.5])
+
+
+def test_half_precision_is_added_up_in_single():
+    comm, x = SerialCommunicator(), dg.Variable(np.float16(1.0))
+    accumulator = GradientAccumulator(x, comm)
+    for _ in range(3):
+        accumulator.add(dg.asarray(np.float16(60000)), examples=1000)
+
+    gradient = accumulator.gradients()
+    assert gradient.dtype == "float16"
+    assert float(gradient) == 60000
+
+
+def test_pieces_without_examples_count_for_nothing():
+    comm, x = SerialCommunicator(), dg.Variable(2.0)
+    accumulator = GradientAccumulator(x, comm)
+    accumulator.add(dg.asarray(np.float32(np.nan)), examples=0)
+    accumulator.add(dg.asarray(4.0), examples=2)
+
+    assert float(accumulator.gradients()) == 4.0
+
+
+def test_nothing_at_all_is_refused():
+    with pytest.raises(BatchError, match="nothing with an example"):
+        GradientAccumulator(dg.Variable(2.0), SerialCommunicator()).gradients()
+
+
+def test_a_gradient_of_another_structure_is_refused():
+    accumulator = GradientAccumulator({"a": dg.Variable(2.0)}, SerialCommunicator())
+
+    with pytest.raises(ValueError, match="Expected an instance of dict"):
+        accumulator.add([dg.asarray(1.0)], examples=1)
+
+
+def test_less_than_one_piece_is_refused():
+    with pytest.raises(BatchError, match="count is 0"):
+        micro_batches(np.arange(3), 0, SerialCommunicator())

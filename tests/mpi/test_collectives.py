@@ -1,0 +1,43 @@
+"""Collectives on tensors over MPI: values, both modes and second order, as on one process."""
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.testing.collectives import CASES, assert_same, on_one_process, on_this_rank, target
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", CASES)
+def test_both_modes_and_second_order_are_those_of_the_whole(name):
+    world = dist.world()
+    expected = on_one_process(CASES[name], world.size)
+
+    found = on_this_rank(CASES[name], world)
+
+    assert_same(found, expected[world.rank], world.rank)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", CASES)
+def test_a_traced_gradient_is_the_eager_one(name):
+    world, case = dist.world(), CASES[name]
+    x = dg.asarray(case.make(world.rank, world.size))
+
+    eager = dg.grad(lambda x: target(case, x, world))(x)
+    traced = dg.function(dg.grad(lambda x: target(case, x, world)))(x)
+
+    np.testing.assert_array_equal(traced.numpy(), eager.numpy())
+
+
+@pytest.mark.mpi
+def test_a_value_that_one_rank_does_not_watch_is_an_error_on_all():
+    world = dist.world()
+    x = dg.asarray([1.0, 2.0])
+
+    with dg.GradientTape() as tape:
+        if world.rank:
+            tape.watch(x)
+        with pytest.raises(dist.DesyncError, match="not on rank 0, which would not take part"):
+            dist.allreduce(x)
