@@ -8,6 +8,7 @@ from math import e, inf, nan, pi
 from types import ModuleType
 
 from distgrad import debug, fft, linalg, nn, random, special
+from distgrad.autocasting import autocast
 from distgrad.debug import debug_nans
 from distgrad.dtypes import bool_ as bool
 from distgrad.dtypes import (
@@ -103,6 +104,7 @@ from distgrad.ops.creation import (
     ones,
     zeros,
 )
+from distgrad.ops.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from distgrad.ops.einsum import einsum
 from distgrad.ops.error_function import erf, erfc
 from distgrad.ops.gathering import embedding, gather
@@ -120,9 +122,7 @@ from distgrad.ops.neural import (
     one_hot,
     relu,
     sigmoid,
-    sigmoid_cross_entropy,
     softmax,
-    softmax_cross_entropy,
     softplus,
 )
 from distgrad.ops.reductions import (
@@ -261,6 +261,7 @@ __all__ = [
     "atan",
     "atan2",
     "atanh",
+    "autocast",
     "bitwise_and",
     "bitwise_invert",
     "bitwise_left_shift",

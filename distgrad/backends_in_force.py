@@ -28,7 +28,8 @@ def kernels_of(backend: str | Backend) -> Kernels:
     loaded = load(backend)
     kernels = _kernels.get(id(loaded)) or getattr(loaded, "kernels", None)  # a trace has its own
     if kernels is None:
-        kernels = _kernels[id(loaded)] = make_kernels(loaded)
+        # Of two threads that come first, both get the same ones.
+        kernels = _kernels.setdefault(id(loaded), make_kernels(loaded))
     return kernels
 
 

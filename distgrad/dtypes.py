@@ -6,6 +6,7 @@ which contains the array API standard's; a Python scalar never widens an array.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -39,7 +40,8 @@ NAMES = [
     "complex128",
 ]
 
-_KNOWN = frozenset(np.dtype(name) for name in NAMES)
+_KNOWN = {np.dtype(name) for name in NAMES}  # and bfloat16, from when it is first named
+_awaiting_bfloat16: list[Callable[[], None]] = []
 
 _default: DType = float32
 
@@ -81,7 +83,11 @@ def _named(name: str) -> DType:
             raise DTypeError(
                 "dtype 'bfloat16' needs the package ml_dtypes: pip install ml_dtypes"
             ) from error
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16 = np.dtype(ml_dtypes.bfloat16)
+        _KNOWN.add(bfloat16)  # first: whoever is told asks for it
+        while _awaiting_bfloat16:
+            _awaiting_bfloat16.pop()()
+        return bfloat16
     if name not in NAMES:
         raise DTypeError(f"dtype {name!r} is unknown; expected one of {', '.join(NAMES)}, bfloat16")
     return np.dtype(name)
@@ -114,7 +120,15 @@ def as_dtype(dtype: DTypeLike) -> DType:
         raise DTypeError(
             f"dtype {resolved} has no arithmetic here; expected one of {', '.join(NAMES)}, bfloat16"
         )
-    return resolved
+    return _named("bfloat16") if resolved.name == "bfloat16" else resolved
+
+
+def when_bfloat16_is_named(prepare: Callable[[], None]) -> None:
+    """Call a function when bfloat16 is first named, or now if it was: else nobody pays for it."""
+    if len(_KNOWN) > len(NAMES):
+        prepare()
+    else:
+        _awaiting_bfloat16.append(prepare)
 
 
 def complex_of(dtype: DType) -> DType:
@@ -148,11 +162,25 @@ def result_type(*operands: Any) -> DType:
         Scalars alone count as bool, int64, the default dtype or its complex one.
     """
     dtypes = [as_dtype(o) for o in operands if not isinstance(o, (bool, int, float, complex))]
-    joint = np.result_type(*dtypes) if dtypes else bool_
+    joint = _joint(dtypes) if dtypes else bool_
     scalars = [o for o in operands if isinstance(o, (bool, int, float, complex))]
     for scalar in scalars:
         joint = _with_scalar(joint, scalar)
     return joint
+
+
+def _joint(dtypes: list[DType]) -> DType:
+    try:
+        return np.result_type(*dtypes)
+    except TypeError:  # ml_dtypes says nothing of bfloat16 beside integers or float16
+        narrow = [each for each in dtypes if each.name == "bfloat16"]
+        if not narrow:
+            raise
+        # As wide beside integers as float16 is; float16 and bfloat16 both go into float32 alone.
+        joint = np.result_type(*(float16 if each.name == "bfloat16" else each for each in dtypes))
+        if joint != float16:
+            return joint
+        return float32 if float16 in dtypes else narrow[0]
 
 
 def _with_scalar(joint: DType, scalar: bool | int | float | complex) -> DType:

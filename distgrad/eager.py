@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from distgrad.autocasting import autocast_operands
 from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
 from distgrad.backends_in_force import (
@@ -128,6 +129,8 @@ def evaluate(
     else:
         kernels, arrays, keys = _admit(op, inputs, kernels)
     if kernels.level or OPEN_KEEPERS:
+        if (cast := autocast_operands(op, inputs)) is not inputs:
+            return evaluate(op, cast, params, kernels)
         kernels, arrays = _at_open_trace(kernels, arrays, keys)
 
     kernel = kernels.table.get(op) or kernels.resolve(op)

@@ -23,8 +23,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("ops",),
     4: ("operators", "interchange", "tensor", "linalg", "fft", "special"),
     5: (
-        *("backends_in_force", "namespace_info", "entering", "eager", "variable", "sparse"),
-        *("numpy_functions", "batching", "data", "debug", "random"),
+        *("backends_in_force", "namespace_info", "entering", "autocasting", "eager", "variable"),
+        *("sparse", "numpy_functions", "batching", "data", "debug", "random"),
     ),
     6: ("tape", "transforms", "graph", "nn", "optimizers"),
     7: ("distributed", "testing", "distgrad_numpy", "distgrad_cupy"),

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import distgrad as dg
+import distgrad.compat.tensorflow as tf
 import distgrad.distributed as dist
-from distgrad import backend, nn, optimizers, random, testing, training
+from distgrad import backend, checkpoint, nn, optimizers, random, testing, training
+from distgrad.compat.tensorflow.missing import NOT_OFFERED
 from distgrad.testing.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +43,7 @@ def test_links_lead_to_files(page):
         assert (page.parent / target).exists(), target
 
 
-MODULES = (dg, dist, backend, nn, optimizers, random, testing, training)
+MODULES = (dg, dist, backend, checkpoint, nn, optimizers, random, testing, training)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -101,6 +103,24 @@ def test_a_namespaces_own_page_names_all_that_it_has(name):
     listed = re.findall(r"^   (\w+)$", page, re.MULTILINE)
 
     assert sorted(listed) == sorted(getattr(dg, name).__all__)
+
+
+def test_what_the_tensorflow_page_calls_missing_is_missing_and_nothing_else():
+    page = (ROOT / "docs" / "how-to" / "coming-from-tensorflow.md").read_text()
+    section = re.sub(r"\([^)]*\)", "", page.split("## Not offered yet", 1)[1])
+    bullets = [re.findall(r"`([\w.]+)`", bullet) for bullet in section.split("\n- ")[1:]]
+    listed = {
+        (first.split(".")[1], name)
+        for first, *rest in bullets
+        for name in (first.split(".")[2], *rest)
+    }
+
+    assert listed == {
+        (module, name)
+        for module, names in NOT_OFFERED.items()
+        for name in names
+        if not hasattr(getattr(tf, module) if module else tf, name)
+    }
 
 
 def test_the_readme_is_short():

@@ -1,5 +1,7 @@
 """Eager evaluation: which backend computes, and what is said when a computation cannot be done."""
 
+import subprocess
+import sys
 import threading
 
 import array_api_strict
@@ -283,3 +285,22 @@ def test_lists_that_hold_tensors_mix_with_numbers_that_do_not_widen_them():
 def test_lists_of_tensors_of_unlike_shapes_are_refused():
     with pytest.raises(dg.errors.ShapeError):
         dg.asarray([dg.asarray([1.0, 2.0]), dg.asarray([1.0, 2.0, 3.0])])
+
+
+def test_threads_that_compute_first_at_once_get_the_same_backend():
+    program = """
+import threading
+import distgrad as dg
+gate, found = threading.Barrier(8), []
+def first():
+    gate.wait()
+    found.append(dg.asarray(1.0).kernels)
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(set(map(id, found))))
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout == "1\n", done.stderr

@@ -99,7 +99,8 @@ class _Problem:
 
     def scaled_query(self) -> Array:
         """Return the query times the scale."""
-        return self.query * self.work.type(self.scale)
+        scaled: Array = self.query * self.work.type(self.scale)
+        return scaled
 
     def is_small(self, query: Array, block: _Block) -> bool:
         """Return whether no score of a block is large, by the lengths of its rows.
@@ -109,13 +110,13 @@ class _Problem:
         if self.mask is not None or (self.offset is not None and self.offset < 0):
             return False
         rows, keys = query[block.heads, block.rows], self.key[block.heads, block.keys]
-        bound = np.einsum("hre,hre->hr", rows, rows).max() * np.einsum(
-            "hre,hre->hr", keys, keys
-        ).max()
+        bound = (
+            np.einsum("hre,hre->hr", rows, rows).max() * np.einsum("hre,hre->hr", keys, keys).max()
+        )
         return bool(bound < _SAFE**2)
 
     def masked(self, scores: Array, block: _Block) -> Array | None:
-        """Add a mask to a block of scores, in place, and return where they count; None: everywhere."""
+        """Mask a block of scores in place, and return where they count; None: everywhere."""
         allowed = None
         if self.mask is not None:
             part = self.mask[self.place_in_mask(self.mask, block)]

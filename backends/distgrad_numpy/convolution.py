@@ -8,6 +8,7 @@ it computes what it can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from math import prod
 from typing import Any
@@ -331,4 +332,8 @@ def _add_channelwise(x: Array, y: Array, total: Array, geometry: Geometry, block
                 )
 
 
-KERNELS = {"conv": conv, "conv_transpose": conv_transpose, "conv_kernel_vjp": conv_kernel_vjp}
+KERNELS: dict[str, Callable[..., Any]] = {
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "conv_kernel_vjp": conv_kernel_vjp,
+}

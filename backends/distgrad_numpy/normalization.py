@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from distgrad.ops import normalization
-from distgrad.ops.neural import LABEL_CROSS_ENTROPY_VJP, LOG_SOFTMAX, SOFTMAX
+from distgrad.ops.cross_entropy import LABEL_CROSS_ENTROPY_VJP
+from distgrad.ops.neural import LOG_SOFTMAX, SOFTMAX
 from distgrad_numpy import threads
 from distgrad_numpy.blocked import vocabulary
 

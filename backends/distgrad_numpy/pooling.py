@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -179,10 +179,8 @@ def max_pool_vjp(
         flat = target.reshape(-1)
         for _, *ranges in blocks:
             of = tuple(slice(*each) for each in ranges)
-            values, numbers = g[(example, *of)], places[(example, *of)]
-            chosen, index = (
-                scratch(name, values.shape, np.intp) for name in ("chosen", "index")
-            )
+            values, numbers = g[example][of], places[example][of]
+            chosen, index = (scratch(name, values.shape, np.intp) for name in ("chosen", "index"))
             np.copyto(chosen, numbers)
             np.take(taps.reshape(-1), chosen, out=index, mode="clip")
             np.add(index, first[tuple(map(slice, values.shape))], out=index)
@@ -216,9 +214,7 @@ def _whole_examples(g: Array, stride: Shape) -> list[Ranges]:
     return [((at, min(at + step, g.shape[0])), *rest) for at in range(0, g.shape[0], step)]
 
 
-def _spread(
-    share: Array, target: Array, axis: int, window: int, step: int, before: int
-) -> None:
+def _spread(share: Array, target: Array, axis: int, window: int, step: int, before: int) -> None:
     """Add to an array, along one axis, what each window of it has for all of its places."""
     number, length = share.shape[axis], target.shape[axis]
     lead = (slice(None),) * axis
@@ -333,7 +329,7 @@ def avg_pool_vjp(
     return x if dtype == working else x.astype(dtype)
 
 
-KERNELS = {
+KERNELS: dict[str, Callable[..., Any]] = {
     "max_pool": max_pool,
     "pool_places": pool_places,
     "max_pool_vjp": max_pool_vjp,

@@ -39,6 +39,9 @@ class BackendStatus:
     reason: str = ""
 
 
+_loaded: dict[str, Backend] = {}
+
+
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
     # Imported here: reading installed metadata costs half of what importing distgrad does.
@@ -83,7 +86,8 @@ def load(name: str) -> Backend:
             f"backend {name!r} speaks version {backend.api_version} of the backend protocol; "
             f"expected {API_VERSION}; remedy: install versions of both packages that match"
         )
-    return backend
+    # Of threads that come first at once, all get the same one.
+    return _loaded.setdefault(name, backend)
 
 
 def status() -> tuple[BackendStatus, ...]:

@@ -7,9 +7,12 @@ from copy import copy
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
+
 from distgrad.backend.protocol import Backend
+from distgrad.backend.widening import widening
 from distgrad.core.op import Composed, Op
-from distgrad.dtypes import complex64, complex128
+from distgrad.dtypes import complex64, complex128, when_bfloat16_is_named
 from distgrad.errors import MissingKernelError
 
 
@@ -58,6 +61,9 @@ class Kernels:
         # All at once, and no __getattr__, which would slow each of the rules' look-ups.
         for name, op in vocabulary.items():
             setattr(self, name, self.resolve(op))
+        # A module with dtypes of its own has none for bfloat16.
+        if not self.level and isinstance(backend.asarray(0.0).dtype, np.dtype):
+            when_bfloat16_is_named(self._widen)
 
     if TYPE_CHECKING:
 
@@ -84,6 +90,16 @@ class Kernels:
             kernel = partial(self._missing, op) if op.compose is None else partial(op.compose, self)
         self.table[op] = kernel
         return kernel
+
+    def _widen(self) -> None:
+        """Let every kernel compute bfloat16 in float32."""
+        astype = self.backend.kernel("astype")
+        if astype is None:
+            return
+        self.__dict__.pop("keeping_zeros", None)
+        for name, op in self.vocabulary.items():
+            self.table[op] = widening(op, self.table[op], astype)
+            setattr(self, name, self.table[op])
 
     def _missing(self, op: Op, *arrays: Any, **params: Any) -> NoReturn:
         raise MissingKernelError(

@@ -175,7 +175,12 @@ def _expand(path: str, given: Any) -> Iterator[tuple[str, Any]]:
         yield path, given
         return
     held = given.variables
-    if isinstance(held, dict):
+    if callable(
+        getattr(given, "named_variables", None)
+    ):  # a module, whose paths begin with its own
+        own = f"{getattr(given, 'path', '')}/"
+        named = {each.removeprefix(own): variable for each, variable in given.named_variables()}
+    elif isinstance(held, dict):
         named = {str(key): value for key, value in held.items()}
     else:
         names = [variable.name for variable in held]

@@ -214,7 +214,7 @@ def _compare(manifest: Manifest, wanted: Mapping[str, Leaf], directory: Path) ->
                 for what, names in found
                 if names
             )
-            + "; was the model built from the same configuration?"
+            + "; was the model built from the same configuration, and called (or built) before?"
         )
 
 

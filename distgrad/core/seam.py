@@ -88,7 +88,11 @@ LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("distgrad_listeners", d
 # Who keeps the values of variables; None for the variables themselves.
 VALUES: ContextVar[ValueKeeper | None] = ContextVar("distgrad_values", default=None)
 
-# The keepers at work in any thread: while there is none, no operation has to ask for its own.
+# The narrow dtype in which a block of `autocast` computes products; None outside.
+AUTOCAST: ContextVar[Any] = ContextVar("distgrad_autocast", default=None)
+
+# The keepers, and blocks of `autocast`, at work in any thread: while there is none, no operation
+# has to ask for its own.
 OPEN_KEEPERS: set[int] = set()
 
 

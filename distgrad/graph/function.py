@@ -14,7 +14,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.backends_in_force import depth
-from distgrad.core.seam import LISTENERS
+from distgrad.core.seam import AUTOCAST, LISTENERS
 from distgrad.dtypes import default_dtype
 from distgrad.eager import asarray, current_kernels
 from distgrad.entering import SCALARS
@@ -159,11 +159,12 @@ class Function:
                 parts.append((array.shape, array.dtype, id(leaf.kernels)))
             else:
                 parts.append(default_dtype() if args else (default_dtype(), id(current_kernels())))
+                parts.append(AUTOCAST.get())
                 return self._known(tuple(parts), list(args), None), list(args)
         elif self._parameters is not None:
             args, kwargs = self._with_defaults(args, kwargs)
         leaves, treedef = flat((args, kwargs))
-        parts = [treedef, default_dtype()]
+        parts = [treedef, default_dtype(), AUTOCAST.get()]
         tensors = []
         for place, given in enumerate(leaves):
             kind = given.__class__
@@ -246,7 +247,7 @@ class Function:
                 for place, now in shown.items()
                 if before[place] != now
             ]
-            changes = "; ".join(differing) or "another backend or default dtype"
+            changes = "; ".join(differing) or "another backend, default dtype or autocast"
         if self._traced + 1 >= _TRACES_BEFORE_WARNING:
             warnings.warn(
                 f"function: {self._name!r} is traced for the {self._traced + 1}. time "

@@ -54,6 +54,7 @@ from distgrad.ops.adaptive_pooling import (
 )
 from distgrad.ops.attention import scaled_dot_product_attention
 from distgrad.ops.convolution import conv, conv_transpose
+from distgrad.ops.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
 from distgrad.ops.gathering import embedding
 from distgrad.ops.kinks import (
     hard_shrink,
@@ -71,9 +72,7 @@ from distgrad.ops.neural import (
     one_hot,
     relu,
     sigmoid,
-    sigmoid_cross_entropy,
     softmax,
-    softmax_cross_entropy,
     softplus,
 )
 from distgrad.ops.normalization import moments, normalize

@@ -109,9 +109,7 @@ def matmul(x1: Any, x2: Any, /) -> Any:
     return apply(MATMUL, x1, x2)
 
 
-def tensordot(
-    x1: Any, x2: Any, /, axes: int | Sequence[int] | Sequence[Sequence[int]] = 2
-) -> Any:
+def tensordot(x1: Any, x2: Any, /, axes: int | Sequence[int] | Sequence[Sequence[int]] = 2) -> Any:
     """Return the sum of products over pairs of axes.
 
     Parameters

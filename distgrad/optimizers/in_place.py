@@ -16,9 +16,9 @@ import numpy as np
 from distgrad.optimizers.vocabulary import Vocabulary
 from distgrad.tensor import Tensor
 
-# Elements of a block. On a host eight float32 arrays of it (512 KiB) fit into a second-level cache;
-# from 8k to 32k the step of ten million parameters takes the same time within 5 % (scripts/bench
-# optimizers). On a device a block is as large as its temporaries should be.
+# Elements of a block. On a host eight float32 arrays of it (512 KiB) fit into a second-level cache,
+# and far below 8k Python's time for each call shows (scripts/bench optimizers). On a device a block
+# is as large as its temporaries should be.
 _HOST_BLOCK = 16_384
 _DEVICE_BLOCK = 4_194_304
 

@@ -73,7 +73,8 @@ class _Minimizer:
             Takes nothing, reads the variables and returns a real scalar; always the same one for
             the same values: over the whole data, without randomness.
         variables : Variable or nest of Variable
-            Real ones; they are one vector to SciPy, in double precision.
+            Real ones; they are one vector to SciPy, in double precision. With float32 variables the
+            loss is too coarse for the last line searches: `converged` may be false at the minimum.
         callback : callable, optional
             Called with the number of the step and the last loss computed.
 

@@ -290,7 +290,7 @@ def checked_gradients(
             f"{len(parameters)} variables ({', '.join(names[:4])}{', …' if names[4:] else ''}); "
             "pass to tape.gradient the same nest"
         ) from error
-    checked = []
+    checked: list[Any] = []
     for gradient, x, name in zip(found, parameters, names, strict=True):
         if gradient is None:
             checked.append(None)
@@ -333,7 +333,7 @@ def home_of(parameter: Any) -> Any:
     return None if kernels is None else kernels.backend
 
 
-def _zeros_like(x: Any) -> Tensor:
+def _zeros_like(x: Any) -> Any:
     """Return zeros of the shape, dtype and backend of a tensor that no tape follows."""
     if x.kernels.level:
         return astype(zeros(tuple(x.shape)), x.dtype)

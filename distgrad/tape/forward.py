@@ -149,6 +149,8 @@ class ForwardAccumulator:
             )
         holder: Any = value
         tangent = self._tangents.get(holder.key)
+        if tangent is not None and holder.dtype.name == "bfloat16" != tangent.dtype.name:
+            return astype(tangent, holder.dtype)  # raw numbers of Python's widen it on the way
         if tangent is not None or policy is UnconnectedGradients.NONE:
             return tangent
         if policy is UnconnectedGradients.ERROR:

@@ -192,7 +192,7 @@ class _Injection:
                 tape._tape = _BrokenTape(tape._tape, fault)  # type: ignore[assignment]
             return original(tape, target, sources, *args, **options)
 
-        DistributedGradientTape.gradient = gradient  # type: ignore[method-assign]
+        DistributedGradientTape.gradient = gradient  # type: ignore[method-assign,assignment]
 
     def remove(self) -> None:
         DistributedGradientTape.gradient = self._original  # type: ignore[method-assign]
@@ -255,7 +255,8 @@ def _reversed(fault: Fault, sources: Any) -> Any:
 
 def _wider(fault: Fault, sources: Any) -> Any:
     def stand_in(variable: Any) -> Variable:
-        shape = (*variable.shape[:-1], (*variable.shape, 0)[-1] + 1) if variable.shape else (1,)
+        *lead, last = variable.shape or (0,)
+        shape = (*lead, last + 1)
         return Variable(np.zeros(shape), name=variable.name, dtype=variable.dtype)
 
     return _replaced(fault, sources, stand_in)

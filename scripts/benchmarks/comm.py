@@ -2,9 +2,10 @@
 
 Each job runs on ranks of this machine: bucketed averaging of many tensors beside one raw
 MPI_Allreduce of the same bytes, the comparison of plans, the deterministic sum, how much of the
-communication is hidden where the walk back waits (sleeps stand for it: they leave the cores free), and
-a training step on two ranks beside DistributedDataParallel with gloo and beside two single processes
-at the same time, which is what this machine can do at most. Ratios are distgrad's time to the other's.
+communication is hidden where the walk back waits (sleeps stand for it: they leave the cores free),
+and a training step on two ranks beside DistributedDataParallel with gloo and beside two single
+processes at the same time, which is what this machine can do at most. Ratios are distgrad's time to
+the other's.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +150,7 @@ def training(rounds: int, _: int) -> dict:
     rng = np.random.default_rng(0)
     model = [
         dg.Variable(rng.normal(size=shape).astype(np.float32) / 30, name=f"w{n}")
-        for n, shape in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False))
+        for n, shape in enumerate(pairwise(WIDTHS))
     ]
 
     def step(comm: Any) -> None:
@@ -179,7 +181,7 @@ def training_torch(rounds: int, _: int) -> dict:
     store = f"file://{os.environ['DISTGRAD_BENCH_STORE']}"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     layers: list[nn.Module] = []
-    for n, shape in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for n, shape in enumerate(pairwise(WIDTHS)):
         layers += [nn.ReLU()] * bool(n) + [nn.Linear(*shape, bias=False)]
     model = nn.Sequential(*layers)
     averaging = nn.parallel.DistributedDataParallel(model)

@@ -131,6 +131,33 @@ def test_objects_with_variables_are_saved_by_their_names(tmp_path):
     assert sorted(everything) == ["optimizer/dense/kernel/moment", "optimizer/iterations"]
 
 
+def test_a_model_and_its_optimizer_go_on_from_where_they_were(tmp_path):
+    x = numbers("float32", (5, 3)) / 50
+
+    def training():
+        model = dg.nn.Sequential(dg.nn.Dense(4), dg.nn.Dense(2))
+        model.build(x)
+        optimizer = dg.optimizers.Adam(0.1)
+        optimizer.build(model.variables)
+        return {"model": model, "optimizer": optimizer}
+
+    def step(model, optimizer):
+        with dg.GradientTape() as tape:
+            loss = dg.mean(model(x) ** 2)
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return float(loss)
+
+    first, second = training(), training()
+    step(**first)
+    dg.checkpoint.save(tmp_path, first, step=1, comm=ALONE)
+    dg.checkpoint.load(tmp_path, second, comm=ALONE)
+
+    assert [step(**second) for _ in range(3)] == [step(**first) for _ in range(3)]
+    paths = dg.checkpoint.load(tmp_path, comm=ALONE).nest
+    assert {"model/0/kernel", "model/0/bias", "model/1/kernel", "model/1/bias"} < set(paths)
+
+
 def test_tensors_and_arrays_are_replaced_and_not_changed(tmp_path):
     dg.checkpoint.save(tmp_path, [dg.ones((2,)), np.ones(3), np.float32(4)], step=0, comm=ALONE)
     tensor, array, scalar = dg.zeros((2,)), np.zeros(3), np.float32(0)

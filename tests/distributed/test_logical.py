@@ -138,9 +138,7 @@ def test_gradients_have_the_same_bits_on_any_ranks_by_tape_and_by_accumulator(on
     whole = kernel, bias, None, table
     for found in results:
         assert [g is None for g in found] == [False, False, True, False]
-        for mine, first, expected in zip(
-            found, results[0], whole, strict=True
-        ):
+        for mine, first, expected in zip(found, results[0], whole, strict=True):
             if expected is not None:
                 assert mine.numpy().tobytes() == first.numpy().tobytes()
                 np.testing.assert_allclose(mine.numpy(), expected.numpy(), rtol=0, atol=1e-6)

@@ -45,9 +45,9 @@ def test_misuse_is_refused():
 
     with pytest.raises(ShapeError, match=r"the loss has shape \(2,\)"):
         LBFGS().minimize(lambda: x * x, x)
-    with pytest.raises(DTypeError, match="'z' has dtype complex128"):
+    with pytest.raises(DTypeError, match=r"'z' has dtype complex128"):
         LBFGS().minimize(lambda: 0.0, dg.Variable(1j, name="z", dtype="complex128"))
-    with pytest.raises(TypeError, match="expected variables"):
+    with pytest.raises(TypeError, match=r"expected variables"):
         NewtonCG().minimize(lambda: 0.0, dg.asarray(1.0))
 
 
@@ -57,5 +57,5 @@ def test_without_scipy_the_message_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(subject, "import_module", missing)
 
-    with pytest.raises(ImportError, match="LBFGS needs SciPy.*pip install scipy"):
+    with pytest.raises(ImportError, match=r"LBFGS needs SciPy.*pip install scipy"):
         LBFGS().minimize(lambda: 0.0, dg.Variable(1.0))

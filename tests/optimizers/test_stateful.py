@@ -1,4 +1,4 @@
-"""Optimizers change variables in their own memory, remember by name, and refuse what does not fit."""
+"""Optimizers change variables in their own memory, remember by name, refuse what does not fit."""
 
 import tracemalloc
 
@@ -74,7 +74,7 @@ def test_a_tape_differentiates_at_the_value_before_the_step():
     assert float(tape.gradient(loss, x)) == 6.0
 
 
-# --- state ------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 def two():
@@ -126,7 +126,7 @@ def test_a_state_with_other_names_is_refused():
         optimizer.load_state_dict({})
     optimizer.build(two())
 
-    with pytest.raises(ValueError, match="missing .*'model/bias/first_moment'"):
+    with pytest.raises(ValueError, match=r"missing .*'model/bias/first_moment'"):
         optimizer.load_state_dict({"optimizer/iterations": 1})
 
 
@@ -168,7 +168,7 @@ def test_a_lazy_adam_leaves_rows_without_a_gradient_alone():
 
     np.testing.assert_array_equal(x.numpy()[[0, 2]], before[[0, 2]])
     assert not np.allclose(x.numpy()[[1, 3]], before[[1, 3]])
-    with pytest.raises(UnsupportedOptionError, match="lazy=True"):
+    with pytest.raises(UnsupportedOptionError, match=r"lazy=True"):
         dg.function(lambda g: optimizer.apply(dg.IndexedSlices(g, [0], (4, 2)), x))(
             dg.asarray([[1.0, 1.0]], dtype="float64")
         )
@@ -189,7 +189,7 @@ def test_half_precision_remembers_steps_below_its_own_digits(traced):
     assert float(x) == pytest.approx(1 - 1e-3, abs=5e-4)
 
 
-# --- what does not fit ------------------------------------------------------------------------------
+# --- what does not fit ----------------------------------------------------------------------------
 
 
 def test_misfits_are_refused_by_the_name_of_the_variable():
@@ -202,37 +202,37 @@ def test_misfits_are_refused_by_the_name_of_the_variable():
         optimizer.apply([dg.asarray(G + 0j), None], variables)
     with pytest.raises(ValueError, match=r"1 leaves\) have not the structure of the 2"):
         optimizer.apply([good], variables)
-    with pytest.raises(ValueError, match="every gradient is None"):
+    with pytest.raises(ValueError, match=r"every gradient is None"):
         optimizer.apply([None, None], variables)
-    with pytest.raises(ValueError, match="'other' is not among the 2"):
+    with pytest.raises(ValueError, match=r"'other' is not among the 2"):
         optimizer.apply([good], [dg.Variable(G, name="other")])
-    with pytest.raises(ValueError, match="'model/kernel' is there twice"):
+    with pytest.raises(ValueError, match=r"'model/kernel' is there twice"):
         optimizer.apply([good, good], [variables[0], variables[0]])
-    with pytest.raises(TypeError, match="expected variables, got Tensor"):
+    with pytest.raises(TypeError, match=r"expected variables, got Tensor"):
         optimizer.apply([good], [good])
     np.testing.assert_array_equal(variables[0].numpy(), G)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), "fast", True])
 def test_a_rate_that_is_no_positive_number_is_refused(rate):
-    with pytest.raises(ValueError, match="learning_rate is .*expected a positive number"):
+    with pytest.raises(ValueError, match=r"learning_rate is .*expected a positive number"):
         Adam(rate)
 
 
 def test_other_numbers_are_refused_too():
     with pytest.raises(ValueError, match=r"beta_2 is 1.0; expected a number in \[0, 1\)"):
         Adam(beta_2=1.0)
-    with pytest.raises(ValueError, match="epsilon is 0"):
+    with pytest.raises(ValueError, match=r"epsilon is 0"):
         Adam(epsilon=0.0)
-    with pytest.raises(ValueError, match="nesterov=True without momentum"):
+    with pytest.raises(ValueError, match=r"nesterov=True without momentum"):
         SGD(nesterov=True)
-    with pytest.raises(ValueError, match="epsilon_placement is 'outside'"):
+    with pytest.raises(ValueError, match=r"epsilon_placement is 'outside'"):
         Adam(epsilon_placement="outside")
-    with pytest.raises(ValueError, match="steps is 0"):
+    with pytest.raises(ValueError, match=r"steps is 0"):
         accumulate(0, SGD())
 
 
-# --- accumulation -----------------------------------------------------------------------------------
+# --- accumulation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("traced", [False, True])
@@ -252,7 +252,7 @@ def test_accumulated_gradients_make_one_step_of_their_mean(traced):
         np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-12)
 
 
-# --- loss scaling -----------------------------------------------------------------------------------
+# --- loss scaling ---------------------------------------------------------------------------------
 
 
 def test_a_loss_scale_falls_where_gradients_overflow_and_grows_again():
@@ -279,5 +279,5 @@ def test_a_scaled_loss_has_gradients_that_half_precision_alone_loses():
 
 
 def test_a_loss_scale_says_that_it_is_not_for_traces():
-    with pytest.raises(TraceError, match="outside of dg.function"):
+    with pytest.raises(TraceError, match=r"outside of dg.function"):
         dg.function(LossScale().scale)(dg.asarray(1.0))

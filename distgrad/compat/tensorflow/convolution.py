@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import dims, dtype_of, operands
@@ -165,7 +165,7 @@ def _spatial(shape: Sequence[int], is_first: bool) -> tuple[int, ...]:
     return tuple(shape[2:] if is_first else shape[1:-1])
 
 
-def _format(is_first: bool) -> str:
+def _format(is_first: bool) -> Literal["channels_first", "channels_last"]:
     return "channels_first" if is_first else "channels_last"
 
 

@@ -9,10 +9,8 @@ from distgrad.compat.tensorflow.errors import UnimplementedError
 
 # Names of TensorFlow's whose operations distgrad does not have yet, by module.
 NOT_OFFERED: dict[str, frozenset[str]] = {
-    "": frozenset("einsum".split()),
-    "linalg": frozenset(
-        "logm lu sqrtm".split()
-    ),
+    "": frozenset(),
+    "linalg": frozenset("logm lu sqrtm".split()),
     "nn": frozenset(
         "avg_pool conv_transpose convolution ctc_loss local_response_normalization "
         "max_pool pool".split()

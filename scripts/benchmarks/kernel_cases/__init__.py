@@ -5,7 +5,6 @@ returns two functions without arguments, one that computes the kernel and one th
 its gradients; or None where the library has no such kernel.
 """
 
-
 from __future__ import annotations
 
 from collections.abc import Callable

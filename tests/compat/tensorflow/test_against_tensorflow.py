@@ -132,6 +132,7 @@ CASES = {
         lambda tf, a, b: tf.linalg.matvec(a, b, transpose_a=True),
         [MATRIX, ROWS],
     ),
+    "einsum": (lambda tf, a, b: tf.einsum("ij,jk->ki", a, b), [ANY, MATRIX]),
     "tensordot": (lambda tf, a, b: tf.tensordot(a, b, 1), [ANY, MATRIX]),
     "tensordot of axes": (
         lambda tf, a, b: tf.tensordot(a, b, axes=[[0, 1], [1, 0]]),
@@ -509,7 +510,7 @@ def test_the_cases_cover_every_function_that_is_offered():
     pages = Path(__file__).parent.glob("test_*against_tensorflow.py")
     text = " ".join([*CASES, *(page.read_text(encoding="utf-8") for page in pages)])
     elsewhere = set(
-        "numpy_function py_function debugging DType "
+        "numpy_function py_function debugging DType optimizers "
         "GradientTape Tensor TensorShape TensorSpec UnconnectedGradients Variable as_dtype "
         "autodiff bool complex64 complex128 custom_gradient double dtypes errors "
         "executing_eagerly float16 half int8 int16 uint8 uint16 uint32 uint64 is_tensor linalg "

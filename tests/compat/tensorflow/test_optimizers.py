@@ -1,4 +1,4 @@
-"""Optimizers by Keras's names take Keras's steps, beside TensorFlow itself where it is installed."""
+"""Optimizers by Keras's names take the steps of Keras, beside TensorFlow where it is installed."""
 
 import warnings
 

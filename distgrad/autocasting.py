@@ -1,0 +1,118 @@
+"""Mixed precision: which operations a block computes in a narrow dtype, and which in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from distgrad.core.op import Op
+from distgrad.core.seam import AUTOCAST, OPEN_KEEPERS, apply
+from distgrad.dtypes import DType, DTypeLike, as_dtype, float16, float32
+from distgrad.errors import DTypeError
+from distgrad.ops.structure import ASTYPE
+from distgrad.tensor import Operators
+
+# Products take most of the time, and processors have circuits for narrow ones that add up in
+# float32. The lists follow PyTorch's (its manual, "Automatic Mixed Precision", CUDA op reference).
+NARROW = frozenset("matmul contract conv conv_transpose attention lstm gru".split())
+# Sums of many terms, and functions whose range or slope leaves what narrow numbers can hold.
+WIDE = frozenset(
+    "sum mean prod cumulative_sum cumulative_prod logsumexp softmax log_softmax "
+    "label_cross_entropy layer_norm rms_norm normalize moments "
+    "euclidean_norm exp exp2 exp10 expm1 log log1p log2 log10 pow reciprocal sinh cosh tan "
+    "asin acos softplus erfinv".split()
+)
+
+
+@contextmanager
+def autocast(dtype: DTypeLike = "bfloat16", *, enabled: bool = True) -> Iterator[None]:
+    """Compute products in a narrow dtype, and sums, softmax, losses and norms in float32.
+
+    Parameters
+    ----------
+    dtype : dtype
+        ``"float16"`` or ``"bfloat16"``.
+    enabled : bool
+        False: within another such block, compute as outside of it.
+
+    Raises
+    ------
+    DTypeError
+        If the dtype is another one.
+
+    Notes
+    -----
+    Products of matrices, convolutions, `einsum`, attention and recurrent networks take float32
+    operands in `dtype`, and return it; what adds up many terms or has a large range takes narrow
+    operands in float32; any other operation computes in the dtype to which its operands promote.
+    float64, complex numbers and integers stay what they are. Each change of dtype is an operation
+    that tapes hear: gradients come back in the dtype of the source, so variables stay float32.
+
+    Enter it around the forward computation; the backward pass follows the dtypes that it finds.
+    A traced function is traced again where the block's dtype differs. The setting belongs to the
+    thread. With float16, scale the loss, or small gradients become 0.
+
+    On a CPU this is slower than float32, which is what its circuits compute in: there it serves to
+    test what a job on GPUs will do.
+
+    Examples
+    --------
+    >>> import distgrad as dg
+    >>> weights = dg.Variable([[1.0, 2.0], [3.0, 4.0]])
+    >>> with dg.autocast("float16"), dg.GradientTape() as tape:
+    ...     y = dg.ones((1, 2)) @ weights
+    ...     loss = dg.sum(y)
+    >>> y.dtype, loss.dtype, tape.gradient(loss, weights).dtype
+    (dtype('float16'), dtype('float32'), dtype('float32'))
+    """
+    chosen = as_dtype(dtype)
+    if chosen.name not in ("float16", "bfloat16"):
+        raise DTypeError(f"autocast: dtype is {chosen}; expected float16 or bfloat16")
+    mark = object()
+    token = AUTOCAST.set(chosen if enabled else None)
+    OPEN_KEEPERS.add(id(mark))
+    try:
+        yield
+    finally:
+        OPEN_KEEPERS.discard(id(mark))
+        AUTOCAST.reset(token)
+
+
+def autocast_operands(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the operands of an operation as the block of `autocast` computes with them, if any.
+
+    Parameters
+    ----------
+    op : Op
+        The operation.
+    inputs : tuple
+        Tensors, variables, arrays and scalars.
+
+    Returns
+    -------
+    tuple
+        `inputs` itself where nothing changes.
+    """
+    narrow: DType | None = AUTOCAST.get()
+    if narrow is None:
+        return inputs
+    if op.name in NARROW:
+        wanted, replaced = narrow, {float32, float16, narrow}
+    elif op.name in WIDE:
+        wanted, replaced = float32, {narrow}
+    else:
+        return inputs
+    dtypes = [x.dtype if isinstance(x, (Operators, np.ndarray)) else None for x in inputs]
+    others = [d for d in dtypes if d is not None and d.kind in "fc" and d not in replaced]
+    if wanted == narrow and others:  # beside float64 nothing is gained
+        return inputs
+    changing = [dtype in replaced and dtype != wanted for dtype in dtypes]
+    if True not in changing:
+        return inputs
+    return tuple(
+        apply(ASTYPE, x, dtype=wanted) if changes else x
+        for x, changes in zip(inputs, changing, strict=True)
+    )

@@ -1,0 +1,66 @@
+"""bfloat16: kernels compute such arrays in float32, and round what they return.
+
+No processor here computes in bfloat16, and sums of such numbers stop growing after 256 terms. So
+operands are widened, which is exact, products and sums add up in float32, and results are rounded
+once. Kernels are wrapped when bfloat16 is first named: before, nothing asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from distgrad.core.op import Kind, Op
+from distgrad.dtypes import DType, as_dtype, float32, is_real_floating, result_type
+
+_UNTOUCHED = frozenset(("astype", "transfer", "to_device"))
+
+
+def widening(op: Op, kernel: Callable[..., Any], astype: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a kernel that computes bfloat16 operands in float32.
+
+    Parameters
+    ----------
+    op : Op
+        The operation; one that computes nothing keeps its kernel.
+    kernel : callable
+        Its kernel.
+    astype : callable
+        The backend's ``astype(array, dtype=...)``.
+    """
+    if op.kind is Kind.VIEW or op.name in _UNTOUCHED:
+        return kernel
+    bfloat16 = as_dtype("bfloat16")
+
+    def widened(*operands: Any, **params: Any) -> Any:
+        for operand in operands:
+            if getattr(operand, "dtype", None) == bfloat16:
+                break
+        else:
+            return kernel(*operands, **params)
+        dtypes = [getattr(operand, "dtype", None) for operand in operands]
+        wide = (
+            astype(operand, dtype=float32) if dtype == bfloat16 else operand
+            for operand, dtype in zip(operands, dtypes, strict=True)
+        )
+        result = kernel(*wide, **params)
+        if "dtype" in params or not _stays_narrow(op, dtypes):
+            return result
+        if op.outputs == 1:
+            return _rounded(result, bfloat16, astype)
+        return tuple(_rounded(each, bfloat16, astype) for each in result)
+
+    return widened
+
+
+def _stays_narrow(op: Op, dtypes: Sequence[Any]) -> bool:
+    """Return whether results of operands of these dtypes, None for Python's numbers, are narrow."""
+    found = [as_dtype(dtype) for dtype in dtypes if dtype is not None]
+    if op.kind is Kind.ELEMENTWISE:
+        return result_type(*found).name == "bfloat16"
+    # Beside them may be positions, masks and labels.
+    return all(dtype.name == "bfloat16" for dtype in found if is_real_floating(dtype))
+
+
+def _rounded(result: Any, bfloat16: DType, astype: Callable[..., Any]) -> Any:
+    return astype(result, dtype=bfloat16) if result.dtype == float32 else result

@@ -1,0 +1,159 @@
+"""bfloat16: computed in float32 and rounded once, with gradients that come back in it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.core.op import Spec
+from distgrad.core.seam import apply
+from distgrad.ops import VOCABULARY
+from distgrad.testing import rules
+from distgrad.testing.inputs import values
+from distgrad.testing.samples import samples
+
+bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+
+SAMPLES = [
+    sample
+    for name in sorted(VOCABULARY.keys() - {"astype"})
+    for sample in samples(name)[:2]
+    if sample.sources
+]
+
+
+def small(*shape, seed=0):
+    return dg.asarray(values(shape, -2.0, 2.0, seed), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_results_are_those_of_float32_rounded_once(sample):
+    narrow = sample.cast(bfloat16)
+    with np.errstate(all="ignore"):
+        given = rules.call(narrow).outputs
+        expected = rules.call(narrow.cast(np.dtype("float32"))).outputs
+
+    for result, wide in zip(given, expected, strict=True):
+        if wide.dtype == np.float32:
+            assert result.dtype == bfloat16
+            wide = wide.astype(bfloat16)  # noqa: PLW2901
+        assert result.dtype == wide.dtype
+        assert np.array_equal(result, wide, equal_nan=wide.dtype.kind in "fcV")
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_the_gradient_of_every_operation_comes_back_in_bfloat16(sample):
+    operands = list(sample.cast(bfloat16).operands)
+    for place in sample.sources:
+        operands[place] = dg.asarray(operands[place])
+    sources = [operands[place] for place in sample.sources]
+
+    with np.errstate(all="ignore"), dg.GradientTape() as tape:
+        tape.watch(sources)
+        y = apply(sample.op, *operands, **sample.params)
+    with np.errstate(all="ignore"):
+        gradients = tape.gradient(y, sources)
+
+    assert [g.dtype for g in gradients if g is not None] == [bfloat16] * len(sources)
+    assert [g.shape for g in gradients] == [x.shape for x in sources]
+
+
+@pytest.mark.parametrize("name", ["add", "matmul", "sum", "exp", "softmax", "mean"])
+def test_the_spec_rule_foretells_bfloat16(name):
+    operands = samples(name)[0].cast(bfloat16).operands
+    specs = [Spec(x.shape, x.dtype) if isinstance(x, np.ndarray) else x for x in operands]
+
+    assert VOCABULARY[name].spec(*specs, **samples(name)[0].params).dtype == bfloat16
+
+
+def test_sums_and_products_add_up_in_float32():
+    ones = dg.ones(4096, dtype="bfloat16")  # a sum in bfloat16 stops at 256
+
+    assert float(dg.sum(ones)) == 4096
+    assert float(dg.mean(ones)) == 1
+    assert float(ones @ ones) == 4096
+    assert float(dg.einsum("i,i->", ones, ones)) == 4096
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x * 0.1,
+        lambda x: 3 + x,
+        lambda x: x / 3.0,
+        lambda x: 1.0 - x,
+        lambda x: x**2,
+        lambda x: x * True,
+    ],
+)
+def test_numbers_do_not_widen(compute):
+    assert compute(small(3)).dtype == bfloat16
+
+
+@pytest.mark.parametrize(
+    ("other", "joint"),
+    [
+        ("float32", "float32"),
+        ("float16", "float32"),
+        ("float64", "float64"),
+        ("int8", "bfloat16"),
+        ("bool", "bfloat16"),
+        ("int32", "float64"),
+        ("complex64", "complex64"),
+    ],
+)
+def test_promotion_is_foretold_and_kept(other, joint):
+    y = small(3) + dg.ones(3, dtype=other)
+
+    assert (y.dtype.name, dg.result_type("bfloat16", other).name) == (joint, joint)
+    assert dg.result_type(other, "bfloat16").name == joint
+
+
+def test_a_variable_trains_in_bfloat16():
+    weights = dg.Variable(values((3, 1), -1.0, 1.0), dtype="bfloat16")
+    x = small(40, 3)
+    target = x @ dg.asarray([[0.5], [-1.0], [0.25]], dtype="bfloat16")
+
+    for _ in range(40):
+        with dg.GradientTape() as tape:
+            loss = dg.mean(dg.square(x @ weights - target))
+        gradient = tape.gradient(loss, weights)
+        weights.assign_sub(0.2 * gradient)
+
+    assert (gradient.dtype, weights.dtype, loss.dtype) == (bfloat16,) * 3
+    assert float(loss) < 1e-3
+
+
+def test_traced_mapped_and_forward_derivatives_stay_in_bfloat16():
+    x, v = small(4, 3), small(4, 3, seed=1)
+
+    def f(a):
+        return dg.sum(dg.tanh(a * 0.5) @ dg.ones((3, 2), dtype="bfloat16"))
+
+    traced = dg.function(f)
+    plain, mapped = dg.grad(f)(x), dg.vmap(dg.grad(f))(dg.stack([x, v]))
+    _, tangent = dg.jvp(f, (x,), (v,))
+
+    assert (traced(x).dtype, mapped.dtype, tangent.dtype) == (bfloat16,) * 3
+    assert float(traced(x)) == float(f(x))
+    np.testing.assert_allclose(mapped[0].astype("float32"), plain.astype("float32"), rtol=2**-6)
+    np.testing.assert_allclose(
+        dg.grad(traced)(x).astype("float32"), plain.astype("float32"), rtol=2**-6
+    )
+
+
+def test_kernels_are_wrapped_no_sooner_than_bfloat16_is_named():
+    script = (
+        "import distgrad as dg, numpy as np\n"
+        "kernels = dg.ones(1).kernels\n"
+        "assert kernels.matmul is np.matmul and kernels.sin is np.sin\n"
+        "dg.zeros(1, dtype='bfloat16')\n"
+        "assert kernels.matmul is not np.matmul and kernels.matmul is kernels.table[\n"
+        "    dg.ops.VOCABULARY['matmul']]\n"
+    )
+
+    job = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert job.stderr == ""
