@@ -38,9 +38,8 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setattr(launchers.sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.delenv("DISTGRAD_MPIRUN", raising=False)
-    for name in (*THREADS, "OMPI_MCA_mpi_yield_when_idle", "OMPI_ALLOW_RUN_AS_ROOT"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("PRTE_MCA_rmaps_default_mapping_policy", "PRTE_MCA_hwloc_default_binding_policy"):
+    settings = [name for name in os.environ if name.startswith(("OMPI_", "PRTE_"))]
+    for name in (*THREADS, *settings):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
