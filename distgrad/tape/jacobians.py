@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 from distgrad.batching import Batched, BatchedValueError, vmap
 from distgrad.core.op import Placeholder
 from distgrad.core.seam import apply
+from distgrad.dtypes import int64
 from distgrad.eager import current_kernels
 from distgrad.errors import ShapeError
 from distgrad.ops.indexing import SCATTER_ADD
+from distgrad.ops.neural import one_hot
 from distgrad.ops.structure import broadcast_to, permute_dims, reshape, stack
 from distgrad.sparse import IndexedSlices, densified
 from distgrad.tape.arguments import as_gradient, value_of
@@ -91,10 +93,9 @@ def jacobians(
         reached[:] = found
         return [densified(as_gradient(holders[key], c)) for key, c in found.items()]
 
-    units = _batch_units(target) if manner.batch else unit_tensors(target)
-    if manner.together or not units.shape[0]:
+    if manner.together or not target.size:
         try:
-            rows = vmap(row, chunk_size=manner.chunk_size)(units)
+            rows = for_units(row, target, manner)
         except BatchedValueError as error:
             raise VectorizationError(
                 "Encountered an exception while vectorizing the jacobian computation. "
@@ -102,7 +103,9 @@ def jacobians(
                 f"A backward function needs the value of its cotangent ({error})"
             ) from error
     else:
-        rows = [stack(each) for each in zip(*map(row, units), strict=True)]
+        positions = _positions(target, manner)
+        each_row = (row(_unit(p, target, manner)) for p in positions)
+        rows = [stack(each) for each in zip(*each_row, strict=True)]
     arrange = _batch_in_front if manner.batch else _rows_as_target
     return {
         key: arrange(found, target, holders[key]) for key, found in zip(reached, rows, strict=True)
@@ -150,28 +153,72 @@ def check_batch(target: Any, source: Any) -> None:
         )
 
 
-def unit_tensors(x: Tensor) -> Tensor:
-    """Return an array of shape (x.size, *x.shape): for each element a one there, else zeros."""
-    shape = tuple(x.shape)
+def for_units(f: Callable[[Tensor], Any], x: Tensor, manner: Manner, out_axes: int = 0) -> Any:
+    """Return the results of a function for each unit array of the shape of x, stacked.
+
+    Parameters
+    ----------
+    f : callable
+        Takes an array with a one at one element, in every example of a batch, and else zeros.
+    x : Tensor
+        Whose shape and dtype the unit arrays have.
+    manner : Manner
+        Whether x is a batch, and how many to compute at once: all units exist at once only if they
+        are all computed at once.
+    out_axes : int, optional
+        Where the results have the axis of the units.
+    """
+    if manner.chunk_size is None or not x.size:
+        return vmap(f, out_axes=out_axes)(_units(x, manner))
+    by_position = vmap(
+        lambda p: f(_unit(p, x, manner)), out_axes=out_axes, chunk_size=manner.chunk_size
+    )
+    return by_position(_positions(x, manner))
+
+
+def _units(x: Tensor, manner: Manner) -> Tensor:
+    """Return all unit arrays, stacked."""
+    shape = _unit_shape(x, manner)
     units = _identity(prod(shape), x)
+    if manner.batch:
+        count = x.shape[0]
+        units = reshape(units, (prod(shape), 1, *shape))
+        return broadcast_to(units, (prod(shape), count, *shape))
     return units if len(shape) == 1 else reshape(units, (prod(shape), *shape))
 
 
-def _batch_units(x: Tensor) -> Tensor:
-    """Return for each element of an example a one there in every example, else zeros."""
-    count, *rest = x.shape
-    size = prod(rest)
-    return broadcast_to(reshape(_identity(size, x), (size, 1, *rest)), (size, count, *rest))
+def _unit_shape(x: Tensor, manner: Manner) -> tuple[int, ...]:
+    return tuple(x.shape[1:] if manner.batch else x.shape)
+
+
+def _positions(x: Tensor, manner: Manner) -> Tensor:
+    """Return the positions of the elements of x, or of one example of it, in row-major order."""
+    kernels = _kernels_of_numbers(x)
+    size = prod(_unit_shape(x, manner))
+    return Tensor(kernels.arange(start=0, stop=size, step=1, dtype=int64), kernels)
+
+
+def _unit(position: Tensor, x: Tensor, manner: Manner) -> Tensor:
+    """Return an array like x with a one at a position, in every example of a batch, else zeros."""
+    shape = _unit_shape(x, manner)
+    unit: Tensor = reshape(one_hot(position, prod(shape), dtype=x.dtype), shape)
+    return broadcast_to(unit, tuple(x.shape)) if manner.batch else unit
 
 
 def _identity(size: int, x: Tensor) -> Tensor:
     """Return an identity matrix of numbers, which the transformations around `x` lift to theirs."""
+    kernels = _kernels_of_numbers(x)
+    return Tensor(kernels.eye(n_rows=size, n_cols=size, k=0, dtype=x.dtype), kernels)
+
+
+def _kernels_of_numbers(x: Tensor) -> Any:
+    """Return the kernels of the backend of numbers below the transformations around `x`."""
     kernels, array = x.kernels, x.array
     while isinstance(array, Batched):
         kernels, array = array.value.kernels, array.value.array
     if kernels.level:  # a trace, which may know by now where its graph will run
         kernels = getattr(kernels.backend, "home", None) or current_kernels()
-    return Tensor(kernels.eye(n_rows=size, n_cols=size, k=0, dtype=x.dtype), kernels)
+    return kernels
 
 
 def _rows_as_target(rows: Tensor, target: Tensor, source: Any) -> Tensor:

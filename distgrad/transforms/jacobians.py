@@ -7,14 +7,13 @@ from functools import wraps
 from typing import Any
 
 from distgrad import tree
-from distgrad.batching import vmap
 from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError
 from distgrad.ops.structure import reshape
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
-from distgrad.tape.jacobians import unit_tensors
+from distgrad.tape.jacobians import Manner, for_units
 from distgrad.tensor import Tensor
 from distgrad.transforms.functional import ArgNums, fresh_arguments, grad
 
@@ -98,6 +97,7 @@ def jacfwd(
         by_leaf: list[list[Any]] = []
         value: Any = None
         rest: Any = None
+        manner = Manner(chunk_size=chunk_size)
         for leaf in leaves:
 
             def column(unit: Any, leaf: Any = leaf) -> Any:
@@ -108,7 +108,7 @@ def jacfwd(
                 outputs = [_real("jacfwd", asarray(each)) for each in tree.flatten(value)[0]]
                 return accumulator.jvp(outputs, unconnected_gradients="zero")
 
-            columns = vmap(column, out_axes=-1, chunk_size=chunk_size)(unit_tensors(leaf))
+            columns = for_units(column, leaf, manner, out_axes=-1)
             by_leaf.append([reshape(c, (*c.shape[:-1], *leaf.shape)) for c in columns])
 
         def of_output(position: int) -> Any:

@@ -1,5 +1,6 @@
 """`tape.jacobian` and `tape.batch_jacobian`: right in every shape, nest and order of derivative."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -298,3 +299,18 @@ def test_jacobian_on_another_backend(strict):
 
     assert found.backend is strict
     np.testing.assert_allclose(found.numpy(), np.diag(2 * X))
+
+
+@pytest.mark.parametrize("method", ["jacobian", "batch_jacobian"])
+def test_chunks_bound_the_memory_of_the_unit_cotangents_too(method):
+    size = 3000
+    tape, y, (x,) = taped(lambda x: x * dg.ones((1, size), dtype="float64"), np.ones((1, 1)))
+
+    tracemalloc.start()
+    try:
+        getattr(tape, method)(y, x, chunk_size=10)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < size * size * 8 / 20  # a twentieth of the identity matrix

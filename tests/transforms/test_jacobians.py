@@ -1,5 +1,7 @@
 """Jacobians and Hessians: both modes agree with each other and with differences."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,19 @@ def test_complex_values_and_integers_are_refused(jacobian):
         jacobian(lambda x: x * 1j)(X)
     with pytest.raises(DTypeError, match="int64"):
         jacobian(lambda x: x)(np.arange(3))
+
+
+@JACOBIANS
+def test_chunks_bound_the_memory_of_the_unit_arrays_too(jacobian):
+    size = 3000
+    narrow = (lambda x: dg.sum(x * x)) if jacobian is dg.jacfwd else (lambda x: x * np.ones(size))
+    x = np.ones(size) if jacobian is dg.jacfwd else np.ones(())
+
+    tracemalloc.start()
+    try:
+        jacobian(narrow, chunk_size=10)(x)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < size * size * 8 / 20  # a twentieth of the identity matrix
