@@ -33,10 +33,18 @@ from distgrad.entering import from_dlpack
 from distgrad.graph import cond, function, scan, while_loop
 from distgrad.namespace_info import __array_namespace_info__
 from distgrad.numpy_functions import dispatch as _dispatch  # noqa: F401  binds np.f(tensor)
-from distgrad.ops.along import (
-    take_along_axis,
+from distgrad.ops.creation import (
+    arange,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    ones,
+    zeros,
 )
-from distgrad.ops.arithmetic import (
+from distgrad.ops.elementwise.arithmetic import (
     abs,
     add,
     ceil,
@@ -57,18 +65,7 @@ from distgrad.ops.arithmetic import (
     subtract,
     trunc,
 )
-from distgrad.ops.arrangement import (
-    broadcast_arrays,
-    meshgrid,
-    moveaxis,
-    repeat,
-    roll,
-    tile,
-    tril,
-    triu,
-    unstack,
-)
-from distgrad.ops.bitwise import (
+from distgrad.ops.elementwise.bitwise import (
     bitwise_and,
     bitwise_invert,
     bitwise_left_shift,
@@ -76,7 +73,7 @@ from distgrad.ops.bitwise import (
     bitwise_right_shift,
     bitwise_xor,
 )
-from distgrad.ops.comparison import (
+from distgrad.ops.elementwise.comparison import (
     equal,
     greater,
     greater_equal,
@@ -91,90 +88,16 @@ from distgrad.ops.comparison import (
     logical_xor,
     not_equal,
 )
-from distgrad.ops.complex_numbers import conj, imag, real
-from distgrad.ops.contractions import matmul, tensordot, vecdot
-from distgrad.ops.creation import (
-    arange,
-    empty,
-    empty_like,
-    eye,
-    full,
-    full_like,
-    linspace,
-    ones,
-    zeros,
-)
-from distgrad.ops.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from distgrad.ops.einsum import einsum
-from distgrad.ops.error_function import erf, erfc
-from distgrad.ops.gathering import embedding, gather
-from distgrad.ops.indexing import take
-from distgrad.ops.linalg.parts import diag, diagonal, trace
-from distgrad.ops.linalg.products import inner, kron, outer, vdot
-from distgrad.ops.magnitudes import (
+from distgrad.ops.elementwise.complex_numbers import conj, imag, real
+from distgrad.ops.elementwise.error_function import erf, erfc
+from distgrad.ops.elementwise.magnitudes import (
     copysign,
     hypot,
     nextafter,
     signbit,
 )
-from distgrad.ops.neural import (
-    log_softmax,
-    one_hot,
-    relu,
-    sigmoid,
-    softmax,
-    softplus,
-)
-from distgrad.ops.reductions import (
-    all,
-    any,
-    argmax,
-    argmin,
-    logsumexp,
-    max,
-    mean,
-    min,
-    prod,
-    std,
-    sum,
-    var,
-)
-from distgrad.ops.running import (
-    cumulative_prod,
-    cumulative_sum,
-    diff,
-)
-from distgrad.ops.searching import (
-    count_nonzero,
-    nonzero,
-    searchsorted,
-)
-from distgrad.ops.selection import clip, multiply_no_nan, where
-from distgrad.ops.sets import (
-    unique_all,
-    unique_counts,
-    unique_inverse,
-    unique_values,
-)
-from distgrad.ops.sorting import (
-    argsort,
-    sort,
-)
-from distgrad.ops.structure import (
-    astype,
-    broadcast_to,
-    concat,
-    expand_dims,
-    flip,
-    matrix_transpose,
-    ones_like,
-    permute_dims,
-    reshape,
-    squeeze,
-    stack,
-    zeros_like,
-)
-from distgrad.ops.transcendental import (
+from distgrad.ops.elementwise.selection import clip, multiply_no_nan, where
+from distgrad.ops.elementwise.transcendental import (
     acos,
     acosh,
     asin,
@@ -196,6 +119,83 @@ from distgrad.ops.transcendental import (
     sqrt,
     tan,
     tanh,
+)
+from distgrad.ops.linalg.parts import diag, diagonal, trace
+from distgrad.ops.linalg.products import inner, kron, outer, vdot
+from distgrad.ops.neural.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
+from distgrad.ops.neural.kinks import relu
+from distgrad.ops.neural.softmax import (
+    log_softmax,
+    one_hot,
+    sigmoid,
+    softmax,
+    softplus,
+)
+from distgrad.ops.ordering.searching import (
+    count_nonzero,
+    nonzero,
+    searchsorted,
+)
+from distgrad.ops.ordering.sets import (
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
+from distgrad.ops.ordering.sorting import (
+    argsort,
+    sort,
+)
+from distgrad.ops.picking.along import (
+    take_along_axis,
+)
+from distgrad.ops.picking.gathering import embedding, gather
+from distgrad.ops.picking.indexing import take
+from distgrad.ops.products.contractions import matmul, tensordot, vecdot
+from distgrad.ops.products.einsum import einsum
+from distgrad.ops.reducing.reductions import (
+    all,
+    any,
+    argmax,
+    argmin,
+    logsumexp,
+    max,
+    mean,
+    min,
+    prod,
+    std,
+    sum,
+    var,
+)
+from distgrad.ops.reducing.running import (
+    cumulative_prod,
+    cumulative_sum,
+    diff,
+)
+from distgrad.ops.shaping.arrangement import (
+    broadcast_arrays,
+    meshgrid,
+    moveaxis,
+    repeat,
+    roll,
+    tile,
+    tril,
+    triu,
+    unstack,
+)
+from distgrad.ops.shaping.structure import (
+    astype,
+    broadcast_to,
+    concat,
+    expand_dims,
+    flip,
+    matrix_transpose,
+    ones_like,
+    permute_dims,
+    reshape,
+    squeeze,
+    stack,
+    zeros_like,
 )
 from distgrad.promotion import can_cast, finfo, iinfo, isdtype, result_type
 from distgrad.sparse import IndexedSlices

@@ -12,7 +12,7 @@ from distgrad.core.op import Op
 from distgrad.core.seam import AUTOCAST, OPEN_KEEPERS, apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype, float16, float32
 from distgrad.errors import DTypeError
-from distgrad.ops.structure import ASTYPE
+from distgrad.ops.shaping.structure import ASTYPE
 from distgrad.tensor import Operators
 
 # Products take most of the time, and processors have circuits for narrow ones that add up in

@@ -19,8 +19,8 @@ from distgrad.dtypes import DType
 from distgrad.eager import asarray, deeper, kernels_of
 from distgrad.errors import DistgradError, DTypeError, ShapeError
 from distgrad.ops import VOCABULARY
-from distgrad.ops.batching import rule_of
-from distgrad.ops.structure import (
+from distgrad.ops.rules.batching import rule_of
+from distgrad.ops.shaping.structure import (
     TRANSFER,
     astype,
     broadcast_to,

@@ -37,9 +37,9 @@ from distgrad.entering import (
     stacked,
 )
 from distgrad.errors import DistgradError, MixedBackendError
-from distgrad.ops import comparison
-from distgrad.ops.selection import WHERE
-from distgrad.ops.structure import TRANSFER
+from distgrad.ops.elementwise import comparison
+from distgrad.ops.elementwise.selection import WHERE
+from distgrad.ops.shaping.structure import TRANSFER
 from distgrad.tensor import Operators, Tensor, new_key
 
 # Whoever computes imports this module, which binds the evaluator; with it come the names for how

@@ -13,10 +13,10 @@ from distgrad.backend.protocol import Backend
 from distgrad.backends_in_force import current_kernels, kernels_in_use, kernels_of
 from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, result_type
 from distgrad.errors import DTypeError
-from distgrad.ops.arithmetic import positive
 from distgrad.ops.creation import dtype_of_scalar
-from distgrad.ops.placement import to_device
-from distgrad.ops.structure import stack
+from distgrad.ops.elementwise.arithmetic import positive
+from distgrad.ops.shaping.placement import to_device
+from distgrad.ops.shaping.structure import stack
 from distgrad.tensor import Operators, Tensor
 
 SCALARS = (bool, int, float, complex)  # Python's numbers, which kernels take as they are

@@ -10,8 +10,9 @@ import numpy as np
 from distgrad.backend.discovery import load
 from distgrad.backend.protocol import Backend
 from distgrad.core.seam import LISTENERS, apply
-from distgrad.ops import arithmetic, structure
-from distgrad.ops.placement import to_device
+from distgrad.ops.elementwise import arithmetic
+from distgrad.ops.shaping import structure
+from distgrad.ops.shaping.placement import to_device
 
 _API_VERSIONS = ("2021.12", "2022.12", "2023.12", "2024.12")
 

@@ -1,7 +1,6 @@
 """dg.linalg: linear algebra, by the names of the array API standard and of NumPy."""
 
 from distgrad.errors import LinAlgError
-from distgrad.ops.contractions import matmul, tensordot, vecdot
 from distgrad.ops.linalg.determinants import SlogdetResult, det, logdet, slogdet
 from distgrad.ops.linalg.eigen import EighResult, EigResult, eig, eigh, eigvals, eigvalsh
 from distgrad.ops.linalg.exponential import expm
@@ -20,7 +19,8 @@ from distgrad.ops.linalg.solving import (
     tensorsolve,
 )
 from distgrad.ops.linalg.triangular import QRResult, cholesky, qr
-from distgrad.ops.structure import matrix_transpose
+from distgrad.ops.products.contractions import matmul, tensordot, vecdot
+from distgrad.ops.shaping.structure import matrix_transpose
 
 __all__ = [
     "EigResult",

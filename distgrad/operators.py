@@ -7,8 +7,10 @@ from typing import Any
 
 from distgrad.core.op import Op
 from distgrad.core.seam import apply
-from distgrad.ops import arithmetic, bitwise, comparison, contractions, indexing
-from distgrad.ops.updates import Updates
+from distgrad.ops.elementwise import arithmetic, bitwise, comparison
+from distgrad.ops.picking import indexing
+from distgrad.ops.picking.updates import Updates
+from distgrad.ops.products import contractions
 
 
 def _binary(op: Op) -> Callable[[Any, Any], Any]:

@@ -13,9 +13,9 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import DType, DTypeLike
 from distgrad.eager import asarray, beside
 from distgrad.errors import DTypeError, PositionError, ShapeError
-from distgrad.ops.arithmetic import ADD, DIVIDE, MULTIPLY, SUBTRACT
-from distgrad.ops.indexing import SCATTER_ADD
-from distgrad.ops.structure import concat
+from distgrad.ops.elementwise.arithmetic import ADD, DIVIDE, MULTIPLY, SUBTRACT
+from distgrad.ops.picking.indexing import SCATTER_ADD
+from distgrad.ops.shaping.structure import concat
 from distgrad.tensor import Operators, Tensor
 
 _ROWS = (Placeholder.ARRAY,)  # the index that picks along the first axis

@@ -1,7 +1,8 @@
 """dg.special: special functions, by the names and with the argument orders of scipy.special."""
 
-from distgrad.ops.error_function import erf, erfc
-from distgrad.ops.neural import softplus
+from distgrad.ops.elementwise.error_function import erf, erfc
+from distgrad.ops.elementwise.transcendental import expm1, log1p
+from distgrad.ops.neural.softmax import softplus
 from distgrad.ops.special.bessel import (
     i0,
     i0e,
@@ -80,7 +81,6 @@ from distgrad.ops.special.normal import (
     ndtri_exp,
 )
 from distgrad.ops.special.soft import log_softmax, logsumexp, softmax
-from distgrad.ops.transcendental import expm1, log1p
 
 __all__ = [
     "beta",

@@ -14,8 +14,11 @@ from distgrad.core.seam import LISTENERS, apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype
 from distgrad.interchange import Interchange
 from distgrad.operators import PythonOperators
-from distgrad.ops import VOCABULARY, complex_numbers, reductions, structure
-from distgrad.ops.arrangement import unstack
+from distgrad.ops import VOCABULARY
+from distgrad.ops.elementwise import complex_numbers
+from distgrad.ops.reducing import reductions
+from distgrad.ops.shaping import structure
+from distgrad.ops.shaping.arrangement import unstack
 
 new_key = count(1).__next__  # identities: never 0, which means "a constant"
 

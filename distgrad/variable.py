@@ -13,7 +13,7 @@ from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.dtypes import DType, DTypeLike, as_dtype
 from distgrad.eager import as_host, asarray, holds_tensors
 from distgrad.errors import DTypeError, MixedBackendError, ShapeError
-from distgrad.ops.arithmetic import add, positive, subtract
+from distgrad.ops.elementwise.arithmetic import add, positive, subtract
 from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Operators, Tensor, new_key
 

@@ -27,7 +27,7 @@ from distgrad.backend import load
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.core.op import Keep, Op
 from distgrad.ops import FAMILIES, VOCABULARY
-from distgrad.ops.batching import rule_of
+from distgrad.ops.rules.batching import rule_of
 from distgrad.testing.samples import samples
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -86,7 +86,7 @@ def render() -> str:
         )
     ]
     for family in FAMILIES:
-        title = family.__name__.removeprefix("distgrad.ops.").replace("_", " ").capitalize()
+        title = family.__name__.rpartition(".")[2].replace("_", " ").capitalize()
         rows = [
             row(op, callers.get(op, []), op.name in complex_too, conventions.get(op.name, []))
             for op in family.OPS

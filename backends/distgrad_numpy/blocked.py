@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from distgrad.backends_in_force import kernels_of
-from distgrad.ops import activations, dropping, error_function, kinks
-from distgrad.ops.neural import SIGMOID
+from distgrad.ops.elementwise import error_function
+from distgrad.ops.neural import activations, dropping, kinks
+from distgrad.ops.neural.softmax import SIGMOID
 from distgrad_numpy import gaussian, threads
 
 Array = np.ndarray[Any, Any]
@@ -78,6 +79,6 @@ def _softplus(xp: Any, x: Array) -> Array:
 KERNELS: dict[str, Callable[..., Any]] = {
     op.name: elementwise(op.compose, gaussian.IN_FLOAT32.get(op.name))
     for op in (*activations.OPS, *kinks.OPS, *error_function.OPS, *dropping.OPS, SIGMOID)
-    if op.compose is not None
+    if op.compose is not None and op is not kinks.RELU  # which is one pass already
 }
 KERNELS["softplus"] = elementwise(_softplus)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.error_function import NARROW, NARROW_END
+from distgrad.ops.elementwise.error_function import NARROW, NARROW_END
 from distgrad_numpy.threads import scratch
 
 Array = np.ndarray[Any, Any]

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops import normalization
-from distgrad.ops.cross_entropy import LABEL_CROSS_ENTROPY_VJP
-from distgrad.ops.neural import LOG_SOFTMAX, SOFTMAX
+from distgrad.ops.neural import normalization
+from distgrad.ops.neural.cross_entropy import LABEL_CROSS_ENTROPY_VJP
+from distgrad.ops.neural.softmax import LOG_SOFTMAX, SOFTMAX
 from distgrad_numpy import threads
 from distgrad_numpy.blocked import vocabulary
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.shifted_views import divisors, lowest, places_dtype
+from distgrad.ops.neural.shifted_views import divisors, lowest, places_dtype
 from distgrad.windows import Pairs, counts
 from distgrad_numpy.blocks import Geometry, Ranges, blocks_of, rows_of, seen_by
 from distgrad_numpy.threads import run, scratch

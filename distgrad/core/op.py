@@ -119,7 +119,7 @@ class Op:
         ``compose(xp, *arrays, **params)``: the operation in terms of others, for backends without
         a kernel of this name.
     batch : callable, optional
-        ``batch(xp, size, batched, arrays, params) -> array``, see `distgrad.ops.batching`.
+        ``batch(xp, size, batched, arrays, params) -> array``, see `distgrad.ops.rules.batching`.
     outputs : int or None
         How many outputs; 1 is a bare array, None a tuple of a length known only after the call.
     """

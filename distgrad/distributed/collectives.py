@@ -35,7 +35,7 @@ from distgrad.distributed.sharding import examples_here
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
 from distgrad.errors import BatchError, CommunicationError, TapeError
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.tensor import Operators, Tensor
 
 

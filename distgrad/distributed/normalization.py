@@ -16,10 +16,10 @@ from distgrad.eager import asarray
 from distgrad.errors import BatchError, ShapeError
 from distgrad.nn.norm_layers import BatchNorm
 from distgrad.nn.normalization import BatchMoments, batch_norm
-from distgrad.ops.arithmetic import add, divide, multiply, square, subtract
-from distgrad.ops.indexing import getitem
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import astype, concat, reshape
+from distgrad.ops.elementwise.arithmetic import add, divide, multiply, square, subtract
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import astype, concat, reshape
 from distgrad.shapes import Axis, normalize_axes, normalize_axis
 from distgrad.tensor import Operators
 

@@ -21,8 +21,8 @@ from distgrad.eager import asarray
 from distgrad.errors import ShapeError
 from distgrad.graph.bodies import Body, refuse_difference
 from distgrad.graph.interpreted import Flags, Form, Interpreted, merged
-from distgrad.ops.indexing import getitem
-from distgrad.ops.structure import broadcast_to, concat, stack
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.shaping.structure import broadcast_to, concat, stack
 from distgrad.tensor import Operators, Tensor
 
 

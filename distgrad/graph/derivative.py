@@ -14,7 +14,7 @@ from distgrad.graph.nodes import Graph, Node, depend_on
 from distgrad.graph.passes import at_places, simplify
 from distgrad.graph.plan import Plan, replay
 from distgrad.graph.trace import tracing
-from distgrad.ops.gathering import Rows
+from distgrad.ops.picking.gathering import Rows
 from distgrad.sparse import IndexedSlices, opened
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Tensor

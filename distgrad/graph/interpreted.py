@@ -19,8 +19,8 @@ from distgrad.core.seam import LISTENERS, VALUES, apply
 from distgrad.debug import checker_in_force
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
-from distgrad.ops.arithmetic import positive
-from distgrad.ops.structure import broadcast_to, expand_dims, permute_dims, reshape
+from distgrad.ops.elementwise.arithmetic import positive
+from distgrad.ops.shaping.structure import broadcast_to, expand_dims, permute_dims, reshape
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tape.handmade import as_given, to_tensors

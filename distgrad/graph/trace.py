@@ -21,7 +21,7 @@ from distgrad.errors import TraceError
 from distgrad.graph.nodes import OUTPUT_OF, Graph, Node, spec_of
 from distgrad.graph.plan import Plan
 from distgrad.ops import VOCABULARY
-from distgrad.ops.structure import TRANSFER
+from distgrad.ops.shaping.structure import TRANSFER
 from distgrad.tensor import Tensor, new_key
 from distgrad.variable import Variable
 

@@ -32,7 +32,8 @@ from distgrad.nn.normalization import (
     rms_norm,
 )
 from distgrad.nn.recurrent_layers import GRU, LSTM
-from distgrad.ops.activations import (
+from distgrad.ops.elementwise.transcendental import tanh
+from distgrad.ops.neural.activations import (
     celu,
     elu,
     gelu,
@@ -46,39 +47,38 @@ from distgrad.ops.activations import (
     swish,
     tanh_shrink,
 )
-from distgrad.ops.adaptive_pooling import (
+from distgrad.ops.neural.adaptive_pooling import (
     adaptive_avg_pool,
     adaptive_max_pool,
     global_avg_pool,
     global_max_pool,
 )
-from distgrad.ops.attention import scaled_dot_product_attention
-from distgrad.ops.convolution import conv, conv_transpose
-from distgrad.ops.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
-from distgrad.ops.gathering import embedding
-from distgrad.ops.kinks import (
+from distgrad.ops.neural.attention import scaled_dot_product_attention
+from distgrad.ops.neural.convolution import conv, conv_transpose
+from distgrad.ops.neural.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
+from distgrad.ops.neural.kinks import (
     hard_shrink,
     hard_sigmoid,
     hard_swish,
     hard_tanh,
     leaky_relu,
     prelu,
+    relu,
     relu6,
     soft_shrink,
     threshold,
 )
-from distgrad.ops.neural import (
+from distgrad.ops.neural.normalization import moments, normalize
+from distgrad.ops.neural.pooling import avg_pool, max_pool
+from distgrad.ops.neural.recurrent import gru, lstm
+from distgrad.ops.neural.softmax import (
     log_softmax,
     one_hot,
-    relu,
     sigmoid,
     softmax,
     softplus,
 )
-from distgrad.ops.normalization import moments, normalize
-from distgrad.ops.pooling import avg_pool, max_pool
-from distgrad.ops.recurrent import gru, lstm
-from distgrad.ops.transcendental import tanh
+from distgrad.ops.picking.gathering import embedding
 
 __all__ = [
     "GRU",

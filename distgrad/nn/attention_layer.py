@@ -10,8 +10,8 @@ from distgrad.errors import ShapeError
 from distgrad.nn.dense import Dense
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input
-from distgrad.ops.attention import scaled_dot_product_attention
-from distgrad.ops.structure import expand_dims, permute_dims, reshape
+from distgrad.ops.neural.attention import scaled_dot_product_attention
+from distgrad.ops.shaping.structure import expand_dims, permute_dims, reshape
 
 
 class MultiHeadAttention(Module):

@@ -10,8 +10,8 @@ from distgrad.errors import ShapeError
 from distgrad.nn.dropout import dropout
 from distgrad.nn.module import Module, as_input
 from distgrad.nn.module_tree import is_module
-from distgrad.ops.arithmetic import add
-from distgrad.ops.structure import reshape
+from distgrad.ops.elementwise.arithmetic import add
+from distgrad.ops.shaping.structure import reshape
 from distgrad.random import Generator
 
 Layer = Callable[..., Any]

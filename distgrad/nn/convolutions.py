@@ -10,10 +10,10 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input
-from distgrad.ops.arithmetic import add
-from distgrad.ops.convolution import DataFormat, channels_are_first, conv, conv_transpose
-from distgrad.ops.pooling import avg_pool, max_pool
-from distgrad.ops.structure import matrix_transpose, reshape
+from distgrad.ops.elementwise.arithmetic import add
+from distgrad.ops.neural.convolution import DataFormat, channels_are_first, conv, conv_transpose
+from distgrad.ops.neural.pooling import avg_pool, max_pool
+from distgrad.ops.shaping.structure import matrix_transpose, reshape
 from distgrad.windows import Padding
 
 Lengths = int | Sequence[int]

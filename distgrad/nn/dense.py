@@ -10,9 +10,9 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input, width_of
-from distgrad.ops.arithmetic import add
-from distgrad.ops.contractions import matmul
-from distgrad.ops.gathering import embedding
+from distgrad.ops.elementwise.arithmetic import add
+from distgrad.ops.picking.gathering import embedding
+from distgrad.ops.products.contractions import matmul
 
 
 class Dense(Module):

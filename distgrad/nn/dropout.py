@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from distgrad.errors import ShapeError
-from distgrad.ops.activations import SELU_ALPHA, SELU_SCALE
-from distgrad.ops.arithmetic import add, multiply
-from distgrad.ops.dropping import keep_some
-from distgrad.ops.families import shape_of
-from distgrad.ops.selection import where
+from distgrad.ops.elementwise.arithmetic import add, multiply
+from distgrad.ops.elementwise.selection import where
+from distgrad.ops.neural.activations import SELU_ALPHA, SELU_SCALE
+from distgrad.ops.neural.dropping import keep_some
+from distgrad.ops.rules.families import shape_of
 from distgrad.random import Generator
 
 

@@ -14,12 +14,12 @@ from typing import Any
 from distgrad.dtypes import float64
 from distgrad.eager import asarray
 from distgrad.errors import ShapeError
-from distgrad.ops.arithmetic import multiply, sign
 from distgrad.ops.creation import full
+from distgrad.ops.elementwise.arithmetic import multiply, sign
+from distgrad.ops.elementwise.selection import where
 from distgrad.ops.linalg.parts import diagonal
 from distgrad.ops.linalg.triangular import qr
-from distgrad.ops.selection import where
-from distgrad.ops.structure import astype, matrix_transpose, reshape
+from distgrad.ops.shaping.structure import astype, matrix_transpose, reshape
 from distgrad.random import Generator
 
 Initializer = Callable[[Generator, Sequence[int], Any], Any]

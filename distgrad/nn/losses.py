@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distgrad.ops.along import take_along_axis
-from distgrad.ops.arithmetic import (
+from distgrad.ops.elementwise.arithmetic import (
     abs,
     add,
     divide,
@@ -20,13 +19,15 @@ from distgrad.ops.arithmetic import (
     square,
     subtract,
 )
-from distgrad.ops.comparison import greater
-from distgrad.ops.neural import relu, softplus
-from distgrad.ops.reductions import mean
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.selection import where
-from distgrad.ops.structure import expand_dims, squeeze, zeros_like
-from distgrad.ops.transcendental import log, sqrt
+from distgrad.ops.elementwise.comparison import greater
+from distgrad.ops.elementwise.selection import where
+from distgrad.ops.elementwise.transcendental import log, sqrt
+from distgrad.ops.neural.kinks import relu
+from distgrad.ops.neural.softmax import softplus
+from distgrad.ops.picking.along import take_along_axis
+from distgrad.ops.reducing.reductions import mean
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import expand_dims, squeeze, zeros_like
 from distgrad.shapes import Axis
 
 

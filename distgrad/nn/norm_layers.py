@@ -9,7 +9,7 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.module import Module, as_input
 from distgrad.nn.normalization import BatchMoments, batch_norm, group_norm, layer_norm, rms_norm
-from distgrad.ops.arithmetic import add, multiply
+from distgrad.ops.elementwise.arithmetic import add, multiply
 from distgrad.shapes import normalize_axes, normalize_axis
 from distgrad.variable import Variable
 

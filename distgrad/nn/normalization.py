@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
-from distgrad.ops.arithmetic import add, divide, maximum, multiply, square
-from distgrad.ops.complex_numbers import conj, real
-from distgrad.ops.families import shape_of
-from distgrad.ops.normalization import LAYER_NORM, RMS_NORM, moments, normalize
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import permute_dims, reshape
-from distgrad.ops.transcendental import sqrt
+from distgrad.ops.elementwise.arithmetic import add, divide, maximum, multiply, square
+from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.elementwise.transcendental import sqrt
+from distgrad.ops.neural.normalization import LAYER_NORM, RMS_NORM, moments, normalize
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.rules.families import shape_of
+from distgrad.ops.shaping.structure import permute_dims, reshape
 from distgrad.shapes import Axis, Shape, normalize_axes, normalize_axis
 
 

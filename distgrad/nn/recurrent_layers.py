@@ -10,8 +10,8 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input, width_of
-from distgrad.ops.recurrent import gru, lstm
-from distgrad.ops.structure import concat
+from distgrad.ops.neural.recurrent import gru, lstm
+from distgrad.ops.shaping.structure import concat
 
 
 class _Recurrent(Module):

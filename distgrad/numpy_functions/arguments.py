@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.eager import asarray
-from distgrad.ops.structure import stack
+from distgrad.ops.shaping.structure import stack
 from distgrad.tensor import Operators, Tensor
 
 NoValue = np._NoValue  # NumPy's mark of an argument that was not given

@@ -28,8 +28,8 @@ from distgrad.numpy_functions import (
 )
 from distgrad.numpy_functions.arguments import hosted, refuse_out, tensors_in
 from distgrad.ops import VOCABULARY
-from distgrad.ops.complex_numbers import imag, real
-from distgrad.ops.structure import astype
+from distgrad.ops.elementwise.complex_numbers import imag, real
+from distgrad.ops.shaping.structure import astype
 from distgrad.tensor import Operators, Tensor, bind_numpy
 
 _FAMILIES = (reductions, shaping, ordering, selecting, signals, padding, ranges, products)

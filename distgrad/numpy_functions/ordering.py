@@ -17,13 +17,13 @@ from distgrad.numpy_functions.arguments import (
     one_axis,
     refuse_out,
 )
-from distgrad.ops import sorting
-from distgrad.ops.along import take_along_axis
-from distgrad.ops.arithmetic import add, multiply, subtract
-from distgrad.ops.arrangement import moveaxis
-from distgrad.ops.indexing import getitem
-from distgrad.ops.selection import where as choose
-from distgrad.ops.structure import astype, expand_dims, reshape, stack
+from distgrad.ops.elementwise.arithmetic import add, multiply, subtract
+from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.ordering import sorting
+from distgrad.ops.picking.along import take_along_axis
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.shaping.arrangement import moveaxis
+from distgrad.ops.shaping.structure import astype, expand_dims, reshape, stack
 
 
 def _line(a: Any, axis: Any) -> tuple[Any, int]:

@@ -11,13 +11,13 @@ from distgrad.numpy_functions.arguments import (
     as_tensor,
     hosted,
 )
-from distgrad.ops.arithmetic import add, multiply, subtract
-from distgrad.ops.indexing import getitem
-from distgrad.ops.reductions import max as largest
-from distgrad.ops.reductions import mean
-from distgrad.ops.reductions import min as smallest
-from distgrad.ops.sorting import sort
-from distgrad.ops.structure import astype, broadcast_to, concat, flip
+from distgrad.ops.elementwise.arithmetic import add, multiply, subtract
+from distgrad.ops.ordering.sorting import sort
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.reducing.reductions import max as largest
+from distgrad.ops.reducing.reductions import mean
+from distgrad.ops.reducing.reductions import min as smallest
+from distgrad.ops.shaping.structure import astype, broadcast_to, concat, flip
 
 
 def _part(x: Any, axis: int, start: int | None, stop: int | None, step: int | None = None) -> Any:

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from distgrad.numpy_functions.arguments import as_tensor, host, refuse_out
-from distgrad.ops import contractions
-from distgrad.ops.arithmetic import divide, multiply, subtract
-from distgrad.ops.arrangement import broadcast_arrays, moveaxis
-from distgrad.ops.complex_numbers import conj, real
-from distgrad.ops.contractions import matmul, tensordot
-from distgrad.ops.einsum import einsum
-from distgrad.ops.indexing import getitem
+from distgrad.ops.elementwise.arithmetic import divide, multiply, subtract
+from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.elementwise.selection import clip
+from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.linalg import products
 from distgrad.ops.linalg.parts import diagonal
-from distgrad.ops.reductions import mean
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.selection import clip
-from distgrad.ops.structure import concat, expand_dims, matrix_transpose, reshape
-from distgrad.ops.transcendental import sqrt
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.products import contractions
+from distgrad.ops.products.contractions import matmul, tensordot
+from distgrad.ops.products.einsum import einsum
+from distgrad.ops.reducing.reductions import mean
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.arrangement import broadcast_arrays, moveaxis
+from distgrad.ops.shaping.structure import concat, expand_dims, matrix_transpose, reshape
 
 
 def _dot(a: Any, b: Any, out: Any = None) -> Any:

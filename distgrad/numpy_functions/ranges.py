@@ -12,13 +12,13 @@ from distgrad.numpy_functions.arguments import (
     given,
     host,
 )
-from distgrad.ops.arithmetic import add, divide, multiply, pow, square, subtract, trunc
-from distgrad.ops.arithmetic import round as rounded
-from distgrad.ops.complex_numbers import imag, real
-from distgrad.ops.indexing import getitem
-from distgrad.ops.selection import where as choose
-from distgrad.ops.structure import astype, expand_dims, stack
-from distgrad.ops.transcendental import atan2, exp, log, sin
+from distgrad.ops.elementwise.arithmetic import add, divide, multiply, pow, square, subtract, trunc
+from distgrad.ops.elementwise.arithmetic import round as rounded
+from distgrad.ops.elementwise.complex_numbers import imag, real
+from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.elementwise.transcendental import atan2, exp, log, sin
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.shaping.structure import astype, expand_dims, stack
 
 
 def _polyval(p: Any, x: Any) -> Any:

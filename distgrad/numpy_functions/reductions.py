@@ -9,13 +9,21 @@ import numpy as np
 
 from distgrad.dtypes import is_differentiable
 from distgrad.numpy_functions.arguments import as_axis, as_tensor, flag, given, host, refuse_out
-from distgrad.ops import reductions, running
-from distgrad.ops.arithmetic import add, divide, maximum, minimum, multiply, square, subtract
-from distgrad.ops.comparison import isnan, logical_not
-from distgrad.ops.complex_numbers import conj, real
-from distgrad.ops.selection import where as choose
-from distgrad.ops.structure import astype, broadcast_to, reshape
-from distgrad.ops.transcendental import sqrt
+from distgrad.ops.elementwise.arithmetic import (
+    add,
+    divide,
+    maximum,
+    minimum,
+    multiply,
+    square,
+    subtract,
+)
+from distgrad.ops.elementwise.comparison import isnan, logical_not
+from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.elementwise.transcendental import sqrt
+from distgrad.ops.reducing import reductions, running
+from distgrad.ops.shaping.structure import astype, broadcast_to, reshape
 
 
 def _masked(a: Any, where: Any, neutral: Any) -> Any:

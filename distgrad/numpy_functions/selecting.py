@@ -16,16 +16,16 @@ from distgrad.numpy_functions.arguments import (
     one_axis,
     refuse_out,
 )
-from distgrad.ops import selection
-from distgrad.ops.along import take_along_axis
-from distgrad.ops.arithmetic import add, multiply
-from distgrad.ops.arrangement import moveaxis
-from distgrad.ops.comparison import isnan
-from distgrad.ops.indexing import getitem
+from distgrad.ops.elementwise import selection
+from distgrad.ops.elementwise.arithmetic import add, multiply
+from distgrad.ops.elementwise.comparison import isnan
 from distgrad.ops.linalg.parts import diag, diagonal
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.searching import nonzero
-from distgrad.ops.structure import astype, broadcast_to, concat, reshape
+from distgrad.ops.ordering.searching import nonzero
+from distgrad.ops.picking.along import take_along_axis
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.arrangement import moveaxis
+from distgrad.ops.shaping.structure import astype, broadcast_to, concat, reshape
 
 
 def _line(a: Any, axis: Any) -> tuple[Any, int]:

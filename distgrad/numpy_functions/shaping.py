@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from distgrad.numpy_functions.arguments import as_axis, as_tensor, given, one_axis, refuse_out
-from distgrad.ops import arrangement, structure
-from distgrad.ops.indexing import getitem
-from distgrad.ops.structure import astype, concat, expand_dims, flip, permute_dims, reshape
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.shaping import arrangement, structure
+from distgrad.ops.shaping.structure import astype, concat, expand_dims, flip, permute_dims, reshape
 
 
 def _reshape(

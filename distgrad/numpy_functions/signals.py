@@ -15,14 +15,14 @@ from distgrad.numpy_functions.arguments import (
     hosted,
     one_axis,
 )
-from distgrad.ops import running
-from distgrad.ops.arithmetic import add, divide, multiply, subtract
-from distgrad.ops.complex_numbers import conj
-from distgrad.ops.contractions import matmul
-from distgrad.ops.indexing import getitem
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.selection import where as choose
-from distgrad.ops.structure import astype, broadcast_to, concat, flip, reshape
+from distgrad.ops.elementwise.arithmetic import add, divide, multiply, subtract
+from distgrad.ops.elementwise.complex_numbers import conj
+from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.products.contractions import matmul
+from distgrad.ops.reducing import running
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import astype, broadcast_to, concat, flip, reshape
 
 
 def _part(x: Any, axis: int, start: int | None, stop: int | None, step: int | None = None) -> Any:

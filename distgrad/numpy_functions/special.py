@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops import error_function, transcendental
+from distgrad.ops.elementwise import error_function, transcendental
 from distgrad.ops.special import bessel, elementary, gamma, information, integrals, normal
 
 # Where SciPy keeps them; the second also has those behind its functions written in Python.

@@ -10,14 +10,14 @@ import numpy as np
 
 from distgrad.numpy_functions import products, reductions
 from distgrad.numpy_functions.arguments import as_tensor, given, host, hosted, one_axis, refuse_out
-from distgrad.ops import arithmetic, comparison
-from distgrad.ops.along import take_along_axis
-from distgrad.ops.arithmetic import divide, multiply, pow, subtract
-from distgrad.ops.indexing import getitem
-from distgrad.ops.reductions import logsumexp
-from distgrad.ops.selection import where as choose
-from distgrad.ops.structure import astype, reshape, stack
-from distgrad.ops.transcendental import logaddexp
+from distgrad.ops.elementwise import arithmetic, comparison
+from distgrad.ops.elementwise.arithmetic import divide, multiply, pow, subtract
+from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.elementwise.transcendental import logaddexp
+from distgrad.ops.picking.along import take_along_axis
+from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.reducing.reductions import logsumexp
+from distgrad.ops.shaping.structure import astype, reshape, stack
 
 _LN2 = math.log(2)
 

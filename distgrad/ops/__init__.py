@@ -1,46 +1,34 @@
-"""The vocabulary: one file a family, one block an operation, each with its public function."""
+"""The vocabulary: a package a subject, one file a family, one block an operation."""
 
 from distgrad.core.op import Op
-from distgrad.ops import (
-    activations,
-    along,
+from distgrad.ops import creation, fourier, linalg, quantiles, random, special
+from distgrad.ops.elementwise import (
     arithmetic,
-    arrangement,
-    attention,
     bitwise,
     comparison,
     complex_numbers,
-    contractions,
+    error_function,
+    magnitudes,
+    selection,
+    transcendental,
+)
+from distgrad.ops.neural import (
+    activations,
+    attention,
     convolution,
-    creation,
     cross_entropy,
     dropping,
-    einsum,
-    error_function,
-    fourier,
-    gathering,
-    indexing,
     kinks,
-    linalg,
-    magnitudes,
-    neural,
     normalization,
-    placement,
     pooling,
-    quantiles,
-    random,
     recurrent,
-    reductions,
-    running,
-    searching,
-    selection,
-    sets,
-    sorting,
-    special,
-    structure,
-    transcendental,
-    updates,
+    softmax,
 )
+from distgrad.ops.ordering import searching, sets, sorting
+from distgrad.ops.picking import along, gathering, indexing, updates
+from distgrad.ops.products import contractions, einsum
+from distgrad.ops.reducing import reductions, running
+from distgrad.ops.shaping import arrangement, placement, structure
 
 FAMILIES = (
     arithmetic,
@@ -66,7 +54,7 @@ FAMILIES = (
     sets,
     gathering,
     selection,
-    neural,
+    softmax,
     cross_entropy,
     error_function,
     special,

@@ -10,9 +10,9 @@ from typing import Any
 from distgrad.core.op import Kind, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype, bool_, complex_of, default_dtype, int64
-from distgrad.ops.families import undifferentiable
-from distgrad.ops.placement import to_device
-from distgrad.ops.structure import astype, broadcast_to
+from distgrad.ops.rules.families import undifferentiable
+from distgrad.ops.shaping.placement import to_device
+from distgrad.ops.shaping.structure import astype, broadcast_to
 from distgrad.shapes import Shape
 
 

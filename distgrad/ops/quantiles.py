@@ -8,7 +8,7 @@ from typing import Any
 
 from distgrad.core.op import Array, Namespace, Spec
 from distgrad.core.seam import apply
-from distgrad.ops.families import quotient, undifferentiable
+from distgrad.ops.rules.families import quotient, undifferentiable
 
 # Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied Statistics
 # 37 (1988), routine PPND16: relative accuracy 1e-16. Numerators and denominators, ascending.

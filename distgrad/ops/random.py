@@ -15,9 +15,9 @@ from distgrad.core.op import Array, Namespace, Op, Spec, SpecRule
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, bool_, int64, uint64
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops import batching
-from distgrad.ops.families import quotient, shape_of, undifferentiable
-from distgrad.ops.structure import concat, reshape
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import quotient, shape_of, undifferentiable
+from distgrad.ops.shaping.structure import concat, reshape
 from distgrad.shapes import Shape, broadcast
 
 

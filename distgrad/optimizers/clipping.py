@@ -17,12 +17,12 @@ from distgrad import tree
 from distgrad.dtypes import as_dtype, is_complex, is_differentiable, result_type
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError
-from distgrad.ops.arithmetic import maximum
-from distgrad.ops.complex_numbers import conj, real
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.selection import clip, where
-from distgrad.ops.structure import astype
-from distgrad.ops.transcendental import sqrt
+from distgrad.ops.elementwise.arithmetic import maximum
+from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.elementwise.selection import clip, where
+from distgrad.ops.elementwise.transcendental import sqrt
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import astype
 from distgrad.sparse import IndexedSlices, made
 from distgrad.tensor import Operators
 

@@ -9,9 +9,9 @@ import numpy as np
 from distgrad import tree
 from distgrad.core.seam import VALUES
 from distgrad.errors import TraceError
-from distgrad.ops.comparison import isfinite
-from distgrad.ops.reductions import all as all_of
-from distgrad.ops.structure import astype
+from distgrad.ops.elementwise.comparison import isfinite
+from distgrad.ops.reducing.reductions import all as all_of
+from distgrad.ops.shaping.structure import astype
 from distgrad.optimizers.rules import check
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.sparse import IndexedSlices

@@ -12,7 +12,7 @@ from distgrad import tree
 from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import UnsupportedOptionError
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.optimizers.in_place import change_array, change_rows, own_array
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.optimizers.transforms import checked_gradients, counter, home_of

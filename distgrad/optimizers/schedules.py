@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.selection import clip, where
-from distgrad.ops.transcendental import cos
+from distgrad.ops.elementwise.selection import clip, where
+from distgrad.ops.elementwise.transcendental import cos
 from distgrad.tensor import Operators
 
 Schedule = Callable[[Any], Any]

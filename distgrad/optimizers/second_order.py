@@ -13,7 +13,7 @@ from distgrad import tree
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.optimizers.rules import check
 from distgrad.sparse import densified
 from distgrad.tape.forward import ForwardAccumulator

@@ -12,8 +12,8 @@ from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.creation import zeros
-from distgrad.ops.selection import where
-from distgrad.ops.structure import astype
+from distgrad.ops.elementwise.selection import where
+from distgrad.ops.shaping.structure import astype
 from distgrad.optimizers.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Tensor

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.protocol import Backend
-from distgrad.ops.arithmetic import maximum
-from distgrad.ops.complex_numbers import conj, real
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.selection import where
-from distgrad.ops.transcendental import sqrt
+from distgrad.ops.elementwise.arithmetic import maximum
+from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.elementwise.selection import where
+from distgrad.ops.elementwise.transcendental import sqrt
+from distgrad.ops.reducing.reductions import sum as sum_over
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from distgrad.dtypes import int64
-from distgrad.ops.comparison import less_equal
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.running import cumulative_sum
-from distgrad.ops.structure import astype, expand_dims, permute_dims
+from distgrad.ops.elementwise.comparison import less_equal
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.reducing.running import cumulative_sum
+from distgrad.ops.shaping.structure import astype, expand_dims, permute_dims
 
 
 def places_by_weight(weights: Any, u: Any) -> Any:

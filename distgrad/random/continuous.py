@@ -16,11 +16,11 @@ from distgrad.dtypes import (
     is_differentiable,
 )
 from distgrad.eager import asarray
-from distgrad.ops.arithmetic import add, maximum, multiply, negative, subtract
+from distgrad.ops.elementwise.arithmetic import add, maximum, multiply, negative, subtract
+from distgrad.ops.elementwise.transcendental import log, log1p
 from distgrad.ops.quantiles import normal_quantile
 from distgrad.ops.random import RANDOM_GAMMA, RANDOM_NORMAL, RANDOM_UNIFORM
-from distgrad.ops.structure import astype, broadcast_to
-from distgrad.ops.transcendental import log, log1p
+from distgrad.ops.shaping.structure import astype, broadcast_to
 from distgrad.random.arguments import as_shape, floating_dtype, is_number
 from distgrad.random.stream import CountedStream, Rows
 from distgrad.shapes import broadcast

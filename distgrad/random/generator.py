@@ -12,9 +12,9 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike, as_dtype, int64, uint64
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.comparison import less
-from distgrad.ops.indexing import take
-from distgrad.ops.neural import softmax
+from distgrad.ops.elementwise.comparison import less
+from distgrad.ops.neural.softmax import softmax
+from distgrad.ops.picking.indexing import take
 from distgrad.ops.random import (
     RANDOM_BERNOULLI,
     RANDOM_BITS,
@@ -22,7 +22,7 @@ from distgrad.ops.random import (
     RANDOM_PERMUTATION,
     RANDOM_POISSON,
 )
-from distgrad.ops.structure import broadcast_to, reshape
+from distgrad.ops.shaping.structure import broadcast_to, reshape
 from distgrad.random.arguments import as_integer, as_shape, floating_dtype, is_number
 from distgrad.random.choices import axis_to_back, check_without_replacement, places_by_weight
 from distgrad.random.continuous import ContinuousDraws

@@ -12,7 +12,7 @@ from distgrad.core.op import Op
 from distgrad.core.seam import VALUES, apply
 from distgrad.eager import asarray
 from distgrad.errors import ShapeError
-from distgrad.ops.arithmetic import add
+from distgrad.ops.elementwise.arithmetic import add
 from distgrad.ops.random import RANDOM_FOLD, RANDOM_SPLIT, draw
 from distgrad.random.arguments import as_index, as_integer, as_shape, as_words
 from distgrad.tensor import Operators, Tensor

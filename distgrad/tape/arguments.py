@@ -11,9 +11,9 @@ from distgrad.debug import user_stacklevel
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import as_host, asarray, beside, holds_tensors
 from distgrad.errors import ShapeError, UnconnectedError
-from distgrad.ops.complex_numbers import real
-from distgrad.ops.gathering import Rows, gather
-from distgrad.ops.structure import astype
+from distgrad.ops.elementwise.complex_numbers import real
+from distgrad.ops.picking.gathering import Rows, gather
+from distgrad.ops.shaping.structure import astype
 from distgrad.sparse import IndexedSlices, made
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable

@@ -9,8 +9,8 @@ from distgrad.core.op import Kind, Op, Spec
 from distgrad.debug import lines_in_force
 from distgrad.dtypes import as_dtype
 from distgrad.errors import NonFiniteError
-from distgrad.ops.gathering import Rows, sum_with_rows
-from distgrad.ops.selection import MULTIPLY_NO_NAN, WHERE
+from distgrad.ops.elementwise.selection import MULTIPLY_NO_NAN, WHERE
+from distgrad.ops.picking.gathering import Rows, sum_with_rows
 from distgrad.tensor import Tensor
 
 Final = Callable[[int, Any], None]

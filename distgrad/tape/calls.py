@@ -18,10 +18,10 @@ from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import emit, evaluate
 from distgrad.errors import TraceError
-from distgrad.ops.arithmetic import POSITIVE
-from distgrad.ops.batching import with_batch
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import broadcast_to
+from distgrad.ops.elementwise.arithmetic import POSITIVE
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.rules.batching import with_batch
+from distgrad.ops.shaping.structure import broadcast_to
 from distgrad.tape.cutting import detach
 from distgrad.tape.handmade import as_cotangents, as_given
 from distgrad.tensor import Tensor

@@ -15,7 +15,7 @@ from distgrad.core.seam import LISTENERS, Listener
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import beside
 from distgrad.errors import ShapeError, UnconnectedError
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.sparse import IndexedSlices, made
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy, value_of
 from distgrad.tape.backward import as_tensors

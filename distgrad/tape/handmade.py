@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distgrad.ops.gathering import Rows
+from distgrad.ops.picking.gathering import Rows
 from distgrad.sparse import IndexedSlices, densified
 from distgrad.tensor import Tensor
 

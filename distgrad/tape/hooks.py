@@ -9,8 +9,8 @@ from typing import Any
 from distgrad.dtypes import DType, is_complex, is_differentiable
 from distgrad.eager import asarray, beside
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.complex_numbers import real
-from distgrad.ops.structure import astype
+from distgrad.ops.elementwise.complex_numbers import real
+from distgrad.ops.shaping.structure import astype
 from distgrad.tape.calls import Rules, announce
 from distgrad.tensor import Operators, Tensor
 

@@ -12,9 +12,9 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import int64
 from distgrad.eager import current_kernels
 from distgrad.errors import ShapeError
-from distgrad.ops.indexing import SCATTER_ADD
-from distgrad.ops.neural import one_hot
-from distgrad.ops.structure import broadcast_to, permute_dims, reshape, stack
+from distgrad.ops.neural.softmax import one_hot
+from distgrad.ops.picking.indexing import SCATTER_ADD
+from distgrad.ops.shaping.structure import broadcast_to, permute_dims, reshape, stack
 from distgrad.sparse import IndexedSlices, densified
 from distgrad.tape.arguments import as_gradient, value_of
 from distgrad.tape.backward import backpropagate

@@ -12,10 +12,10 @@ from distgrad import tree
 from distgrad.dtypes import DType, is_complex, is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import GradientCheckError
-from distgrad.ops.arithmetic import multiply
-from distgrad.ops.complex_numbers import conj, real
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import zeros_like
+from distgrad.ops.elementwise.arithmetic import multiply
+from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import zeros_like
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Operators, Tensor

@@ -23,7 +23,7 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype, is_complex, is_differentiable
 from distgrad.eager import kernels_of
 from distgrad.errors import TraceError
-from distgrad.ops.gathering import Rows
+from distgrad.ops.picking.gathering import Rows
 from distgrad.tape.records import kept
 from distgrad.testing.gradients import rounding_tolerance
 from distgrad.testing.inputs import HostArray, Sample

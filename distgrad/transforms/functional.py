@@ -10,7 +10,7 @@ from distgrad import tree
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.arithmetic import positive
+from distgrad.ops.elementwise.arithmetic import positive
 from distgrad.sparse import densified
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape

@@ -10,7 +10,7 @@ from distgrad import tree
 from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError
-from distgrad.ops.structure import reshape
+from distgrad.ops.shaping.structure import reshape
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tape.jacobians import Manner, for_units

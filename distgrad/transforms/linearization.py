@@ -14,7 +14,7 @@ from distgrad.graph.nodes import Node, depend_on
 from distgrad.graph.passes import at_places, simplify
 from distgrad.graph.plan import Plan, replay_between
 from distgrad.graph.trace import tracing
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tensor import Tensor
 from distgrad.transforms.functional import fresh_arguments

@@ -12,7 +12,7 @@ from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.tape.calls import Rules
 from distgrad.tape.cutting import stop_gradient
 from distgrad.tape.gradient_tape import GradientTape

@@ -15,7 +15,7 @@ from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, LinearityError, ShapeError
 from distgrad.ops import VOCABULARY
-from distgrad.ops.structure import astype
+from distgrad.ops.shaping.structure import astype
 from distgrad.tape.calls import Rules
 from distgrad.tape.cutting import detach
 from distgrad.tape.gradient_tape import GradientTape

@@ -5,7 +5,7 @@ import pytest
 
 import distgrad as dg
 from distgrad.errors import TraceError
-from distgrad.ops.transcendental import EXP, SIN
+from distgrad.ops.elementwise.transcendental import EXP, SIN
 
 X = dg.asarray(np.array([0.3, -1.2, 2.0]))
 

@@ -8,10 +8,10 @@ from distgrad.core import Spec
 from distgrad.eager import current_kernels
 from distgrad.graph import passes
 from distgrad.graph.nodes import Graph
-from distgrad.ops.arithmetic import ADD, MULTIPLY
 from distgrad.ops.creation import FULL
-from distgrad.ops.reductions import SUM
-from distgrad.ops.transcendental import LOG
+from distgrad.ops.elementwise.arithmetic import ADD, MULTIPLY
+from distgrad.ops.elementwise.transcendental import LOG
+from distgrad.ops.reducing.reductions import SUM
 
 FLOAT = np.dtype(np.float32)
 

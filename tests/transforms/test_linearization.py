@@ -28,7 +28,7 @@ def test_value_and_tangents_are_those_of_jvp(run):
 
 
 def test_nothing_of_the_value_is_computed_again(monkeypatch):
-    from distgrad.ops.transcendental import TANH
+    from distgrad.ops.elementwise.transcendental import TANH
 
     kernels = dg.asarray(X).kernels
     runs, kernel = [], kernels.table[TANH]

@@ -10,7 +10,7 @@ from distgrad.compat.tensorflow.conversion import dims, dtype_of, operands
 from distgrad.compat.tensorflow.dtypes import spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError, UnimplementedError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
-from distgrad.ops.convolution import apply_transpose
+from distgrad.ops.neural.convolution import apply_transpose
 from distgrad.windows import paddings
 
 _FORMATS = {1: ("NWC", "NCW"), 2: ("NHWC", "NCHW"), 3: ("NDHWC", "NCDHW")}

@@ -22,7 +22,7 @@ from distgrad.compat.tensorflow.structure import refuse_batch_dims
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.core.op import Placeholder
 from distgrad.core.seam import apply
-from distgrad.ops.indexing import SCATTER_ADD
+from distgrad.ops.picking.indexing import SCATTER_ADD
 
 
 def gather(

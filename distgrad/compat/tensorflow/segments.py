@@ -14,7 +14,7 @@ from distgrad.compat.tensorflow.indexing import unsorted_segment_sum
 from distgrad.compat.tensorflow.values import Tensor, compute
 from distgrad.core.op import Op, Placeholder
 from distgrad.core.seam import apply
-from distgrad.ops.updates import SCATTER_MAX, SCATTER_MIN, SCATTER_MULTIPLY
+from distgrad.ops.picking.updates import SCATTER_MAX, SCATTER_MIN, SCATTER_MULTIPLY
 
 # --- numbers in any order -------------------------------------------------------------------------
 

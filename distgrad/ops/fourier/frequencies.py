@@ -11,10 +11,10 @@ from distgrad.dtypes import (
     default_dtype,
 )
 from distgrad.errors import ShapeError
-from distgrad.ops.arrangement import roll
 from distgrad.ops.creation import arange
-from distgrad.ops.placement import to_device
-from distgrad.ops.structure import concat
+from distgrad.ops.shaping.arrangement import roll
+from distgrad.ops.shaping.placement import to_device
+from distgrad.ops.shaping.structure import concat
 from distgrad.shapes import normalize_axes
 
 # --- frequencies and their order ------------------------------------------------------------------

@@ -11,10 +11,10 @@ from distgrad.dtypes import (
     as_dtype,
 )
 from distgrad.errors import ShapeError
-from distgrad.ops.complex_numbers import conj
+from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.fourier.transforms import FFT, IFFT, IRFFT, OTHER_WAY, RFFT
-from distgrad.ops.indexing import GETITEM
-from distgrad.ops.structure import concat, zeros_like
+from distgrad.ops.picking.indexing import GETITEM
+from distgrad.ops.shaping.structure import concat, zeros_like
 from distgrad.shapes import Shape, normalize_axes, normalize_axis
 
 Norm: TypeAlias = Literal["backward", "ortho", "forward"]

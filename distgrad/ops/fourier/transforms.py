@@ -15,8 +15,8 @@ from distgrad.dtypes import (
     float64,
 )
 from distgrad.errors import ShapeError
-from distgrad.ops import batching
-from distgrad.ops.families import brought_back, linear, real_cotangent
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import brought_back, linear, real_cotangent
 from distgrad.shapes import Shape, normalize_axes, normalize_axis
 
 # The adjoint of an unscaled transform is the unscaled inverse, and so on.

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype
-from distgrad.ops import batching
-from distgrad.ops.families import conjugate, real_cotangent
 from distgrad.ops.linalg.matrices import (
     adjoint,
     as_column,
@@ -22,7 +20,9 @@ from distgrad.ops.linalg.matrices import (
     trace_of,
     with_diagonal,
 )
-from distgrad.ops.reductions import PROD
+from distgrad.ops.reducing.reductions import PROD
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import conjugate, real_cotangent
 
 # --- the determinant ------------------------------------------------------------------------------
 

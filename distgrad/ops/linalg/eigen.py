@@ -6,8 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
-from distgrad.ops import batching
-from distgrad.ops.families import brought_back, conjugate, real_cotangent
 from distgrad.ops.linalg.matrices import (
     adjoint,
     as_column,
@@ -23,6 +21,8 @@ from distgrad.ops.linalg.matrices import (
     with_diagonal,
 )
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import brought_back, conjugate, real_cotangent
 
 
 class EighResult(NamedTuple):

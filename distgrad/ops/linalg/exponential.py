@@ -6,8 +6,8 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec
 from distgrad.core.seam import apply
-from distgrad.ops import batching
 from distgrad.ops.linalg.matrices import adjoint, check_square, first_rows, floating_of
+from distgrad.ops.rules import batching
 
 
 def _expm_spec(a: Spec) -> Spec:

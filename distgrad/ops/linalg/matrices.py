@@ -9,7 +9,7 @@ import numpy as np
 from distgrad.core.op import Array, Namespace, Slice, Spec
 from distgrad.dtypes import DType, as_dtype, complex64, float64, is_complex, is_differentiable
 from distgrad.errors import MatrixShapeError
-from distgrad.ops.families import conjugate, joint, real_part
+from distgrad.ops.rules.families import conjugate, joint, real_part
 from distgrad.shapes import Shape
 
 _ALL = Slice(None, None, None)

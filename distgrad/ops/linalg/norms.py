@@ -9,22 +9,22 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import MatrixShapeError, ShapeError
-from distgrad.ops.arithmetic import abs as abs_of
-from distgrad.ops.arithmetic import divide, multiply, pow
-from distgrad.ops.comparison import equal, not_equal
-from distgrad.ops.families import conjugate, real_cotangent
+from distgrad.ops.elementwise.arithmetic import abs as abs_of
+from distgrad.ops.elementwise.arithmetic import divide, multiply, pow
+from distgrad.ops.elementwise.comparison import equal, not_equal
+from distgrad.ops.elementwise.selection import where
 from distgrad.ops.linalg.determinants import slogdet
 from distgrad.ops.linalg.matrices import floating_of, real_of, safe_reciprocal, shape_given
 from distgrad.ops.linalg.parts import identity_like
 from distgrad.ops.linalg.singular import svdvals
 from distgrad.ops.linalg.solving import inv
-from distgrad.ops.reductions import any as any_of
-from distgrad.ops.reductions import max as max_of
-from distgrad.ops.reductions import min as min_of
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.reductions import with_axes
-from distgrad.ops.selection import where
-from distgrad.ops.structure import astype, expand_dims, permute_dims, reshape
+from distgrad.ops.reducing.reductions import any as any_of
+from distgrad.ops.reducing.reductions import max as max_of
+from distgrad.ops.reducing.reductions import min as min_of
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.reducing.reductions import with_axes
+from distgrad.ops.rules.families import conjugate, real_cotangent
+from distgrad.ops.shaping.structure import astype, expand_dims, permute_dims, reshape
 from distgrad.shapes import Axis, normalize_axes, reduced
 
 Order: TypeAlias = int | float | Literal["fro", "nuc"] | None

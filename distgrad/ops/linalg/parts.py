@@ -7,11 +7,17 @@ from typing import Any
 from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike
 from distgrad.errors import ShapeError
-from distgrad.ops.complex_numbers import conj
-from distgrad.ops.indexing import GETITEM, SCATTER_ADD
+from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.linalg.matrices import diagonal_places, shape_given
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import astype, matrix_transpose, ones_like, permute_dims, reshape
+from distgrad.ops.picking.indexing import GETITEM, SCATTER_ADD
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import (
+    astype,
+    matrix_transpose,
+    ones_like,
+    permute_dims,
+    reshape,
+)
 from distgrad.shapes import normalize_axis
 
 

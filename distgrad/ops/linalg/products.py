@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from distgrad.errors import ShapeError
-from distgrad.ops.arithmetic import multiply, subtract
-from distgrad.ops.complex_numbers import conj
-from distgrad.ops.contractions import matmul, tensordot
-from distgrad.ops.indexing import take
+from distgrad.ops.elementwise.arithmetic import multiply, subtract
+from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.linalg.matrices import check_square, shape_given
 from distgrad.ops.linalg.parts import identity_like
 from distgrad.ops.linalg.solving import inv
-from distgrad.ops.structure import expand_dims, reshape
+from distgrad.ops.picking.indexing import take
+from distgrad.ops.products.contractions import matmul, tensordot
+from distgrad.ops.shaping.structure import expand_dims, reshape
 from distgrad.shapes import normalize_axis
 
 

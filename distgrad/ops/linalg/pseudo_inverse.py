@@ -11,9 +11,8 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype, default_dtype, int64
 from distgrad.errors import MatrixShapeError
-from distgrad.ops import batching
-from distgrad.ops.arithmetic import multiply
-from distgrad.ops.comparison import greater, not_equal
+from distgrad.ops.elementwise.arithmetic import multiply
+from distgrad.ops.elementwise.comparison import greater, not_equal
 from distgrad.ops.linalg.matrices import (
     adjoint,
     as_row,
@@ -22,10 +21,11 @@ from distgrad.ops.linalg.matrices import (
     shape_given,
 )
 from distgrad.ops.linalg.singular import svdvals
-from distgrad.ops.reductions import any as any_of
-from distgrad.ops.reductions import max as max_of
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import astype, expand_dims
+from distgrad.ops.reducing.reductions import any as any_of
+from distgrad.ops.reducing.reductions import max as max_of
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.rules import batching
+from distgrad.ops.shaping.structure import astype, expand_dims
 
 # --- the pseudo-inverse ---------------------------------------------------------------------------
 

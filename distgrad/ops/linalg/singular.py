@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype
-from distgrad.ops import batching
-from distgrad.ops.families import conjugate, real_cotangent
 from distgrad.ops.linalg.matrices import (
     adjoint,
     as_column,
@@ -24,6 +22,8 @@ from distgrad.ops.linalg.matrices import (
     safe_reciprocal,
     with_diagonal,
 )
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import conjugate, real_cotangent
 
 
 class SVDResult(NamedTuple):

@@ -9,11 +9,8 @@ from typing import Any, Literal, NamedTuple
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
-from distgrad.ops import batching
-from distgrad.ops.arithmetic import abs as abs_of
-from distgrad.ops.arithmetic import square, subtract
-from distgrad.ops.contractions import matmul
-from distgrad.ops.families import fit, sum_of
+from distgrad.ops.elementwise.arithmetic import abs as abs_of
+from distgrad.ops.elementwise.arithmetic import square, subtract
 from distgrad.ops.linalg.matrices import (
     adjoint,
     check_matrices,
@@ -24,8 +21,17 @@ from distgrad.ops.linalg.matrices import (
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
 from distgrad.ops.linalg.pseudo_inverse import matrix_rank, pinv, rank_tolerance
 from distgrad.ops.linalg.singular import svdvals
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.structure import expand_dims, matrix_transpose, permute_dims, reshape, squeeze
+from distgrad.ops.products.contractions import matmul
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import fit, sum_of
+from distgrad.ops.shaping.structure import (
+    expand_dims,
+    matrix_transpose,
+    permute_dims,
+    reshape,
+    squeeze,
+)
 from distgrad.shapes import broadcast, normalize_axes
 
 # --- one system with several right-hand sides -----------------------------------------------------

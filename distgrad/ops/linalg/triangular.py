@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype
-from distgrad.ops import batching
 from distgrad.ops.linalg.matrices import (
     adjoint,
     check_matrices,
@@ -22,6 +21,7 @@ from distgrad.ops.linalg.matrices import (
     with_diagonal,
 )
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
+from distgrad.ops.rules import batching
 
 _ALL = Slice(None, None, None)
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Namespace
 from distgrad.core.seam import apply
-from distgrad.ops.activations import log_sigmoid
-from distgrad.ops.arithmetic import abs as magnitude
-from distgrad.ops.arithmetic import divide, multiply, subtract
-from distgrad.ops.comparison import less_equal
-from distgrad.ops.families import floating, unary
-from distgrad.ops.neural import sigmoid
-from distgrad.ops.selection import where
+from distgrad.ops.elementwise.arithmetic import abs as magnitude
+from distgrad.ops.elementwise.arithmetic import divide, multiply, subtract
+from distgrad.ops.elementwise.comparison import less_equal
+from distgrad.ops.elementwise.selection import where
+from distgrad.ops.elementwise.transcendental import sqrt
+from distgrad.ops.neural.activations import log_sigmoid
+from distgrad.ops.neural.softmax import sigmoid
+from distgrad.ops.rules.families import floating, unary
 from distgrad.ops.special.families import special
-from distgrad.ops.transcendental import sqrt
 
 
 def _cbrt_compose(xp: Namespace, x: Array) -> Array:

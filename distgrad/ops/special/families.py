@@ -8,7 +8,7 @@ from typing import Any
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op
 from distgrad.dtypes import DType, as_dtype, float64, is_differentiable, result_type
 from distgrad.errors import UnsupportedOptionError
-from distgrad.ops.families import (
+from distgrad.ops.rules.families import (
     Partial,
     binary,
     elementwise_spec,

@@ -9,9 +9,9 @@ import numpy as np
 
 from distgrad.core.op import Array, Keep, Namespace
 from distgrad.core.seam import apply
-from distgrad.ops.arithmetic import add, multiply
-from distgrad.ops.comparison import less
-from distgrad.ops.selection import where
+from distgrad.ops.elementwise.arithmetic import add, multiply
+from distgrad.ops.elementwise.comparison import less
+from distgrad.ops.elementwise.selection import where
 from distgrad.ops.special.families import special, special_of_parameters, special_of_two
 
 # --- the gamma function ---------------------------------------------------------------------------

@@ -6,15 +6,16 @@ import math
 from typing import Any
 
 from distgrad.core.op import Array
-from distgrad.ops import neural, reductions
-from distgrad.ops.arithmetic import abs as magnitude
-from distgrad.ops.arithmetic import add, multiply, sign, subtract
-from distgrad.ops.comparison import equal, isfinite
-from distgrad.ops.reductions import max as largest
-from distgrad.ops.reductions import sum as sum_over
-from distgrad.ops.selection import where
-from distgrad.ops.structure import reshape
-from distgrad.ops.transcendental import exp, log
+from distgrad.ops.elementwise.arithmetic import abs as magnitude
+from distgrad.ops.elementwise.arithmetic import add, multiply, sign, subtract
+from distgrad.ops.elementwise.comparison import equal, isfinite
+from distgrad.ops.elementwise.selection import where
+from distgrad.ops.elementwise.transcendental import exp, log
+from distgrad.ops.neural import softmax as by_axis
+from distgrad.ops.reducing import reductions
+from distgrad.ops.reducing.reductions import max as largest
+from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.shaping.structure import reshape
 from distgrad.shapes import Axis
 
 
@@ -54,15 +55,15 @@ def logsumexp(
 def log_softmax(x: Any, /, axis: Axis = None) -> Any:
     """Return x - logsumexp(x) over axes, all of them by default."""
     if isinstance(axis, int):
-        return neural.log_softmax(x, axis=axis)
+        return by_axis.log_softmax(x, axis=axis)
     return subtract(x, reductions.logsumexp(x, axis=axis, keepdims=True))
 
 
 def softmax(x: Any, /, axis: Axis = None) -> Any:
     """Return exp(x) / sum(exp(x)) over axes, all of them by default, without overflow."""
     if isinstance(axis, int):
-        return neural.softmax(x, axis=axis)
+        return by_axis.softmax(x, axis=axis)
     if axis is None:
         flat = reshape(x, (-1,))
-        return reshape(neural.softmax(flat, axis=0), tuple(x.shape))
+        return reshape(by_axis.softmax(flat, axis=0), tuple(x.shape))
     return exp(log_softmax(x, axis))

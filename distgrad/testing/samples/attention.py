@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.attention import ATTENTION
+from distgrad.ops.neural.attention import ATTENTION
 from distgrad.shapes import Shape
 from distgrad.testing.inputs import ANY, SHIFTED, Sample, frozen, values
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad.ops.pooling import POOL_PLACES
+from distgrad.ops.neural.pooling import POOL_PLACES
 from distgrad.shapes import Shape
 from distgrad.testing.inputs import ANY, SHIFTED, HostArray, Sample, frozen, values
 from distgrad.windows import counts

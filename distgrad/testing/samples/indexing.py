@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.indexing import encode
+from distgrad.ops.picking.indexing import encode
 from distgrad.shapes import Shape
 from distgrad.testing.inputs import (
     ANY,

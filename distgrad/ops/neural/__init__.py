@@ -1,0 +1,1 @@
+"""Operations of neural networks: activations, losses, norms, windows, attention, recurrence."""

@@ -1,0 +1,377 @@
+"""Normalisations: moments and what is normalised by them, and rows in one piece.
+
+Batch, group and instance norm are two operations: `moments` over axes, and `normalize`, which is
+elementwise and takes moments from wherever they come: this batch, all ranks, or what was learned.
+Layer norm and RMS norm over the last axis are one, whose pullback computes the moments again while
+a row is in the cache: of each, nothing but the input is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
+from distgrad.core.seam import apply
+from distgrad.dtypes import as_dtype, float32, float64
+from distgrad.errors import ShapeError
+from distgrad.ops.elementwise.arithmetic import add
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.dual import derivative
+from distgrad.ops.rules.families import fit, quotient, shape_of
+from distgrad.ops.shaping.structure import reshape
+from distgrad.shapes import Axis, broadcast, normalize_axes, reduced
+
+# --- moments --------------------------------------------------------------------------------------
+
+
+def _wide(xp: Namespace, x: Array) -> Array:
+    """Return x in a dtype in which its squares can be summed."""
+    dtype = as_dtype(x.dtype)
+    if dtype.kind in "biu":
+        return xp.astype(x, dtype=float64)
+    return xp.astype(x, dtype=float32) if dtype.itemsize < 4 else x
+
+
+def _moments_compose(xp: Namespace, x: Array, *, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    wide = _wide(xp, x)
+    mean = xp.mean(wide, axis=axes, keepdims=True)
+    centred = wide - mean
+    variance = xp.mean(centred * centred, axis=axes, keepdims=True)
+    dtype = as_dtype(x.dtype)
+    if wide.dtype == x.dtype or dtype.kind in "biu":
+        return mean, variance
+    return xp.astype(mean, dtype=dtype), xp.astype(variance, dtype=dtype)
+
+
+def _moments_spec(x: Spec, *, axes: tuple[int, ...]) -> tuple[Spec, Spec]:
+    shape = tuple(x.shape)
+    chosen = normalize_axes("moments", axes, len(shape))
+    spec = Spec(reduced(shape, chosen, keepdims=True), quotient(x))
+    return spec, spec
+
+
+def _moments_vjp(
+    xp: Namespace, g: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[int]
+) -> Sequence[Array]:
+    (x,), (mean, _) = xs, y
+    to_mean, to_variance = g
+    count = max(_count(x.shape, params["axes"]), 1)
+    # The mean within the variance adds nothing: deviations add up to 0.
+    return ((x - mean) * (to_variance * (2 / count)) + to_mean / count,)
+
+
+def _moments_jvp(
+    xp: Namespace, tangents: Sequence[Array], y: Any, xs: Any, params: dict[str, Any]
+) -> tuple[Array, Array]:
+    (x,), (mean, _), axes = xs, y, params["axes"]
+    to_mean = xp.mean(tangents[0], axis=axes, keepdims=True)
+    to_variance = 2 * xp.mean((x - mean) * tangents[0], axis=axes, keepdims=True)
+    return to_mean, to_variance
+
+
+def _moments_batch(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Any:
+    rank = len(arrays[0].shape) - 1
+    axes = tuple(a + 1 for a in normalize_axes("moments", params["axes"], rank))
+    return xp.moments(arrays[0], axes=axes)
+
+
+def _count(shape: Sequence[int], axes: tuple[int, ...]) -> int:
+    return prod(shape[a] for a in axes)
+
+
+MOMENTS = Op(
+    "moments",
+    Kind.OPAQUE,
+    _moments_spec,
+    _moments_vjp,
+    _moments_jvp,
+    Keep.BOTH,
+    _moments_compose,
+    _moments_batch,
+    outputs=2,
+)
+
+
+def moments(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> tuple[Any, Any]:
+    """Return the mean and the variance over axes, in two passes: the variance is never negative.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Real.
+    axis : int or tuple of int, optional
+        The axes to average over; all of them by default.
+    keepdims : bool
+        Whether these axes stay, with length 1.
+
+    Notes
+    -----
+    The variance is the population's: divided by the number of elements. Both are summed in float32
+    for narrower dtypes, and float32 in parts, so that the error does not grow with their number.
+    """
+    axes = normalize_axes("moments", axis, len(shape_of(x)))
+    mean, variance = apply(MOMENTS, x, axes=axes)
+    if keepdims:
+        return mean, variance
+    shape = reduced(shape_of(x), axes, keepdims=False)
+    return reshape(mean, shape), reshape(variance, shape)
+
+
+# --- normalised by given moments ------------------------------------------------------------------
+
+
+def _inverse(xp: Namespace, variance: Array, epsilon: float) -> Array:
+    return 1 / xp.sqrt(variance + epsilon)
+
+
+def _normalize_compose(
+    xp: Namespace, x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float
+) -> Array:
+    dtype = as_dtype(x.dtype)
+    narrow = dtype.itemsize < 4 and dtype.kind not in "biu"
+    given = tuple(_wide(xp, each) for each in (x, mean, variance, *affine))
+    wide, centre, spread, *rest = given
+    factor = _inverse(xp, spread, epsilon)
+    if rest:
+        factor = factor * rest[0]
+    y = (wide - centre) * factor
+    if len(rest) > 1:
+        y = y + rest[1]
+    return xp.astype(y, dtype=dtype) if narrow else y
+
+
+def _normalize_spec(x: Spec, *others: Spec, epsilon: float) -> Spec:
+    return Spec(broadcast("normalize", *(shape_of(each) for each in (x, *others))), quotient(x))
+
+
+def _normalize_vjp(
+    xp: Namespace, g: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
+) -> Sequence[Array | None]:
+    x, mean, variance, *affine = xs
+    inverse = _inverse(xp, variance, params["epsilon"])
+    factor = inverse * affine[0] if affine else inverse
+    to: list[Array | None] = [None] * len(xs)
+    if needs[0]:
+        to[0] = g * factor
+    alike = {tuple(each.shape) for each in (mean, variance, *affine)} == {tuple(mean.shape)}
+    if alike:  # sums first, and factors after: two passes over g for all four
+        total = fit(xp, g, mean)
+        deviated = fit(xp, g * (x - mean), mean) if any(needs[2:4]) else total
+        to_mean, to_variance = -total * factor, deviated * factor * inverse * inverse * -0.5
+        return (to[0], to_mean, to_variance, deviated * inverse, total)[: len(xs)]
+    if needs[1]:
+        to[1] = -fit(xp, g * factor, mean)
+    if needs[2]:
+        to[2] = fit(xp, g * (x - mean) * factor * inverse * inverse * -0.5, variance)
+    if affine and needs[3]:
+        to[3] = fit(xp, g * (x - mean) * inverse, affine[0])
+    if len(affine) > 1 and needs[4]:
+        to[4] = fit(xp, g, affine[1])
+    return to
+
+
+def _normalize_jvp(
+    xp: Namespace, tangents: Sequence[Array | None], y: Array, xs: Any, params: dict[str, Any]
+) -> Array:
+    moved: Array = derivative(_normalize_compose, xp, xs, tangents, params)
+    return moved
+
+
+NORMALIZE = Op(
+    "normalize",
+    Kind.ELEMENTWISE,
+    _normalize_spec,
+    _normalize_vjp,
+    _normalize_jvp,
+    Keep.INPUTS,
+    _normalize_compose,
+)
+
+
+def normalize(
+    x: Any,
+    mean: Any,
+    variance: Any,
+    /,
+    scale: Any = None,
+    shift: Any = None,
+    *,
+    epsilon: float = 1e-5,
+) -> Any:
+    """Return scale (x - mean) / sqrt(variance + epsilon) + shift, element by element.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Real.
+    mean, variance : Tensor, Variable or array
+        Of shapes that broadcast to that of `x`.
+    scale, shift : Tensor, Variable or array, optional
+        Likewise.
+    epsilon : float
+        Added to the variance, in its unit.
+    """
+    operands = [x, mean, variance]
+    given = tuple(shape_of(each) for each in (mean, variance, scale, shift) if each is not None)
+    if broadcast("normalize", shape_of(x), *given) != shape_of(x):
+        raise ShapeError(
+            f"normalize: moments, scale and shift of shapes {', '.join(map(str, given))} do not "
+            f"broadcast to the shape of x, {shape_of(x)}"
+        )
+    if scale is None and shift is not None:
+        return add(apply(NORMALIZE, *operands, epsilon=float(epsilon)), shift)
+    operands += [each for each in (scale, shift) if each is not None]
+    return apply(NORMALIZE, *operands, epsilon=float(epsilon))
+
+
+# --- rows in one piece ----------------------------------------------------------------------------
+
+
+def _row_norm(name: str, centred: bool) -> tuple[Op, Op]:
+    """Return the norm over the last axis, and the operation that pulls cotangents back through it.
+
+    With c = x - mean(x), or x itself, r = 1 / sqrt(mean(c^2) + epsilon) and h = c r, the output is
+    h scale + shift. Of its cotangent g, with k = g scale, the input gets
+    r (k - mean(k) - h mean(k h)), without mean(k) where nothing is subtracted.
+    """
+    pulling = f"{name}_vjp"
+
+    def standardized(xp: Namespace, x: Array, epsilon: float) -> tuple[Array, Array]:
+        deviation = x - xp.mean(x, axis=-1, keepdims=True) if centred else x
+        inverse = _inverse(xp, xp.mean(deviation * deviation, axis=-1, keepdims=True), epsilon)
+        return deviation * inverse, inverse
+
+    def compose(xp: Namespace, x: Array, *affine: Array, epsilon: float) -> Array:
+        y, _ = standardized(xp, _wide(xp, x), epsilon)
+        if affine:
+            y = y * affine[0]
+        if len(affine) > 1:
+            y = y + affine[1]
+        return _narrowed(xp, y, x)
+
+    def spec(x: Spec, *affine: Spec, epsilon: float) -> Spec:
+        shape = tuple(x.shape)
+        if not shape:
+            raise ShapeError(f"{name}: x has no axes; expected one at least")
+        for each, what in zip(affine, ("scale", "shift"), strict=False):
+            if tuple(each.shape) != shape[-1:]:
+                raise ShapeError(
+                    f"{name}: {what} has shape {tuple(each.shape)}; expected {shape[-1:]}, the "
+                    f"length of the last axis of x, whose shape is {shape}"
+                )
+        return Spec(shape, quotient(x))
+
+    def vjp(
+        xp: Namespace, g: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
+    ) -> Sequence[Array]:
+        x, *affine = xs
+        # What is shifted by does not matter; how many operands there are does.
+        scale = tuple(affine[:1]) * len(affine)
+        return tuple(getattr(xp, pulling)(g, x, *scale, **params))
+
+    def jvp(
+        xp: Namespace, tangents: Sequence[Array | None], y: Array, xs: Any, params: dict[str, Any]
+    ) -> Array:
+        moved: Array = derivative(compose, xp, xs, tangents, params)
+        return moved
+
+    def pull_compose(
+        xp: Namespace, g: Array, x: Array, *affine: Array, epsilon: float
+    ) -> tuple[Array, ...]:
+        h, inverse = standardized(xp, _wide(xp, x), epsilon)
+        wide = _wide(xp, g)
+        k = wide * affine[0] if affine else wide
+        within = k - h * xp.mean(k * h, axis=-1, keepdims=True)
+        if centred:
+            within = within - xp.mean(k, axis=-1, keepdims=True)
+        lead = tuple(range(len(x.shape) - 1))
+        pulled = [_narrowed(xp, within * inverse, x)]
+        for each, terms in zip(affine, (wide * h, wide) if affine else (), strict=False):
+            pulled.append(_narrowed(xp, xp.sum(terms, axis=lead), each))
+        return tuple(pulled)
+
+    def pull_spec(g: Spec, x: Spec, *affine: Spec, epsilon: float) -> tuple[Spec, ...]:
+        return tuple(Spec(tuple(each.shape), quotient(each)) for each in (x, *affine))
+
+    def pull_vjp(
+        xp: Namespace, a: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[int]
+    ) -> Sequence[Array | None]:
+        # As of a fused operation: <a, J^T g> = <g, J a>, and second derivatives commute.
+        x, *affine = xs[1:]
+        to_g = derivative(compose, xp, (x, *affine), tuple(a), params) if needs[0] else None
+        along = (None, a[0], *(a[1:2] if affine else ()), *(None for _ in affine[1:]))
+        to_x, *to_affine = derivative(pull_compose, xp, xs, along, params)
+        return to_g, to_x, *to_affine[:1], *(xp.zeros_like(each) for each in affine[1:])
+
+    def pull_jvp(
+        xp: Namespace, tangents: Sequence[Array | None], y: Any, xs: Any, params: dict[str, Any]
+    ) -> tuple[Array, ...]:
+        moved: tuple[Array, ...] = derivative(pull_compose, xp, xs, tangents, params)
+        return moved
+
+    batch, batch_pull = _row_batching(name)
+    keep = Keep.INPUTS
+    return (
+        Op(name, Kind.OPAQUE, spec, vjp, jvp, keep, compose, batch),
+        Op(
+            pulling,
+            Kind.OPAQUE,
+            pull_spec,
+            pull_vjp,
+            pull_jvp,
+            keep,
+            pull_compose,
+            batch_pull,
+            outputs=None,
+        ),
+    )
+
+
+def _row_batching(name: str) -> tuple[Any, Any]:
+    """Return the batching rules of a norm over rows and of its pullback."""
+    pulling = f"{name}_vjp"
+
+    def batch(
+        xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+    ) -> Array:
+        x = batching.with_batch(xp, size, arrays[0], batched[0])
+        if not any(batched[1:]):
+            return getattr(xp, name)(x, *arrays[1:], **params)
+        y = getattr(xp, name)(x, **params)
+        parts = zip(arrays[1:], batched[1:], strict=True)
+        scale, *shift = (batching.with_rank(xp, *part, len(x.shape) - 1) for part in parts)
+        return y * scale + shift[0] if shift else y * scale
+
+    def batch_pull(
+        xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+    ) -> tuple[Array, ...]:
+        g, x = (
+            batching.with_batch(xp, size, a, b)
+            for a, b in zip(arrays[:2], batched[:2], strict=True)
+        )
+        if len(arrays) == 2:
+            return tuple(getattr(xp, pulling)(g, x, **params))
+        # Each example's scale has a cotangent of its own: the sum leaves out the batch axis.
+        scale = batching.with_rank(xp, arrays[2], batched[2], len(x.shape) - 1)
+        (to_x,) = getattr(xp, pulling)(g * scale, x, **params)
+        own = tuple(range(1, len(x.shape) - 1))
+        to_scale = xp.sum(g * getattr(xp, name)(x, **params), axis=own)
+        return (to_x, to_scale, xp.sum(g, axis=own))[: len(arrays) - 1]
+
+    return batch, batch_pull
+
+
+def _narrowed(xp: Namespace, y: Array, like: Array) -> Array:
+    """Return y in the dtype of an operand, if that was widened to compute it."""
+    dtype = as_dtype(like.dtype)
+    return xp.astype(y, dtype=dtype) if dtype.kind not in "biu" and dtype.itemsize < 4 else y
+
+
+LAYER_NORM, LAYER_NORM_VJP = _row_norm("layer_norm", centred=True)
+RMS_NORM, RMS_NORM_VJP = _row_norm("rms_norm", centred=False)
+
+OPS = (MOMENTS, NORMALIZE, LAYER_NORM, LAYER_NORM_VJP, RMS_NORM, RMS_NORM_VJP)

@@ -1,0 +1,160 @@
+"""Sigmoid and softmax: probabilities from logits, and one-hot vectors from labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
+from distgrad.core.seam import apply
+from distgrad.dtypes import DTypeLike, as_dtype, default_dtype
+from distgrad.errors import ShapeError
+from distgrad.ops.rules import batching
+from distgrad.ops.rules.families import (
+    floating,
+    quotient,
+    unary,
+    undifferentiable,
+)
+from distgrad.shapes import normalize_axis
+
+
+def _sigmoid_compose(xp: Namespace, x: Array) -> Array:
+    # By tanh, which saturates: exp(-x) would overflow, with a warning, for large negative x.
+    return 0.5 * (xp.tanh(0.5 * x) + 1)
+
+
+SIGMOID = unary(
+    "sigmoid",
+    lambda xp, y, x: y * (1 - y),
+    keep=Keep.OUTPUT,
+    dtype=quotient,
+    compose=_sigmoid_compose,
+)
+
+
+def sigmoid(x: Any, /) -> Any:
+    """Return 1 / (1 + exp(-x)), element by element, without overflow."""
+    return apply(SIGMOID, x)
+
+
+def _softplus_compose(xp: Namespace, x: Array) -> Array:
+    return xp.logaddexp(x, xp.zeros_like(x))
+
+
+SOFTPLUS = unary(
+    "softplus", lambda xp, y, x: xp.sigmoid(x), dtype=floating, compose=_softplus_compose
+)
+
+
+def softplus(x: Any, /) -> Any:
+    """Return log(1 + exp(x)), element by element, without overflow."""
+    return apply(SOFTPLUS, x)
+
+
+# --- softmax ------------------------------------------------------------------------------------
+
+
+def _softmax_spec(x: Spec, *, axis: int) -> Spec:
+    place = normalize_axis("softmax", axis, len(x.shape))
+    if not x.shape[place] and 0 not in (*x.shape[:place], *x.shape[place + 1 :]):
+        raise ShapeError(
+            f"softmax: axis {place} of shape {tuple(x.shape)} has no classes; expected 1 or more"
+        )
+    return Spec(tuple(x.shape), floating(x))
+
+
+def _softmax_compose(xp: Namespace, x: Array, axis: int) -> Array:
+    weights = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
+    return weights / xp.sum(weights, axis=axis, keepdims=True)
+
+
+def _softmax_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    weighted = g * y
+    return (weighted - y * xp.sum(weighted, axis=params["axis"], keepdims=True),)
+
+
+def _softmax_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    weighted = tangents[0] * y
+    return weighted - y * xp.sum(weighted, axis=params["axis"], keepdims=True)
+
+
+SOFTMAX = Op(
+    "softmax",
+    Kind.OPAQUE,
+    _softmax_spec,
+    _softmax_vjp,
+    _softmax_jvp,
+    Keep.OUTPUT,
+    _softmax_compose,
+    batching.along_one_axis("softmax"),
+)
+
+
+def softmax(x: Any, /, *, axis: int = -1) -> Any:
+    """Return exp(x) / sum(exp(x)) along an axis, without overflow."""
+    return apply(SOFTMAX, x, axis=axis)
+
+
+def _log_softmax_compose(xp: Namespace, x: Array, axis: int) -> Array:
+    return x - xp.logsumexp(x, axis=axis, keepdims=True)
+
+
+def _log_softmax_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    return (g - xp.exp(y) * xp.sum(g, axis=params["axis"], keepdims=True),)
+
+
+def _log_softmax_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    t = tangents[0]
+    return t - xp.sum(t * xp.exp(y), axis=params["axis"], keepdims=True)
+
+
+LOG_SOFTMAX = Op(
+    "log_softmax",
+    Kind.OPAQUE,
+    _softmax_spec,
+    _log_softmax_vjp,
+    _log_softmax_jvp,
+    Keep.OUTPUT,
+    _log_softmax_compose,
+    batching.along_one_axis("log_softmax"),
+)
+
+
+def log_softmax(x: Any, /, *, axis: int = -1) -> Any:
+    """Return log(softmax(x)) along an axis, precise where the softmax itself would underflow."""
+    return apply(LOG_SOFTMAX, x, axis=axis)
+
+
+# --- cross-entropies from logits ----------------------------------------------------------------
+
+
+def _one_hot_spec(labels: Spec, *, classes: int, dtype: Any) -> Spec:
+    return Spec((*labels.shape, classes), as_dtype(dtype))
+
+
+ONE_HOT = undifferentiable("one_hot", _one_hot_spec, batch=batching.trailing("one_hot"))
+
+
+def one_hot(labels: Any, classes: int, *, dtype: DTypeLike | None = None) -> Any:
+    """Return rows of zeros with a one at each label.
+
+    Parameters
+    ----------
+    labels : Tensor or array of int
+        Of any shape; a label outside 0 ... classes - 1 gives a row of zeros.
+    classes : int
+        The length of the new last axis.
+    dtype : dtype, optional
+        The default dtype unless given.
+    """
+    chosen = default_dtype() if dtype is None else as_dtype(dtype)
+    return apply(ONE_HOT, labels, classes=classes, dtype=chosen)
+
+
+OPS = (
+    SIGMOID,
+    SOFTPLUS,
+    SOFTMAX,
+    LOG_SOFTMAX,
+    ONE_HOT,
+)

@@ -1,0 +1,1 @@
+"""Ordering: sorted elements, where they are, and the sets that they form."""

@@ -1,0 +1,149 @@
+"""Searching: where elements are, and where they would go; positions have no derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distgrad.core.op import Array, Kind, Namespace, Spec
+from distgrad.core.seam import apply
+from distgrad.dtypes import int64
+from distgrad.errors import ShapeError, TraceError
+from distgrad.ops.picking.indexing import take
+from distgrad.ops.rules.families import undifferentiable
+from distgrad.shapes import Axis, normalize_axes, reduced
+
+# --- counting -----------------------------------------------------------------------------------
+
+
+def _count_nonzero_spec(x: Spec, *, axis: Axis = None, keepdims: bool = False) -> Spec:
+    axes = normalize_axes("count_nonzero", axis, len(x.shape))
+    return Spec(reduced(tuple(x.shape), axes, keepdims), int64)
+
+
+def _count_nonzero(xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+    hits = xp.astype(xp.not_equal(x, 0), dtype=int64)
+    return xp.sum(hits, axis=axis, keepdims=keepdims)
+
+
+COUNT_NONZERO = undifferentiable(
+    "count_nonzero", _count_nonzero_spec, kind=Kind.REDUCTION, compose=_count_nonzero
+)
+
+
+def count_nonzero(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Return in int64 how many elements over axes are not 0.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Of any dtype.
+    axis : int or tuple of int, optional
+        The axes to count over; all of them by default.
+    keepdims : bool
+        Whether these axes stay, with length 1.
+
+    Raises
+    ------
+    ShapeError
+        If `x` has no such axis, or an axis is named twice.
+    """
+    return apply(COUNT_NONZERO, x, axis=axis, keepdims=keepdims)
+
+
+# --- positions ----------------------------------------------------------------------------------
+
+
+def refuse_to_foretell(name: str) -> TraceError:
+    """Return the error for an operation whose result has a shape that depends on values."""
+    return TraceError(
+        f"{name}: the shape of the result depends on values, which a trace does not know; "
+        "compute it outside of the function, or mask in place of picking (dg.where)"
+    )
+
+
+def _nonzero_spec(x: Spec) -> Spec:
+    if not x.shape:
+        raise ShapeError("nonzero: x has no axes; expected one axis or more")
+    raise refuse_to_foretell("nonzero")
+
+
+NONZERO = undifferentiable("nonzero", _nonzero_spec, outputs=None)
+
+
+def nonzero(x: Any, /) -> tuple[Any, ...]:
+    """Return the positions of the elements that are not 0, in row-major order.
+
+    Parameters
+    ----------
+    x : Tensor, Variable or array
+        Of one axis or more.
+
+    Returns
+    -------
+    tuple of Tensor
+        In int64, one array for each axis of `x`.
+
+    Raises
+    ------
+    ShapeError
+        If `x` has no axes.
+    TraceError
+        In a traced function: the shape depends on values.
+    """
+    return apply(NONZERO, x)
+
+
+def _searchsorted_spec(x1: Spec, x2: Any, *, side: str) -> Spec:
+    if len(x1.shape) != 1:
+        raise ShapeError(f"searchsorted: x1 has shape {tuple(x1.shape)}; expected one axis")
+    return Spec(tuple(getattr(x2, "shape", ())), int64)
+
+
+def _searchsorted_batch(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Array:
+    # One order for the whole batch serves all at once; orders of their own go one by one.
+    return NotImplemented if batched[0] else xp.searchsorted(*arrays, **params)
+
+
+SEARCHSORTED = undifferentiable("searchsorted", _searchsorted_spec, batch=_searchsorted_batch)
+
+
+def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Any:
+    """Return the positions at which elements go into a sorted array so that it stays sorted.
+
+    Parameters
+    ----------
+    x1 : Tensor, Variable or array
+        Of one axis, in ascending order, or in that by `sorter`.
+    x2 : Tensor, Variable, array or scalar
+        What to find places for, of any shape.
+    side : {"left", "right"}
+        Whether before or behind elements that are equal.
+    sorter : integer array, optional
+        What `argsort` returns for `x1`.
+
+    Returns
+    -------
+    Tensor
+        In int64, in the shape of `x2`.
+
+    Raises
+    ------
+    ShapeError
+        If `x1` has not exactly one axis.
+    ValueError
+        If `side` is something else.
+    """
+    if side not in ("left", "right"):
+        raise ValueError(f"searchsorted: side is {side!r}; expected 'left' or 'right'")
+    if len(np.shape(x1)) != 1:
+        raise ShapeError(f"searchsorted: x1 has shape {np.shape(x1)}; expected one axis")
+    line = x1 if sorter is None else take(x1, sorter, axis=0)
+    return apply(SEARCHSORTED, line, x2, side=side)
+
+
+OPS = (COUNT_NONZERO, NONZERO, SEARCHSORTED)

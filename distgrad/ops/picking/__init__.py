@@ -1,0 +1,1 @@
+"""Picking elements by subscript or position, and putting others in their place."""

@@ -1,0 +1,1 @@
+"""Reductions, and their running forms: many elements become one along an axis."""

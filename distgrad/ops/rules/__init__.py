@@ -1,0 +1,1 @@
+"""How the rules of operations follow: by family, from a composition, over a batch."""

@@ -1,0 +1,1 @@
+"""Shaping: the same elements under another shape, in another order, on another device."""
