@@ -26,7 +26,7 @@ import numpy as np
 
 import distgrad as dg
 import distgrad.distributed as dist
-from distgrad.distributed.launch import detect
+from distgrad.distributed.launching.launch import detect
 from distgrad.training import (
     JobParser,
     MeteredCommunicator,

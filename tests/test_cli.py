@@ -11,8 +11,13 @@ import pytest
 
 import distgrad
 from distgrad.cli import main
-from distgrad.distributed import launchers, probing
-from distgrad.distributed.launchers import Placement, command_of, environment_of, find_launcher
+from distgrad.distributed.launching import launchers, probing
+from distgrad.distributed.launching.launchers import (
+    Placement,
+    command_of,
+    environment_of,
+    find_launcher,
+)
 from distgrad.errors import LaunchError
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distgrad.distributed.communicator import Communicator, exchange_json
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json
 from distgrad.errors import (
     CheckpointError,
     CheckpointMismatchError,

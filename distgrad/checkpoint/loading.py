@@ -26,8 +26,8 @@ from distgrad.checkpoint.tensor_file import (
     read_header,
     stored_as,
 )
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.launch import world
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import as_dtype
 from distgrad.errors import (
     CheckpointMismatchError,

@@ -13,8 +13,8 @@ import numpy as np
 from distgrad.checkpoint.listing import latest
 from distgrad.checkpoint.loading import Checkpoint, load
 from distgrad.checkpoint.saving import Writing
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.launch import world
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.verbs.communicator import Communicator
 
 
 class Manager:

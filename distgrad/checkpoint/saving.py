@@ -28,8 +28,8 @@ from distgrad.checkpoint.leaves import Leaf, collect
 from distgrad.checkpoint.listing import listed, name_of, newest_first
 from distgrad.checkpoint.manifest import FileRecord, Manifest, Piece, TensorRecord, uncovered
 from distgrad.checkpoint.tensor_file import is_safe_name, storable, write_arrays
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.launch import world
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import CheckpointWriteError, DesyncError, ShapeError
 
 Array = np.ndarray[Any, Any]

@@ -14,9 +14,9 @@ from typing import Any
 import distgrad
 from distgrad.backend.discovery import load, status
 from distgrad.backends_in_force import current_kernels
-from distgrad.distributed.launchers import find_launcher, installed_wheels
-from distgrad.distributed.probing import Library, probe_library
-from distgrad.distributed.threads import THREAD_VARIABLES, threads_per_rank
+from distgrad.distributed.launching.launchers import find_launcher, installed_wheels
+from distgrad.distributed.launching.probing import Library, probe_library
+from distgrad.distributed.launching.threads import THREAD_VARIABLES, threads_per_rank
 from distgrad.dtypes import default_dtype
 from distgrad.errors import LaunchError
 

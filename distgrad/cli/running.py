@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distgrad.distributed.launchers import (
+from distgrad.distributed.launching.launchers import (
     Placement,
     command_of,
     environment_of,
     find_launcher,
 )
-from distgrad.distributed.supervision import AGAIN, run_job
+from distgrad.distributed.launching.supervision import AGAIN, run_job
 from distgrad.errors import LaunchError
 
 _EPILOG = f"""\

@@ -6,8 +6,16 @@ Importing this starts no MPI; `init`, or the first use of the ranks, does.
 import os
 from importlib import import_module
 
-from distgrad.distributed.accumulation import GradientAccumulator
-from distgrad.distributed.collectives import (
+from distgrad.distributed.averaging.accumulation import GradientAccumulator
+from distgrad.distributed.averaging.gradient_tape import DistributedGradientTape
+from distgrad.distributed.averaging.report import CommReport, last_report
+from distgrad.distributed.batches.joining import join
+from distgrad.distributed.batches.logical import logical_shards, sum_logical_shards
+from distgrad.distributed.batches.sharding import micro_batches, shard
+from distgrad.distributed.launching.launch import init, stand_by, world
+from distgrad.distributed.normalization import SyncBatchNorm, sync_batch_norm, sync_moments
+from distgrad.distributed.variables import broadcast_variables
+from distgrad.distributed.verbs.collectives import (
     allgather,
     allreduce,
     alltoall,
@@ -16,20 +24,12 @@ from distgrad.distributed.collectives import (
     broadcast,
     reduce_scatter,
 )
-from distgrad.distributed.communicator import (
+from distgrad.distributed.verbs.communicator import (
     Communicator,
     RecordedCommunicator,
     SerialCommunicator,
 )
-from distgrad.distributed.gradient_tape import DistributedGradientTape
-from distgrad.distributed.joining import join
-from distgrad.distributed.launch import init, stand_by, world
-from distgrad.distributed.logical import logical_shards, sum_logical_shards
-from distgrad.distributed.mpi import MPICommunicator
-from distgrad.distributed.normalization import SyncBatchNorm, sync_batch_norm, sync_moments
-from distgrad.distributed.report import CommReport, last_report
-from distgrad.distributed.sharding import micro_batches, shard
-from distgrad.distributed.variables import broadcast_variables
+from distgrad.distributed.verbs.mpi import MPICommunicator
 from distgrad.errors import (
     BatchError,
     CommunicationError,

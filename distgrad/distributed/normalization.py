@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.distributed.collective_ops import ALLGATHER, next_call, record
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.fingerprint import Entry, Plan, agree
-from distgrad.distributed.launch import world
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.verbs.collective_ops import ALLGATHER, next_call, record
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
 from distgrad.errors import BatchError, ShapeError

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from distgrad import tree
-from distgrad.distributed.averaging import describe_sources
-from distgrad.distributed.communicator import Communicator, check_root
-from distgrad.distributed.fingerprint import Plan, agree
-from distgrad.distributed.launch import world
+from distgrad.distributed.averaging.exchange import describe_sources
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.verbs.communicator import Communicator, check_root
 from distgrad.variable import Variable
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import distgrad as dg
 import distgrad.distributed as dist
-from distgrad.distributed.communicator import Communicator
+from distgrad.distributed.verbs.communicator import Communicator
 
 
 class Case(NamedTuple):

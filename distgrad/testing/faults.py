@@ -20,11 +20,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from distgrad import tree
-from distgrad.distributed.collectives import barrier
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.gradient_tape import DistributedGradientTape
-from distgrad.distributed.launch import world
-from distgrad.distributed.supervision import RESTARTS_VARIABLE
+from distgrad.distributed.averaging.gradient_tape import DistributedGradientTape
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.supervision import RESTARTS_VARIABLE
+from distgrad.distributed.verbs.collectives import barrier
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import DistgradError
 from distgrad.sparse import densified
 from distgrad.variable import Variable

@@ -32,9 +32,9 @@ import pytest
 from _pytest.config import create_terminal_writer
 from _pytest.terminal import TerminalReporter
 
-from distgrad.distributed import stacks
-from distgrad.distributed.launch import detect, init
-from distgrad.distributed.mpi import MPICommunicator
+from distgrad.distributed.launching.launch import detect, init
+from distgrad.distributed.safety import stacks
+from distgrad.distributed.verbs.mpi import MPICommunicator
 from distgrad.errors import LaunchError
 
 _DEADLINE = 60.0

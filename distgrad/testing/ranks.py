@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distgrad.distributed.processes import (
+from distgrad.distributed.launching.processes import (
     MARK,
     end_processes,
     outer_environment,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from distgrad.distributed.launch import detect
+from distgrad.distributed.launching.launch import detect
 
 # Values of the environment variable DISTGRAD_PROGRESS, which overrides what is found out here.
 BAR, LINES = "bar", "lines"

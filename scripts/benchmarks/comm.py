@@ -53,8 +53,8 @@ def averaging(rounds: int, megabytes: int) -> dict:
 
     import distgrad as dg
     import distgrad.distributed as dist
-    from distgrad.distributed.fingerprint import Entry, Plan, agree
-    from distgrad.distributed.ordered import OrderedSum, own_range
+    from distgrad.distributed.averaging.ordered import OrderedSum, own_range
+    from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 
     world = dist.init()
     # Of all sizes, as layers are: the largest is about a hundred times the smallest.

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 import pytest
 
-from distgrad.distributed.communicator import wire_dtype
+from distgrad.distributed.verbs.communicator import wire_dtype
 
 _REDUCE = {
     "sum": np.add,

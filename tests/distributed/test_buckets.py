@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distgrad.distributed.buckets import plan_buckets
+from distgrad.distributed.averaging.buckets import plan_buckets
 
 NAMES = ("float32", "float64", "float16", "float32", "complex64")
 DTYPES = tuple(np.dtype(name) for name in NAMES)

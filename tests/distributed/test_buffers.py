@@ -3,7 +3,7 @@
 import numpy as np
 
 from distgrad.distributed import RecordedCommunicator, SerialCommunicator
-from distgrad.distributed.buffers import Buffers, buffers_of
+from distgrad.distributed.averaging.buffers import Buffers, buffers_of
 
 FLOAT = np.dtype(np.float32)
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from distgrad.distributed import RecordedCommunicator, SerialCommunicator, mpi
-from distgrad.distributed.communicator import Communicator, exchange_json, wire_dtype
+from distgrad.distributed import RecordedCommunicator, SerialCommunicator
+from distgrad.distributed.verbs import mpi
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
 from distgrad.errors import CommunicationError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distgrad.distributed import RecordedCommunicator
-from distgrad.distributed.fingerprint import Entry, Plan, agree
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.errors import DesyncError
 
 KERNEL = Entry("dense/kernel", "float32", (5, 3))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distgrad.distributed.guard import Failure, Guard, Waiting
+from distgrad.distributed.safety.guard import Failure, Guard, Waiting
 from distgrad.errors import RemoteRankError
 
 

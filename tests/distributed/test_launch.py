@@ -7,7 +7,7 @@ import types
 import pytest
 
 import distgrad.distributed as dist
-from distgrad.distributed import launch
+from distgrad.distributed.launching import launch
 from distgrad.errors import LaunchError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distgrad.distributed.ordered import OrderedSum, own_range, subtrees
+from distgrad.distributed.averaging.ordered import OrderedSum, own_range, subtrees
 
 RANKS = (1, 2, 3, 4, 5, 6, 8, 11)
 

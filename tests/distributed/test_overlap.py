@@ -13,7 +13,7 @@ from distgrad.distributed import (
     SerialCommunicator,
     last_report,
 )
-from distgrad.distributed.buckets import plan_buckets
+from distgrad.distributed.averaging.buckets import plan_buckets
 from distgrad.errors import CommunicationError
 from distgrad.training import MeteredCommunicator
 

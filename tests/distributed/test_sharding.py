@@ -5,7 +5,7 @@ import pytest
 
 import distgrad as dg
 from distgrad.distributed import RecordedCommunicator, SerialCommunicator, shard
-from distgrad.distributed.sharding import examples_here
+from distgrad.distributed.batches.sharding import examples_here
 from distgrad.errors import BatchError
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import distgrad as dg
 from distgrad.distributed import DistributedGradientTape
-from distgrad.distributed.slices import added_up, is_worth_it
+from distgrad.distributed.averaging.slices import added_up, is_worth_it
 from distgrad.errors import BatchError, DesyncError
 
 ROWS, WIDTH = 400, 3

@@ -5,7 +5,7 @@ import os
 import numpy as np  # noqa: F401  loads a BLAS whose threads can be counted
 import pytest
 
-from distgrad.distributed import threads
+from distgrad.distributed.launching import threads
 
 threadpoolctl = pytest.importorskip("threadpoolctl", reason="comes with the extra mpi")
 

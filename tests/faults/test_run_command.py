@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distgrad.distributed.launchers import find_launcher
+from distgrad.distributed.launching.launchers import find_launcher
 
 WAITS = """
 import os, signal, sys, time

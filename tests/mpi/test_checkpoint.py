@@ -9,7 +9,7 @@ import pytest
 
 import distgrad as dg
 import distgrad.distributed as dist
-from distgrad.distributed.communicator import exchange_json
+from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import (
     CheckpointMismatchError,
     CheckpointWarning,

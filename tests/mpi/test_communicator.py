@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import distgrad.distributed as dist
-from distgrad.distributed import mpi
-from distgrad.distributed.communicator import exchange_json
+from distgrad.distributed.verbs import mpi
+from distgrad.distributed.verbs.communicator import exchange_json
 
 pytestmark = pytest.mark.mpi
 

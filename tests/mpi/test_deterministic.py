@@ -5,7 +5,7 @@ import pytest
 
 import distgrad as dg
 import distgrad.distributed as dist
-from distgrad.distributed import mpi
+from distgrad.distributed.verbs import mpi
 
 pytestmark = pytest.mark.mpi
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import distgrad.distributed as dist
-from distgrad.distributed import mpi
+from distgrad.distributed.verbs import mpi
 
 pytestmark = pytest.mark.mpi
 

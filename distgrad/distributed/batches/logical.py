@@ -1,7 +1,7 @@
 """Cut the global batch into logical shards, whose number does not depend on that of the ranks.
 
 What is computed for a logical shard depends on nothing else, so that its gradient has the same bits
-wherever it is computed; `distgrad.distributed.ordered` adds them up in one order.
+wherever it is computed; `distgrad.distributed.averaging.ordered` adds them up in one order.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from distgrad import tree
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.fingerprint import Entry, Plan, agree
-from distgrad.distributed.launch import world
-from distgrad.distributed.ordered import OrderedSum, own_range
-from distgrad.distributed.sharding import examples_of, remember_examples
-from distgrad.distributed.threads import use_one_thread
+from distgrad.distributed.averaging.ordered import OrderedSum, own_range
+from distgrad.distributed.batches.sharding import examples_of, remember_examples
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.threads import use_one_thread
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import BatchError
 
 Nest = TypeVar("Nest")

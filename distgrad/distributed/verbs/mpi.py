@@ -2,7 +2,7 @@
 
 Messages travel as buffers only (mpi4py's upper-case calls): nothing is pickled. Each verb starts a
 non-blocking operation and polls until it is complete, so that a rank that fails or leaves is heard
-of (`distgrad.distributed.guard`).
+of (`distgrad.distributed.safety.guard`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from distgrad.distributed.communicator import (
+from distgrad.distributed.safety.guard import Guard, Waiting
+from distgrad.distributed.verbs.communicator import (
     Array,
     check_counts,
     check_root,
@@ -23,7 +24,6 @@ from distgrad.distributed.communicator import (
     describe,
     wire_dtype,
 )
-from distgrad.distributed.guard import Guard, Waiting
 from distgrad.errors import CommunicationError
 
 # Elements a message. MPI counts are C ints: from 2^31 on Open MPI refuses and Intel MPI returns

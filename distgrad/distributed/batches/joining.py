@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from distgrad import tree
-from distgrad.distributed.communicator import Communicator, exchange_json
-from distgrad.distributed.fingerprint import Plan, agree
-from distgrad.distributed.launch import world
-from distgrad.distributed.sharding import examples_of, remember_examples
+from distgrad.distributed.batches.sharding import examples_of, remember_examples
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json
 from distgrad.errors import BatchError
 
 Nest = TypeVar("Nest")

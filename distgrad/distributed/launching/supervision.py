@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from distgrad.distributed.launchers import (
+from distgrad.distributed.launching.launchers import (
     Launcher,
     Placement,
     command_of,
     environment_of,
     launcher_environment,
 )
-from distgrad.distributed.processes import (
+from distgrad.distributed.launching.processes import (
     MARK,
     end_processes,
     outer_environment,

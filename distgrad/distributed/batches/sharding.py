@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from distgrad import tree
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.launch import world
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import BatchError
 
 Nest = TypeVar("Nest")

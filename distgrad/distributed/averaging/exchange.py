@@ -12,12 +12,17 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
-from distgrad.distributed.buckets import Bucket, plan_buckets
-from distgrad.distributed.buffers import buffers_of
-from distgrad.distributed.communicator import Array, Communicator, wire_dtype
-from distgrad.distributed.fingerprint import Entry, Plan, agree
-from distgrad.distributed.report import Tally
-from distgrad.distributed.slices import exchange_counts, gather_rows, host_rows, is_worth_it
+from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
+from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.averaging.slices import (
+    exchange_counts,
+    gather_rows,
+    host_rows,
+    is_worth_it,
+)
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
 from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import BatchError, TapeError
 from distgrad.sparse import IndexedSlices, densified, made

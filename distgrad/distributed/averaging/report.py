@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.launch import world
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.verbs.communicator import Communicator
 
 Result = TypeVar("Result")
 

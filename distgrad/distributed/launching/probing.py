@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from distgrad.distributed.processes import outer_environment
+from distgrad.distributed.launching.processes import outer_environment
 
 _SECONDS = 30.0
 

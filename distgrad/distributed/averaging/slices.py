@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distgrad.backend import load
-from distgrad.distributed.communicator import Array, Communicator
+from distgrad.distributed.verbs.communicator import Array, Communicator
 from distgrad.errors import BatchError
 from distgrad.sparse import IndexedSlices
 

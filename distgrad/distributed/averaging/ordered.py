@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.distributed.communicator import Array, Communicator
+from distgrad.distributed.verbs.communicator import Array, Communicator
 
 Node = tuple[int, int]  # the shards from a first one up to, but without, a last one
 

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from distgrad import tree
-from distgrad.distributed.averaging import (
+from distgrad.distributed.averaging.buckets import BUCKET_BYTES, Bucket, plan_buckets
+from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.exchange import (
     average_gradients,
     check_average,
     connect,
@@ -22,15 +24,13 @@ from distgrad.distributed.averaging import (
     on_host,
     take_out,
 )
-from distgrad.distributed.buckets import BUCKET_BYTES, Bucket, plan_buckets
-from distgrad.distributed.buffers import buffers_of
-from distgrad.distributed.communicator import Array, Communicator, wire_dtype
-from distgrad.distributed.fingerprint import Plan, agree
-from distgrad.distributed.launch import world
-from distgrad.distributed.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
-from distgrad.distributed.ordered import OrderedSum
-from distgrad.distributed.report import Tally
-from distgrad.distributed.sharding import checked_examples, examples_here
+from distgrad.distributed.averaging.ordered import OrderedSum
+from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
+from distgrad.distributed.batches.sharding import checked_examples, examples_here
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import BatchError
 from distgrad.sparse import IndexedSlices

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from distgrad import tree
-from distgrad.distributed.accumulation import OrderedGradients, number_of_shards
-from distgrad.distributed.averaging import (
+from distgrad.distributed.averaging.accumulation import OrderedGradients, number_of_shards
+from distgrad.distributed.averaging.buckets import BUCKET_BYTES
+from distgrad.distributed.averaging.exchange import (
     Rest,
     average_gradients,
     check_average,
@@ -20,14 +21,13 @@ from distgrad.distributed.averaging import (
     refuse_listeners,
     remember_layout,
 )
-from distgrad.distributed.buckets import BUCKET_BYTES
-from distgrad.distributed.communicator import Communicator
-from distgrad.distributed.fingerprint import Plan
-from distgrad.distributed.launch import world
-from distgrad.distributed.logical import check_number, last_cut
-from distgrad.distributed.overlap import OverlappedAverage, lane_of
-from distgrad.distributed.report import CommReport, last_report
-from distgrad.distributed.sharding import examples_here
+from distgrad.distributed.averaging.overlap import OverlappedAverage, lane_of
+from distgrad.distributed.averaging.report import CommReport, last_report
+from distgrad.distributed.batches.logical import check_number, last_cut
+from distgrad.distributed.batches.sharding import examples_here
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.safety.fingerprint import Plan
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import BatchError, ShapeError, TapeError, UnsupportedOptionError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape

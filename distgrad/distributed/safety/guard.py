@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distgrad.distributed import stacks
+from distgrad.distributed.safety import stacks
 from distgrad.errors import RemoteRankError, StallError
 
 _TAG = 1  # the guard's communicator carries nothing else

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distgrad.distributed.communicator import Communicator, SerialCommunicator
-from distgrad.distributed.departure import Departure
-from distgrad.distributed.guard import Guard
-from distgrad.distributed.mpi import MPICommunicator, load_mpi
-from distgrad.distributed.threads import share_cores
+from distgrad.distributed.launching.threads import share_cores
+from distgrad.distributed.safety.departure import Departure
+from distgrad.distributed.safety.guard import Guard
+from distgrad.distributed.verbs.communicator import Communicator, SerialCommunicator
+from distgrad.distributed.verbs.mpi import MPICommunicator, load_mpi
 from distgrad.errors import LaunchError
 
 _TIMEOUT = 1800.0  # seconds: longer than any step or checkpoint, shorter than a night

@@ -19,8 +19,8 @@ import numpy as np
 
 from distgrad.core.op import Composed, Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS, apply
-from distgrad.distributed.communicator import Array, Communicator, exchange_json
-from distgrad.distributed.fingerprint import Entry, Plan, agree
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import DesyncError
 from distgrad.tensor import Tensor

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from distgrad.distributed.communicator import Array, Communicator
+from distgrad.distributed.verbs.communicator import Array, Communicator
 
 _UNUSED_TAKES = 256  # after so many others a buffer is of a model that trains no more
 

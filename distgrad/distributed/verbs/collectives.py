@@ -15,8 +15,11 @@ import numpy as np
 from distgrad import tree
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS
-from distgrad.distributed.buckets import Bucket
-from distgrad.distributed.collective_ops import (
+from distgrad.distributed.averaging.buckets import Bucket
+from distgrad.distributed.batches.sharding import examples_here
+from distgrad.distributed.launching.launch import world
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.verbs.collective_ops import (
     ALLGATHER,
     ALLREDUCE,
     ALLTOALL,
@@ -28,10 +31,7 @@ from distgrad.distributed.collective_ops import (
     next_call,
     record,
 )
-from distgrad.distributed.communicator import Array, Communicator, check_root, wire_dtype
-from distgrad.distributed.fingerprint import Entry, Plan, agree
-from distgrad.distributed.launch import world
-from distgrad.distributed.sharding import examples_here
+from distgrad.distributed.verbs.communicator import Array, Communicator, check_root, wire_dtype
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
 from distgrad.errors import BatchError, CommunicationError, TapeError

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad.distributed.communicator import Communicator, exchange_json
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json
 from distgrad.errors import DesyncError
 
 _SHOWN = 3  # differences shown a rank; a model of another configuration differs everywhere

@@ -1,0 +1,1 @@
+"""Gradients averaged over ranks: what travels, in which messages, in which order, when."""

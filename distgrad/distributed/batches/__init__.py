@@ -1,0 +1,1 @@
+"""The batch of all ranks: its shards, its logical shards, and its uneven ends."""

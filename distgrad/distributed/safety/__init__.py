@@ -1,0 +1,1 @@
+"""What keeps a job from hanging or diverging: agreement, deadlines, departures, stacks."""

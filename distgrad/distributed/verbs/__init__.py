@@ -1,0 +1,1 @@
+"""What ranks say to each other: communicators, and the collectives for users."""
