@@ -351,6 +351,7 @@ class Recorded:
 
     def __init__(self, kernels: Kernels) -> None:
         self.vocabulary = kernels.vocabulary
+        self.level = kernels.level
         self.keeps_zeros = False
         self.complex_dtypes = frozenset((complex64, complex128))
         for name, op in kernels.vocabulary.items():

@@ -9,19 +9,20 @@ such an operation for the whole batch, and in a graph it is a node.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from distgrad import tree
 from distgrad.batching import vmap
 from distgrad.core.op import Composed, Kind, Op
-from distgrad.core.seam import LISTENERS, VALUES
+from distgrad.core.seam import VALUES
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import emit, evaluate
 from distgrad.errors import TraceError
-from distgrad.ops.elementwise.arithmetic import POSITIVE
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules.batching import with_batch
 from distgrad.ops.shaping.structure import broadcast_to
+from distgrad.tape.captured import Captured, CapturedPath, is_of_ended_trace
 from distgrad.tape.cutting import detach
 from distgrad.tape.handmade import as_cotangents, as_given
 from distgrad.tensor import Tensor
@@ -59,7 +60,12 @@ class Rules(NamedTuple):
     functions: tuple[Callable[..., Any], ...] = ()
 
 
-def announce(rules: Rules, inputs: Sequence[Any], outputs: Sequence[Tensor]) -> list[Tensor]:
+def announce(
+    rules: Rules,
+    inputs: Sequence[Any],
+    outputs: Sequence[Tensor],
+    path: CapturedPath | None = None,
+) -> list[Tensor]:
     """Tell those who listen of a call as one operation, and return its results.
 
     Parameters
@@ -70,6 +76,8 @@ def announce(rules: Rules, inputs: Sequence[Any], outputs: Sequence[Tensor]) -> 
         What it was computed from.
     outputs : sequence of Tensor
         What it computed.
+    path : CapturedPath, optional
+        What it heard of captured values while the function ran.
 
     Returns
     -------
@@ -80,43 +88,28 @@ def announce(rules: Rules, inputs: Sequence[Any], outputs: Sequence[Tensor]) -> 
         return []
     single = len(outputs) == 1
     level = max(each.read().kernels.level for each in (*inputs, *outputs))
+    captured = path.to(outputs) if path is not None else None
+    operands = [*inputs, *(captured.values if captured else ())]
     if not level:
         fresh = [detach(output) for output in outputs]
-        op = _operation(rules, len(inputs), fresh, len(inputs), level)
-        _lead_back(inputs, outputs, fresh)
-        emit(op, inputs, fresh[0] if single else tuple(fresh))
+        op = _Announced(rules, len(inputs), fresh, level, captured, path).operation()
+        emit(op, operands, fresh[0] if single else tuple(fresh))
         return fresh
     trace = VALUES.get()
     traced = trace is not None and level <= trace.kernels.level
     if traced and rules.again is not None:
         rules = rules.again  # the graph outlives what the call computed
-    op = _operation(rules, len(inputs), outputs, len(inputs) + len(outputs), level, traced)
-    result = evaluate(op, (*inputs, *outputs), {})
+    operands.extend(outputs)
+    op = _Announced(rules, len(inputs), outputs, level, captured, path, traced).operation()
+    result = evaluate(op, tuple(operands), {})
     return [result] if single else list(result)
 
 
-def _lead_back(inputs: Sequence[Any], outputs: Sequence[Tensor], fresh: Sequence[Tensor]) -> None:
-    """Tell those who follow no input of a call that its results are what it computed inside.
+class _Announced:
+    """One call as an operation.
 
-    The rules say nothing to them, but they may follow a value that the function holds: a rule that
-    is such a call itself holds the arguments of the outer one.
-    """
-    for listener in LISTENERS.get():
-        if not any(listener.follows(each.key) for each in inputs):
-            for output, result in zip(outputs, fresh, strict=True):
-                keys, arrays = (output.key,), (output.array,)
-                listener.hear(POSITIVE, keys, arrays, {}, result, output.kernels)
-
-
-def _operation(
-    rules: Rules,
-    count: int,
-    outputs: Sequence[Tensor],
-    operands: int,
-    level: int,
-    traced: bool = False,
-) -> Op:
-    """Return a call as an operation.
+    Its operands are the inputs, the captured values, and within a transformation the outputs: there
+    the operation hands them through.
 
     Parameters
     ----------
@@ -126,76 +119,120 @@ def _operation(
         How many inputs the call has.
     outputs : sequence of Tensor
         What it computed.
-    operands : int
-        How many operands the operation has: the inputs, or these and what was computed from them.
     level : int
         Of the transformation in which the call was made; 0 outside of all.
+    captured : Captured or None
+        What the outputs depend on besides the inputs.
+    path : CapturedPath or None
+        Who knows the same for the levels below.
     traced : bool
         Whether the operation becomes a node of a graph.
     """
-    single = len(outputs) == 1
-    moving = tuple(is_differentiable(output.dtype) for output in outputs)
-    read = tuple(range(count)) if rules.reads else ()
-    keep = tuple(read if place < count else () for place in range(operands))
 
-    def vjp(xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Sequence[int]) -> Values:
-        if not any(needs[:count]):  # what is wanted is a value that the function holds
-            return [*(None for _ in range(count)), *([g] if single else g)]
-        if traced:
-            _refuse_symbols(rules)
-        given, raw = _as_tensors(xp, [g] if single else g)
-        primals = _primals(xp, xs, raw) if rules.reads else [None] * count
-        return as_cotangents(rules.pull(primals, given, needs[:count]), raw)
+    def __init__(
+        self,
+        rules: Rules,
+        count: int,
+        outputs: Sequence[Tensor],
+        level: int,
+        captured: Captured | None,
+        path: CapturedPath | None,
+        traced: bool = False,
+    ) -> None:
+        self._rules = rules
+        self._count = count
+        self._single = len(outputs) == 1
+        self._moving = tuple(is_differentiable(output.dtype) for output in outputs)
+        self._level = level
+        self._captured = captured
+        self._beside = count + (len(captured.values) if captured else 0)
+        self._path = path
+        self._traced = traced
 
-    def jvp(xp: Any, tangents: Sequence[Any], y: Any, xs: Any, params: Any) -> Any:
-        if all(tangent is None for tangent in tangents[:count]):
-            return tangents[count] if single else tangents[count:]
-        if traced:
-            _refuse_symbols(rules)
-        given, raw = _as_tensors(xp, tangents[:count])
-        primals = _primals(xp, xs, raw) if rules.reads else [None] * count
-        pushed = rules.push(primals, given)
-        pushed = [tangent if moves else None for tangent, moves in zip(pushed, moving, strict=True)]
-        found = as_given(pushed, raw)
-        for place, (tangent, each) in enumerate(zip(found, [y] if single else y, strict=True)):
-            if tangent is None and moving[place]:
+    def operation(self) -> Op:
+        """Return the operation."""
+        differentiable = any(self._moving)
+        read = tuple(range(self._count)) if self._rules.reads else ()
+        operands = self._beside + (len(self._moving) if self._level else 0)
+        return Composed(
+            self._rules.name,
+            Kind.OPAQUE,
+            self._spec,
+            self._vjp if differentiable else None,
+            self._jvp if differentiable else None,
+            tuple(read if place < self._count else () for place in range(operands)),
+            self._compose,
+            self._batch,
+            outputs=1 if self._single else None,
+        )
+
+    def _vjp(self, xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Sequence[int]) -> Values:
+        cotangents = [g] if self._single else g
+        if not any(needs[: self._count if self._traced else self._beside]):
+            return [*(None for _ in range(self._beside)), *cotangents]
+        given, raw = _as_tensors(xp, cotangents)
+        found: Values = [None] * self._count
+        if any(needs[: self._count]):
+            if self._traced:
+                _refuse_symbols(self._rules)
+            primals = self._primals(xp, xs, raw)
+            pulled = self._rules.pull(primals, given, needs[: self._count])
+            found = as_cotangents(pulled, raw)
+        if self._captured is not None:
+            asked = needs[self._count : self._beside]
+            found += self._captured.pull(xp.level, cotangents, asked)
+        return found
+
+    def _jvp(self, xp: Any, tangents: Sequence[Any], y: Any, xs: Any, params: Any) -> Any:
+        asked = tangents[: self._count if self._traced else self._beside]
+        if all(tangent is None for tangent in asked):
+            return tangents[self._beside] if self._single else tangents[self._beside :]
+        given, raw = _as_tensors(xp, tangents[: self._beside])
+        outputs = [y] if self._single else y
+        pushed: Values = [None] * len(self._moving)
+        if any(tangent is not None for tangent in given[: self._count]):
+            if self._traced:
+                _refuse_symbols(self._rules)
+            pushed = self._rules.push(self._primals(xp, xs, raw), given[: self._count])
+        if any(tangent is not None for tangent in given[self._count :]) and self._captured:
+            made = [each if isinstance(each, Tensor) else _tensor(xp, each) for each in outputs]
+            terms = self._captured.push(xp.level, given[self._count :], made)
+            pushed = [_sum(one, other) for one, other in zip(pushed, terms, strict=True)]
+        moved = zip(pushed, self._moving, strict=True)
+        found = as_given([tangent if moves else None for tangent, moves in moved], raw)
+        for place, (tangent, each) in enumerate(zip(found, outputs, strict=True)):
+            if tangent is None and self._moving[place]:
                 found[place] = xp.zeros_like(each)
-        return found[0] if single else found
+        return found[0] if self._single else found
 
-    def _primals(xp: Any, xs: Any, raw: bool) -> Values:
-        return [_tensor(xp, x) for x in xs[:count]] if raw else list(xs[:count])
+    def _primals(self, xp: Any, xs: Any, raw: bool) -> Values:
+        if not self._rules.reads:
+            return [None] * self._count
+        own = xs[: self._count]
+        return [_tensor(xp, x) for x in own] if raw else list(own)
 
-    def spec(*specs: Any) -> Any:
-        found = specs[-len(moving) :]
-        return found[0] if single else tuple(found)
+    def _spec(self, *specs: Any) -> Any:
+        return self._compose(None, *specs)
 
-    def compose(xp: Any, *arrays: Any) -> Any:
-        return arrays[-1] if single else arrays[count:]
+    def _compose(self, xp: Any, *arrays: Any) -> Any:
+        return arrays[-1] if self._single else arrays[self._beside :]
 
-    def batch(
-        xp: Any, size: int, batched: Sequence[bool], arrays: Sequence[Any], params: Any
+    def _batch(
+        self, xp: Any, size: int, batched: Sequence[bool], arrays: Sequence[Any], params: Any
     ) -> Any:
-        flags = tuple(batched[:count])
-        whole = [
-            with_batch(xp, size, each, is_batched)
-            for each, is_batched in zip(arrays[count:], batched[count:], strict=True)
-        ]
-        lower = _over_batch(rules.again or rules, flags, size, level)
-        found = announce(lower, arrays[:count], whole)
-        return found[0] if single else tuple(found)
+        flags = tuple(batched[: self._count])
+        outputs = zip(arrays[self._beside :], batched[self._beside :], strict=True)
+        with nullcontext() if self._path is None else self._path.hearing():
+            whole = [with_batch(xp, size, each, is_batched) for each, is_batched in outputs]
+        lower = _over_batch(self._rules.again or self._rules, flags, size, self._level)
+        found = announce(lower, arrays[: self._count], whole, self._path)
+        return found[0] if self._single else tuple(found)
 
-    differentiable = any(moving)
-    return Composed(
-        rules.name,
-        Kind.OPAQUE,
-        spec,
-        vjp if differentiable else None,
-        jvp if differentiable else None,
-        keep,
-        compose,
-        batch,
-        outputs=1 if single else None,
-    )
+
+def _sum(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 def _as_tensors(xp: Any, values: Sequence[Any]) -> tuple[Values, bool]:
@@ -292,12 +329,7 @@ def _refuse_strangers(rules: Rules, level: int, own: Sequence[Any]) -> None:
 
 def _refuse_symbols(rules: Rules) -> None:
     """Raise if the user's function holds on to symbols of a trace that has ended."""
-
-    def ended(tensor: Tensor) -> bool:
-        trace = getattr(tensor.array, "trace", None)
-        return trace is not None and not trace.is_open
-
-    _refuse_held(rules, "traced function", ended)
+    _refuse_held(rules, "traced function", is_of_ended_trace)
 
 
 def _refuse_held(rules: Rules, where: str, refused: Callable[[Tensor], bool]) -> None:

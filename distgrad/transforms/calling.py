@@ -14,6 +14,7 @@ from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError
 from distgrad.tape.calls import Rules, announce
+from distgrad.tape.captured import CapturedPath
 from distgrad.tensor import Operators, Tensor
 from distgrad.variable import Variable
 
@@ -104,14 +105,14 @@ class Call:
         with keeper.bound({variable.key: (variable, value) for variable, value in pairs}):
             yield [*own, *others]
 
-    def announce(self, rules: Rules, result: Any) -> Any:
-        """Tell those who listen of the call, and return its result."""
+    def announce(self, rules: Rules, result: Any, path: CapturedPath | None = None) -> Any:
+        """Tell those who listen of the call, and return its result; see `distgrad.tape.calls`."""
         outputs, treedef = tree.flatten(result)
         tensors = [
             each.read() if isinstance(each, Operators) else asarray(each) for each in outputs
         ]
         inputs, self.inputs = self.inputs, []  # whoever listens keeps what the rules read
-        return tree.unflatten(treedef, announce(rules, inputs, tensors))
+        return tree.unflatten(treedef, announce(rules, inputs, tensors, path))
 
 
 _INPUT: Any = object()

@@ -14,8 +14,9 @@ from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.shaping.structure import astype
 from distgrad.tape.calls import Rules
+from distgrad.tape.captured import CapturedPath
 from distgrad.tape.cutting import stop_gradient
-from distgrad.tape.gradient_tape import GradientTape
+from distgrad.tape.transposition import transposed
 from distgrad.tensor import Operators, Tensor
 from distgrad.transforms.calling import Call, VariablesRead, listening, name_of
 from distgrad.variable import Variable
@@ -54,6 +55,10 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
     ``grad_fn`` is itself differentiated for higher derivatives, also through values that `f` has
     computed; forward mode transposes it, as it is linear in the cotangents.
 
+    A tensor that `f` captures, and that somebody differentiates, gets the gradient that `f` has
+    without ``grad_fn``, while the arguments are held fixed. So a ``grad_fn`` that is itself such a
+    function may hold on to the arguments of the outer one.
+
     Where the call is differentiated from outside of a `vmap` or a traced `function` in which it
     stands, `f` runs once more for ``grad_fn``: what `f` computed inside is not there any more. In a
     graph that costs nothing, since what is computed twice is computed once.
@@ -76,9 +81,12 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call(name_of(function, "custom_gradient"), args, kwargs)
         read = VariablesRead()
+        path = CapturedPath(LISTENERS.get(), call.inputs)
+        # The function gets values, as in TensorFlow: its rule may hold on to them.
+        values = [each.read() if isinstance(each, Variable) else each for each in call.inputs]
         # Those who listen hear the function at work: higher derivatives pass through its values.
-        with listening((*LISTENERS.get(), read)):
-            positional, named = call.arguments()
+        with listening((*LISTENERS.get(), read, path)):
+            positional, named = call.arguments(values)
             result, grad_fn = function(*positional, **named)
         call.capture(read.variables)
         if call.captured:
@@ -93,7 +101,7 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
                 Tensor(kernels.full(shape=shape, fill_value=0, dtype=dtype), kernels)
                 for kernels, shape, dtype in outputs
             ]
-            return _transposed(lambda given: _pull(call, grad_fn, given), tangents, units)
+            return transposed(lambda given: _pull(call, grad_fn, given), tangents, units)
 
         def pull_again(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
             with call.again(primals):
@@ -108,10 +116,11 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
                     Tensor(each.kernels.zeros_like(each.array), each.kernels)
                     for each in map(_as_tensor, tree.flatten(result)[0])
                 ]
-                return _transposed(lambda given: _pull(call, fresh, given), tangents, units)
+                return transposed(lambda given: _pull(call, fresh, given), tangents, units)
 
         again = Rules(call.name, pull_again, push_again, functions=(function,))
-        return call.announce(Rules(call.name, pull, push, False, again, (function,)), result)
+        rules = Rules(call.name, pull, push, False, again, (function,))
+        return call.announce(rules, result, path)
 
     return wrapper
 
@@ -189,21 +198,6 @@ def _checked(
             f"{dtype}; expected a real gradient for a real argument"
         )
     return astype(tensor, dtype)
-
-
-def _transposed(pull: Callable[[Values], Values], tangents: Values, units: list[Tensor]) -> Values:
-    """Return the tangents of the outputs: the derivative of <pull(u), tangents> in u."""
-    with GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([unit for unit in units if is_differentiable(unit.dtype)])
-        pulled = pull(units)
-    both = zip(pulled, tangents, strict=True)
-    pairs = [(p, t) for p, t in both if p is not None and t is not None]
-    moving = [unit for unit in units if is_differentiable(unit.dtype)]
-    if not pairs or not moving:
-        return [None for _ in units]
-    targets, directions = [p for p, _ in pairs], [t for _, t in pairs]
-    found = iter(tape.gradient(targets, moving, directions, unconnected_gradients="zero"))
-    return [next(found) if is_differentiable(unit.dtype) else None for unit in units]
 
 
 # --- straight through -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
-from distgrad.errors import DTypeError, ShapeError
+from distgrad.errors import DTypeError, ShapeError, TraceError
 
 
 @dg.custom_gradient
@@ -54,6 +54,90 @@ def test_a_gradient_function_with_a_custom_gradient_of_its_own_chains():
         return x * x * x, lambda upstream: slope(x, upstream)
 
     assert float(dg.grad(dg.grad(cube))(2.0)) == 12.0
+
+
+# --- what the function holds on to ----------------------------------------------------------------
+
+
+@dg.custom_gradient
+def cube(x):
+    @dg.custom_gradient
+    def slope(upstream):  # holds on to x
+        return upstream * 3 * x**2, lambda u: u * 3 * x**2
+
+    return x**3, slope
+
+
+def sixth_power(x):
+    return cube(x) ** 2
+
+
+ONE = dg.asarray(1.0, dtype="float64")
+SECOND = {
+    "reverse over reverse": dg.grad(dg.grad(sixth_power)),
+    "forward over reverse": lambda x: dg.jvp(dg.grad(sixth_power), (x,), (ONE,))[1],
+    "reverse over forward": dg.grad(lambda x: dg.jvp(sixth_power, (x,), (ONE,))[1]),
+    "forward over forward": lambda x: dg.jvp(
+        lambda x: dg.jvp(sixth_power, (x,), (ONE,))[1], (x,), (ONE,)
+    )[1],
+    "hessian": dg.hessian(sixth_power),
+    "jacrev of jacrev": dg.jacrev(dg.jacrev(sixth_power)),
+    "traced": dg.function(dg.grad(dg.grad(sixth_power))),
+    "over a batch": lambda x: dg.vmap(dg.grad(dg.grad(sixth_power)))(dg.stack([x, x]))[0],
+    "batch inside": lambda x: dg.grad(
+        lambda x: dg.sum(dg.grad(lambda x: dg.sum(dg.vmap(sixth_power)(x)))(x))
+    )(dg.stack([x, x]))[1],
+}
+
+
+@pytest.mark.parametrize("second", SECOND.values(), ids=SECOND.keys())
+def test_a_rule_that_holds_on_to_an_argument_is_differentiated_through_it(second):
+    assert float(second(dg.asarray(2.0, dtype="float64"))) == pytest.approx(480.0)
+
+
+def test_the_third_order_passes_through_what_a_rule_holds():
+    third = dg.grad(dg.grad(dg.grad(sixth_power)))
+
+    assert float(third(dg.asarray(2.0, dtype="float64"))) == pytest.approx(960.0)
+
+
+def test_one_persistent_tape_passes_through_what_a_rule_holds_of_a_variable():
+    x = dg.Variable(2.0, dtype="float64")
+    with dg.GradientTape(persistent=True) as tape:
+        y = sixth_power(x)
+        first = tape.gradient(y, x)
+
+    assert float(tape.gradient(first, x)) == pytest.approx(480.0)
+
+
+def test_a_second_derivative_of_what_a_trace_has_left_says_what_to_do():
+    with pytest.raises(TraceError, match="pass the value as an argument"):
+        dg.grad(dg.grad(dg.function(sixth_power)))(2.0)
+
+
+def test_a_captured_tensor_has_the_gradient_of_the_function_and_an_argument_that_of_the_rule():
+    def product(x, w):
+        @dg.custom_gradient
+        def f(x):
+            return x * w * w, lambda upstream: 100.0 * upstream
+
+        return f(x)
+
+    x, w = dg.asarray(2.0), dg.asarray(5.0)
+
+    to_x, to_w = dg.grad(product, argnums=(0, 1))(x, w)
+    assert (float(to_x), float(to_w)) == (100.0, 20.0)
+    assert float(dg.grad(product, argnums=1)(x, w)) == 20.0
+    assert float(dg.jvp(product, (x, w), (1.0, 1.0))[1]) == 120.0
+
+
+def test_a_captured_tensor_that_is_the_result_passes_its_gradient_on():
+    def both(x, w):
+        return sum(dg.custom_gradient(lambda x: ((x, w), lambda u, v: 7.0 * u))(x))
+
+    to_x, to_w = dg.grad(both, argnums=(0, 1))(dg.asarray(2.0), dg.asarray(5.0))
+
+    assert (float(to_x), float(to_w)) == (7.0, 1.0)
 
 
 def test_captured_variables_get_the_gradients_that_the_rule_returns():

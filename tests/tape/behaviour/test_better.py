@@ -182,6 +182,19 @@ def test_gradient_function_that_is_itself_decorated_chains_through_what_it_holds
     assert second_order(lib, cube, 3.0) == (27.0, 18.0)
 
 
+@row("B12", differs="TensorFlow leaves out what the inner rule holds: 288 for 480")
+def test_gradient_function_that_is_decorated_and_holds_an_argument_chains_behind_more(lib):
+    @lib.custom_gradient
+    def cube(x):
+        @lib.custom_gradient
+        def slope(dy):
+            return dy * 3.0 * x**2, lambda ddy: ddy * 3.0 * x**2
+
+        return x**3, slope
+
+    assert second_order(lib, lambda x: cube(x) ** 2, 2.0) == (6 * 2.0**5, 30 * 2.0**4)
+
+
 @row("B13b", differs="TensorFlow crashes here with variables that are not its own")
 def test_zeros_for_unconnected_variables_of_a_class_of_the_users_own(lib):
     class Parameter(lib.Variable):
