@@ -1,0 +1,180 @@
+"""Scalar code: the C++ that follows from an operation's declaration computes what its kernel does.
+
+Formulas are compiled for the host, all of them at once, and run over the samples of their
+operations: the text that a GPU's compiler gets is the same.
+"""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from distgrad.backend import scalar_code
+from distgrad.backend.scalar_code import NoScalarCode, ScalarCode, forward, pullback
+from distgrad.core.op import Keep, Kind
+from distgrad.eager import kernels_of
+from distgrad.ops import VOCABULARY
+from distgrad.testing.samples import samples
+
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
+
+# Elementwise operations without scalar code: complex or integer ones, moves, and functions for
+# which C++ has no name.
+WITHOUT = set(
+    "conj real imag signbit nextafter remainder floor_divide logical_and logical_or logical_xor "
+    "logical_not bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift "
+    "bitwise_invert to_device full_like gamma digamma erfcx erfi dawsn ndtr log_ndtr "
+    "fresnel_sin fresnel_cos erfinv erfcinv ndtri ndtri_exp j0 j1 i0 i1 i0e i1e y0 y1 k0 k1 k0e "
+    "k1e exp1 expi spence ellipk ellipe wrightomega beta betaln binom poch zeta gammainc gammaincc "
+    "gammaincinv gammainccinv gammainc_ratio gamma_carried "
+    "betainc betaincc betaincinv jv iv ive yv kv kve expn".split()
+)
+
+
+def real_samples():
+    """Yield elementwise samples on real floating arrays, by one for each floating dtype."""
+    for sample in samples():
+        if VOCABULARY[sample.operation].kind is not Kind.ELEMENTWISE:
+            continue
+        arrays = [np.asarray(each) for each in sample.operands]
+        if not all(array.dtype.kind in "fb" for array in arrays):
+            continue
+        for dtype in FLOATS:
+            yield sample, [a if a.dtype.kind == "b" else a.astype(dtype) for a in arrays]
+
+
+def cases():
+    """Return (formula, its inputs, expected outputs), forward and back, for every such sample."""
+    kernels = kernels_of("numpy")
+    found = []
+    for sample, arrays in real_samples():
+        op = VOCABULARY[sample.operation]
+        try:
+            formula = forward(op, VOCABULARY, [a.dtype for a in arrays], sample.params)
+        except NoScalarCode:
+            continue
+        with np.errstate(all="ignore"):
+            y = np.asarray(getattr(kernels, op.name)(*arrays, **sample.params))
+        found.append((formula, [np.broadcast_to(a, y.shape) for a in arrays], [y]))
+        found.extend(back(op, kernels, arrays, y, sample.params))
+    return found
+
+
+def back(op, kernels, arrays, y, params):
+    """Yield the same for the pullback of an operation whose VJP reads arrays."""
+    if op.vjp is None or y.dtype.kind != "f":
+        return
+    whole = [np.array(np.broadcast_to(a, y.shape), order="C") for a in arrays]
+    g = np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    needs = [a.dtype.kind == "f" for a in whole]
+    if isinstance(op.keep, tuple):
+        read = {p for need, reads in zip(needs, op.keep, strict=True) if need for p in reads}
+    else:
+        read = range(len(whole)) if op.keep in (Keep.INPUTS, Keep.BOTH) else ()
+    xs = [a if place in read else None for place, a in enumerate(whole)]
+    kept = y if op.keep in (Keep.OUTPUT, Keep.BOTH) else None
+    dtypes = [None if a is None else a.dtype for a in xs]
+    try:
+        own = None if kept is None else kept.dtype
+        formula = pullback(op, VOCABULARY, dtypes, own, g.dtype, params, needs)
+    except NoScalarCode:
+        return
+    given = tuple(xs) if read else None
+    with np.errstate(all="ignore"):
+        terms = op.vjp(kernels, g, kept, given, params, needs)
+    inputs = [each for each in (g, kept, *xs) if each is not None]
+    expected = [t for t, need in zip(terms, needs, strict=True) if need and t is not None]
+    yield formula, inputs, [np.broadcast_to(np.asarray(t), y.shape) for t in expected]
+
+
+def source_of(number, formula):
+    """Return a function in C++ that runs a formula over arrays."""
+    names = [name for name, _ in (*formula.inputs, *formula.outputs)]
+    kinds = [dtype for _, dtype in (*formula.inputs, *formula.outputs)]
+    count = len(formula.inputs)
+    arguments = ", ".join(
+        f"{'const ' if place < count else ''}{scalar_code.C_TYPES[kind.name]}* p{place}"
+        for place, kind in enumerate(kinds)
+    )
+    reads = " ".join(
+        f"const auto {name} = p{place}[i];" for place, name in enumerate(names[:count])
+    )
+    writes = " ".join(f"auto& {n} = p{count + k}[i];" for k, n in enumerate(names[count:]))
+    return (
+        f'extern "C" void f{number}(long long n, {arguments}) {{\n'
+        f"for (long long i = 0; i < n; ++i) {{ {reads} {writes}\n{formula.body}\n}} }}\n"
+    )
+
+
+def test_formulas_on_the_host_compute_what_the_kernels_do(compiled_cxx):
+    found = cases()
+    numbers = {formula: number for number, (formula, _, _) in enumerate(found)}
+    texts = [source_of(number, formula) for formula, number in numbers.items()]
+    library = compiled_cxx("#include <cmath>\nusing namespace std;\n" + "".join(texts))
+    checked = set()
+
+    for formula, inputs, expected in found:
+        outputs = [
+            np.empty(each.shape, dtype)
+            for each, (_, dtype) in zip(expected, formula.outputs, strict=True)
+        ]
+        arrays = [*(np.array(each, order="C") for each in inputs), *outputs]
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+        getattr(library, f"f{numbers[formula]}")(ctypes.c_longlong(expected[0].size), *pointers)
+        for output, right in zip(outputs, expected, strict=True):
+            single = right.dtype.itemsize < 8
+            np.testing.assert_allclose(
+                output,
+                right,
+                rtol=2e-4 if single else 1e-10,
+                atol=2e-5 if single else 1e-12,
+                err_msg=f"{formula.name}\n{formula.body}",
+            )
+        checked.add(formula.name)
+
+    assert len({name for name in checked if not name.endswith("_pullback")}) >= 95
+    assert len({name for name in checked if name.endswith("_pullback")}) >= 60
+
+
+def test_every_elementwise_operation_has_scalar_code_or_is_known_to_have_none():
+    elementwise = {op.name for op in VOCABULARY.values() if op.kind is Kind.ELEMENTWISE}
+    found = {formula.name for formula, _, _ in cases()}
+
+    assert elementwise - found == WITHOUT
+
+
+def test_what_is_computed_twice_is_written_once():
+    writer = ScalarCode(VOCABULARY, "float32")
+    x = writer.argument("x")
+
+    result = writer.exp(x * 2.0) + writer.exp(x * 2.0)
+
+    assert writer.text({"y": result}).count("exp(") == 1
+
+
+def test_numbers_keep_the_width_of_the_elements():
+    single, double = (forward(VOCABULARY["gelu"], VOCABULARY, [d], {}).body for d in FLOATS)
+
+    assert "0.5f" in single
+    assert "double" not in single
+    assert "0.5f" not in double
+
+
+@pytest.mark.parametrize(
+    ("name", "dtypes", "why"),
+    [
+        ("sin", ["complex64"], "real floating dtypes"),
+        ("add", ["float32", "float64"], "expected one floating dtype"),
+        ("sum", ["float32"], "no expression in C\\+\\+"),
+    ],
+)
+def test_what_has_no_formula_says_why(name, dtypes, why):
+    with pytest.raises(NoScalarCode, match=why):
+        forward(VOCABULARY[name], VOCABULARY, dtypes, {})
+
+
+def test_a_branch_on_the_value_of_an_element_is_refused():
+    x = ScalarCode(VOCABULARY, "float32").argument("x")
+
+    with pytest.raises(NoScalarCode, match="branches by Python's if"):
+        bool(x > 0)
