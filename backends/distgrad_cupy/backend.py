@@ -11,8 +11,10 @@ from typing import Any
 import cupy
 import numpy as np
 
+from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
-from distgrad_cupy import special
+from distgrad.backends_in_force import kernels_of
+from distgrad_cupy import elementwise, special
 
 
 class CuPyBackend(ArrayModuleBackend):
@@ -20,6 +22,7 @@ class CuPyBackend(ArrayModuleBackend):
 
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
+        self.pullback = elementwise.Pullbacks()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a CuPy array; what lies in host memory is copied to the device."""
@@ -84,7 +87,15 @@ def _astype(x: Any, dtype: Any) -> Any:
     return x.astype(dtype)
 
 
+def _has(name: str) -> bool:
+    return name in ("astype", *special.KERNELS, *ADAPTERS) or hasattr(cupy, name)
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
     **special.KERNELS,
+    **{
+        op.name: elementwise.fused(op, lambda: kernels_of("cupy"))
+        for op in elementwise.operations(_has)
+    },
 }

@@ -39,6 +39,10 @@ class Kernels:
         The complex dtypes as the backend's arrays spell them.
     table : dict of Op to callable
         The kernel of each operation.
+    pullback : callable or None
+        ``pullback(op, g, y, xs, params, needs)``: the cotangents of an elementwise operation, as a
+        backend computes them in one piece, or None where the operation's rule has to. Backends may
+        have one; it takes what rules take.
     recorded : namespace
         The same vocabulary as recorded operations on tensors; set by the evaluator.
     keeps_zeros : bool
@@ -56,6 +60,7 @@ class Kernels:
         self.complex_dtypes: frozenset[Any] = frozenset(
             backend.asarray(0.0, dtype=dtype).dtype for dtype in (complex64, complex128)
         )
+        self.pullback: Callable[..., Any] | None = getattr(backend, "pullback", None)
         self.recorded: Any = None
         self.table: dict[Op, Callable[..., Any]] = {}
         # All at once, and no __getattr__, which would slow each of the rules' look-ups.

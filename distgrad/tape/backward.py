@@ -13,7 +13,7 @@ from distgrad.ops.elementwise.selection import MULTIPLY_NO_NAN, WHERE
 from distgrad.ops.picking.gathering import Rows, sum_with_rows
 from distgrad.tensor import Tensor
 
-Final = Callable[[int, Any], None]
+Final = Callable[[int, Any], bool | None]
 
 
 def connected_to(records: Collection[Any], sources: Collection[int]) -> set[int]:
@@ -44,7 +44,7 @@ def first_uses(records: Collection[Any], sources: Collection[int]) -> dict[int, 
     return uses
 
 
-def backpropagate(
+def backpropagate(  # noqa: PLR0915  a call more for each record would cost 2 % of a walk
     records: list[Any],
     cotangents: dict[int, Any],
     sources: Collection[int],
@@ -73,7 +73,8 @@ def backpropagate(
         Whether to take each record off the list, which frees what it keeps as soon as it was used.
     on_final : callable, optional
         ``on_final(identity, cotangent)``, called as soon as no record can add to a source any more;
-        the cotangent is None where no target depends on the source.
+        the cotangent is None where no target depends on the source. If it returns True it has taken
+        the cotangent, of which nothing is held any longer.
 
     Returns
     -------
@@ -86,7 +87,8 @@ def backpropagate(
     if on_final:
         uses = first_uses(records, sources)
         for key in set(sources).difference(*uses.values()):
-            on_final(key, cotangents.get(key))
+            if on_final(key, cotangents.get(key)):
+                del cotangents[key]
     mine: set[int] = set()  # cotangents whose buffer this walk made: it may add in place
     masked = False
     position = len(records)
@@ -115,8 +117,11 @@ def backpropagate(
             if masked or op is WHERE or op is MULTIPLY_NO_NAN:
                 masked, xp = True, _keeping_zeros(op, xp)
             if connected is None or any(needs):
+                terms = None
+                if kernels.pullback is not None and xp is kernels and op.kind is Kind.ELEMENTWISE:
+                    terms = kernels.pullback(op, g, y, xs, params, needs)
                 try:
-                    terms = op.vjp(xp, g, y, xs, params, needs)
+                    terms = terms or op.vjp(xp, g, y, xs, params, needs)
                 except NonFiniteError as error:
                     _name_operation(error, op, output)
                     raise
@@ -135,7 +140,9 @@ def backpropagate(
                             mine.add(key)
         if uses and on_final:
             for key in uses.get(position, ()):
-                on_final(key, cotangents.get(key))
+                if on_final(key, cotangents.get(key)):
+                    terms = term = g = None  # which may be the same array
+                    del cotangents[key]
     for key in sources:
         if key in cotangents:
             results[key] = cotangents[key]

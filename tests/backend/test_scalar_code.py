@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from distgrad.backend import scalar_code
-from distgrad.backend.scalar_code import NoScalarCode, ScalarCode, forward, pullback
-from distgrad.core.op import Keep, Kind
-from distgrad.eager import kernels_of
+from distgrad.backend.scalar_code import NoScalarCode, ScalarCode, forward
+from distgrad.core.op import Kind
 from distgrad.ops import VOCABULARY
-from distgrad.testing.samples import samples
+from distgrad.testing.formulas import cases
 
-FLOATS = (np.dtype("float32"), np.dtype("float64"))
+FLOATS = ("float32", "float64")
 
 # Elementwise operations without scalar code: complex or integer ones, moves, and functions for
 # which C++ has no name.
@@ -29,62 +28,6 @@ WITHOUT = set(
     "gammaincinv gammainccinv gammainc_ratio gamma_carried "
     "betainc betaincc betaincinv jv iv ive yv kv kve expn".split()
 )
-
-
-def real_samples():
-    """Yield elementwise samples on real floating arrays, by one for each floating dtype."""
-    for sample in samples():
-        if VOCABULARY[sample.operation].kind is not Kind.ELEMENTWISE:
-            continue
-        arrays = [np.asarray(each) for each in sample.operands]
-        if not all(array.dtype.kind in "fb" for array in arrays):
-            continue
-        for dtype in FLOATS:
-            yield sample, [a if a.dtype.kind == "b" else a.astype(dtype) for a in arrays]
-
-
-def cases():
-    """Return (formula, its inputs, expected outputs), forward and back, for every such sample."""
-    kernels = kernels_of("numpy")
-    found = []
-    for sample, arrays in real_samples():
-        op = VOCABULARY[sample.operation]
-        try:
-            formula = forward(op, VOCABULARY, [a.dtype for a in arrays], sample.params)
-        except NoScalarCode:
-            continue
-        with np.errstate(all="ignore"):
-            y = np.asarray(getattr(kernels, op.name)(*arrays, **sample.params))
-        found.append((formula, [np.broadcast_to(a, y.shape) for a in arrays], [y]))
-        found.extend(back(op, kernels, arrays, y, sample.params))
-    return found
-
-
-def back(op, kernels, arrays, y, params):
-    """Yield the same for the pullback of an operation whose VJP reads arrays."""
-    if op.vjp is None or y.dtype.kind != "f":
-        return
-    whole = [np.array(np.broadcast_to(a, y.shape), order="C") for a in arrays]
-    g = np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)
-    needs = [a.dtype.kind == "f" for a in whole]
-    if isinstance(op.keep, tuple):
-        read = {p for need, reads in zip(needs, op.keep, strict=True) if need for p in reads}
-    else:
-        read = range(len(whole)) if op.keep in (Keep.INPUTS, Keep.BOTH) else ()
-    xs = [a if place in read else None for place, a in enumerate(whole)]
-    kept = y if op.keep in (Keep.OUTPUT, Keep.BOTH) else None
-    dtypes = [None if a is None else a.dtype for a in xs]
-    try:
-        own = None if kept is None else kept.dtype
-        formula = pullback(op, VOCABULARY, dtypes, own, g.dtype, params, needs)
-    except NoScalarCode:
-        return
-    given = tuple(xs) if read else None
-    with np.errstate(all="ignore"):
-        terms = op.vjp(kernels, g, kept, given, params, needs)
-    inputs = [each for each in (g, kept, *xs) if each is not None]
-    expected = [t for t, need in zip(terms, needs, strict=True) if need and t is not None]
-    yield formula, inputs, [np.broadcast_to(np.asarray(t), y.shape) for t in expected]
 
 
 def source_of(number, formula):
@@ -107,7 +50,7 @@ def source_of(number, formula):
 
 
 def test_formulas_on_the_host_compute_what_the_kernels_do(compiled_cxx):
-    found = cases()
+    found = list(cases(FLOATS))
     numbers = {formula: number for number, (formula, _, _) in enumerate(found)}
     texts = [source_of(number, formula) for formula, number in numbers.items()]
     library = compiled_cxx("#include <cmath>\nusing namespace std;\n" + "".join(texts))
@@ -118,7 +61,7 @@ def test_formulas_on_the_host_compute_what_the_kernels_do(compiled_cxx):
             np.empty(each.shape, dtype)
             for each, (_, dtype) in zip(expected, formula.outputs, strict=True)
         ]
-        arrays = [*(np.array(each, order="C") for each in inputs), *outputs]
+        arrays = [*inputs, *outputs]
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
         getattr(library, f"f{numbers[formula]}")(ctypes.c_longlong(expected[0].size), *pointers)
         for output, right in zip(outputs, expected, strict=True):
@@ -138,7 +81,7 @@ def test_formulas_on_the_host_compute_what_the_kernels_do(compiled_cxx):
 
 def test_every_elementwise_operation_has_scalar_code_or_is_known_to_have_none():
     elementwise = {op.name for op in VOCABULARY.values() if op.kind is Kind.ELEMENTWISE}
-    found = {formula.name for formula, _, _ in cases()}
+    found = {formula.name for formula, _, _ in cases(FLOATS)}
 
     assert elementwise - found == WITHOUT
 
