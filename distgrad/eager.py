@@ -27,6 +27,7 @@ from distgrad.core.op import Op, Spec
 from distgrad.core.seam import LISTENERS, OPEN_KEEPERS, VALUES, bind_evaluator
 from distgrad.dtypes import DType, as_dtype, complex64, complex128, is_differentiable, result_type
 from distgrad.entering import (
+    HOME,
     SCALARS,
     as_host,
     asarray,
@@ -233,7 +234,7 @@ def _admitted(op: Op, kernels: Kernels, value: Any) -> Any:
     if kernels.backend.owns(value):
         return asarray_raw(kernels, value)
     if isinstance(value, np.ndarray):
-        if value.ndim and not _takes_numpy(kernels):
+        if value.ndim and not _takes_numpy(kernels) and HOME.get() is None:
             _refuse_mixture(op, kernels.backend, load("numpy"))
     elif not kernels.level and (other := kernels_owning([value])):
         _refuse_mixture(op, kernels.backend, other.backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ from distgrad.ops.shaping.structure import stack
 from distgrad.tensor import Operators, Tensor
 
 SCALARS = (bool, int, float, complex)  # Python's numbers, which kernels take as they are
+
+
+# The innermost of NumPy's functions at work on tensors, and the vocabulary where it computes: its
+# constants, NumPy arrays, go there. Outside of them NumPy arrays stay where they are, and meet
+# those of another backend in an error.
+HOME: ContextVar[tuple[Kernels, Any] | None] = ContextVar("distgrad_home", default=None)
 
 
 def kernels_owning(values: list[Any]) -> Kernels | None:

@@ -225,9 +225,9 @@ class IndexedSlices(Operators):
     def __pos__(self) -> IndexedSlices:
         return self
 
-    def astype(self, dtype: DTypeLike) -> IndexedSlices:
+    def astype(self, dtype: DTypeLike, *rules: Any, **options: Any) -> IndexedSlices:
         """Return the rows in another dtype."""
-        return made(self.values.astype(dtype), self.indices, self.dense_shape)
+        return made(self.values.astype(dtype, *rules, **options), self.indices, self.dense_shape)
 
     def to(self, *, backend: Any = None, device: str | None = None) -> IndexedSlices:
         """Return the rows on another backend or device; see `Tensor.to`."""

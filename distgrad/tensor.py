@@ -8,22 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.array_methods import ArrayMethods
 from distgrad.backend.kernels import Kernels
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS, apply
-from distgrad.dtypes import DType, DTypeLike, as_dtype
+from distgrad.dtypes import DType, as_dtype
 from distgrad.interchange import Interchange
 from distgrad.operators import PythonOperators
 from distgrad.ops import VOCABULARY
-from distgrad.ops.elementwise import complex_numbers
-from distgrad.ops.reducing import reductions
-from distgrad.ops.shaping import structure
 from distgrad.ops.shaping.arrangement import unstack
 
 new_key = count(1).__next__  # identities: never 0, which means "a constant"
 
 
-class Operators(PythonOperators, Interchange):
+class Operators(PythonOperators, ArrayMethods, Interchange):
     """Python's operators and the array methods, for whatever can be read as a tensor."""
 
     __slots__ = ()
@@ -83,16 +81,16 @@ class Operators(PythonOperators, Interchange):
         host = tensor.kernels.backend.to_host(tensor.array)
         return host[()] if host.ndim == 0 else np.array(host)
 
-    def item(self) -> Any:
-        """Return the one element as a Python scalar.
+    def item(self, *position: Any) -> Any:
+        """Return the one element, or that at a position, as a Python scalar.
 
         Raises
         ------
         ValueError
-            If there is not exactly one.
+            If no position is given, and there is not exactly one element.
         """
         self._leave()
-        return self._host().item()
+        return self._host().item(*position)
 
     def tolist(self) -> Any:
         """Return the values as nested Python lists, or as a scalar for no dimensions."""
@@ -176,52 +174,6 @@ class Operators(PythonOperators, Interchange):
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return _numpy_function(function, args, kwargs)
-
-    # --- array methods --------------------------------------------------------------------------
-
-    @property
-    def T(self) -> Any:
-        """The matrix transpose of a two-dimensional value."""
-        return structure.permute_dims(self, tuple(reversed(range(self.ndim))))
-
-    @property
-    def mT(self) -> Any:
-        """The value with its last two axes exchanged."""
-        return structure.matrix_transpose(self)
-
-    @property
-    def real(self) -> Any:
-        """The real part."""
-        return complex_numbers.real(self)
-
-    @property
-    def imag(self) -> Any:
-        """The imaginary part."""
-        return complex_numbers.imag(self)
-
-    def astype(self, dtype: DTypeLike) -> Any:
-        """Return the value in another dtype; see `distgrad.astype`."""
-        return structure.astype(self, dtype)
-
-    def reshape(self, *shape: Any) -> Any:
-        """Return the elements in another shape, given as one tuple or as several integers."""
-        return structure.reshape(self, shape[0] if len(shape) == 1 else shape)
-
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """Return the sum over axes; see `distgrad.sum`."""
-        return reductions.sum(self, axis=axis, keepdims=keepdims)
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """Return the mean over axes; see `distgrad.mean`."""
-        return reductions.mean(self, axis=axis, keepdims=keepdims)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """Return the largest element over axes; see `distgrad.max`."""
-        return reductions.max(self, axis=axis, keepdims=keepdims)
-
-    def min(self, axis: Any = None, keepdims: bool = False) -> Any:
-        """Return the smallest element over axes; see `distgrad.min`."""
-        return reductions.min(self, axis=axis, keepdims=keepdims)
 
     # --- printing -------------------------------------------------------------------------------
 

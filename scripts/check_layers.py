@@ -21,7 +21,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: ("core", "errors"),
     2: ("backend", "shapes", "dtypes", "promotion", "tree", "windows"),
     3: ("ops",),
-    4: ("operators", "interchange", "tensor", "linalg", "fft", "special"),
+    4: ("operators", "array_methods", "interchange", "tensor", "linalg", "fft", "special"),
     5: (
         *("backends_in_force", "namespace_info", "entering", "autocasting", "eager", "variable"),
         *("sparse", "numpy_functions", "batching", "data", "debug", "random"),

@@ -421,9 +421,9 @@ def test_a_ufunc_is_the_operation_of_its_meaning(ufunc, function):
         lambda t: np.add(t, 1.0, out=np.zeros(3)),
         lambda t: np.add(t, 1.0, where=[True, False, True]),
         lambda t: np.add.at(t, [0], 1.0),
-        np.hypot.reduce,
+        lambda t: np.hypot.reduce(t, where=[True, False, True]),
     ],
-    ids=["out=", "where=", "at", "a reduction that is none of the vocabulary's"],
+    ids=["out=", "where=", "at", "where= of a reduction without a neutral number"],
 )
 def test_what_a_ufunc_cannot_do_here_is_an_error_and_no_silent_array(call):
     with pytest.raises(TypeError):

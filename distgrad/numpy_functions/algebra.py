@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from distgrad import fft, linalg
-from distgrad.numpy_functions.arguments import as_axis, as_tensor, flag, given, refuse_out
+from distgrad.numpy_functions.arguments import as_axis, as_tensor, flag, given, host, refuse_out
+from distgrad.ops.elementwise.complex_numbers import real
 
 _ARRAY_NAMES = ("a", "A", "x", "x1", "b", "x2")
 
@@ -41,9 +44,35 @@ def _irfftn(a: Any, s: Any = None, axes: Any = None, norm: Any = None, out: Any 
     return fft.irfftn(as_tensor(a), s, axes, norm)
 
 
+def _real_where_all_are(values: Any, a: Any) -> bool:
+    """Return whether NumPy returns real eigenvalues: those of a real matrix, if all are real.
+
+    In a traced function, where nobody knows, they stay complex.
+    """
+    return (
+        np.dtype(a.dtype).kind != "c"
+        and not values.read().kernels.level
+        and not np.any(host(values).imag)
+    )
+
+
+def _eigvals(a: Any) -> Any:
+    matrix = as_tensor(a)
+    values = linalg.eigvals(matrix)
+    return real(values) if _real_where_all_are(values, matrix) else values
+
+
+def _eig(a: Any) -> Any:
+    matrix = as_tensor(a)
+    values, vectors = linalg.eig(matrix)
+    if _real_where_all_are(values, matrix):
+        values, vectors = real(values), real(vectors)
+    return linalg.EigResult(values, vectors)
+
+
 _TWO = frozenset("cross lstsq outer solve tensordot tensorsolve vecdot matmul".split())
 _LINALG = (
-    "cholesky cond cross det diagonal eig eigh eigvals eigvalsh inv lstsq matmul matrix_norm "
+    "cholesky cond cross det diagonal eigh eigvalsh inv lstsq matmul matrix_norm "
     "matrix_power matrix_rank matrix_transpose outer pinv qr slogdet solve svd svdvals tensordot "
     "tensorinv tensorsolve trace vecdot vector_norm"
 ).split()
@@ -56,6 +85,8 @@ LINALG: dict[str, Callable[..., Any]] = {
         name: _as_numpy_calls(name, getattr(linalg, name), 2 if name in _TWO else 1)
         for name in _LINALG
     },
+    "eig": _eig,
+    "eigvals": _eigvals,
     "norm": _norm,
     "multi_dot": _multi_dot,
 }

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from distgrad.eager import asarray
-from distgrad.ops.shaping.structure import stack
+from distgrad.backend.kernels import Kernels
+from distgrad.core.op import Kind, Op
+from distgrad.core.seam import LISTENERS
+from distgrad.eager import asarray, asarray_raw, emit
+from distgrad.entering import HOME
+from distgrad.errors import DistgradError, MixedBackendError
+from distgrad.ops.shaping.structure import astype, stack
 from distgrad.tensor import Operators, Tensor
 
 NoValue = np._NoValue  # NumPy's mark of an argument that was not given
@@ -34,13 +42,102 @@ def refuse_out(name: str, out: Any) -> None:
 
 
 def as_tensor(value: Any) -> Any:
-    """Return a tensor or variable as it is, else a tensor; of lists in the dtype of NumPy's."""
+    """Return an operand as a tensor: what is one as it is, lists in the dtype that NumPy gives.
+
+    Raises
+    ------
+    MixedBackendError
+        If it is a NumPy array, and the function's tensors belong to another backend.
+    """
+    if isinstance(value, Operators):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim:
+        home = HOME.get()
+        if home is not None and not _takes_numpy(home[0]):
+            function, backend = name_of(home[1]), home[0].backend.name
+            raise MixedBackendError(
+                f"np.{function}: an operand is a NumPy array, another belongs to the backend "
+                f"{backend!r}; move one of them first, such as dg.asarray(a, backend={backend!r})"
+            )
+    return as_parameter(value)
+
+
+def as_operand(value: Any) -> Any:
+    """Return an operand, where Python's numbers stay what they are: they decide no dtype."""
+    return value if type(value) in (bool, int, float, complex) else as_tensor(value)
+
+
+def as_parameter(value: Any) -> Any:
+    """Return what NumPy takes as an array beside its operands as a tensor where those are.
+
+    Weights, sample points, conditions and constants: NumPy arrays are moved.
+    """
     if isinstance(value, Operators):
         return value
     if isinstance(value, (list, tuple)):
-        parts = tensors_in(value)
-        return stack([as_tensor(part) for part in value]) if parts else asarray(np.asarray(value))
-    return asarray(value)
+        if tensors_in(value):
+            return stack([as_parameter(part) for part in value])
+        value = np.asarray(value)
+    home = HOME.get()
+    if home is None:
+        return asarray(value)
+    kernels = home[0]
+    if kernels.level:
+        return Tensor(asarray_raw(kernels, value), kernels)
+    return asarray(value, backend=kernels.backend)
+
+
+def as_condition(value: Any) -> Any:
+    """Return what NumPy takes as a condition as an array or tensor of bool."""
+    if isinstance(value, (np.ndarray, Operators)) and value.dtype == np.bool_:
+        return value
+    return astype(as_parameter(value), np.bool_)
+
+
+def _takes_numpy(kernels: Kernels) -> bool:
+    return kernels.level > 0 or kernels.backend.name == "numpy"
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Run a function of the user's within a ``with`` block, where operands do not mix."""
+    token = HOME.set(None)
+    try:
+        yield
+    finally:
+        HOME.reset(token)
+
+
+def called(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return what a function of the user's returns."""
+    with outside():
+        return function(*arguments, **options)
+
+
+def home_of(arguments: Iterable[Any], options: dict[str, Any]) -> Kernels | None:
+    """Return the vocabulary where a function of tensors computes: on the highest level of them."""
+    best = None
+    for each in (*arguments, *options.values()) if options else arguments:
+        if isinstance(each, Operators):
+            found = [each.read()]
+        elif isinstance(each, (list, tuple, dict)):
+            found = tensors_in(each)
+        else:
+            continue
+        for tensor in found:
+            if best is None or tensor.kernels.level > best.level:
+                best = tensor.kernels
+    return best
+
+
+@cache
+def name_of(function: Callable[..., Any]) -> str:
+    """Return a function's name behind ``np.``, with its module where it is not NumPy's own."""
+    name = getattr(function, "__name__", str(function))
+    if isinstance(function, np.ufunc) or getattr(np, name, None) is function:
+        return name
+    module = getattr(function, "__module__", "") or ""
+    return f"{module.removeprefix('numpy').lstrip('.')}.{name}".lstrip(".")
 
 
 def host(value: Any) -> np.ndarray[Any, Any]:
@@ -57,6 +154,31 @@ def hosted(value: Any) -> Any:
     if type(value) is dict:
         return {name: hosted(each) for name, each in value.items()}
     return value
+
+
+def known_values(
+    function: str,
+    value: Any,
+    *,
+    decided: str = "the shape of the result depends",
+    remedy: str = "compute it outside of the transformed function, or mask with np.where",
+) -> Any:
+    """Return values on the host, which decide what there is to compute.
+
+    Raises
+    ------
+    TraceError, BatchedValueError
+        If a transformation stands for them, which does not know them yet.
+    """
+    try:
+        return hosted(value)
+    except DistgradError as error:
+        home = HOME.get()
+        name = function if home is None else name_of(home[1])  # one may stand on another
+        raise type(error)(
+            f"np.{name}: {decided} on values, which are not known yet in a traced function "
+            f"and differ from example to example in vmap; {remedy}"
+        ) from error
 
 
 def as_axis(axis: Any) -> Any:
@@ -78,10 +200,40 @@ def one_axis(name: str, axis: Any, ndim: int) -> int:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Return the tensors in a nest of arguments, in their order."""
+    found: list[Tensor] = []
+    _gather(value, found)
+    return found
+
+
+def _gather(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Operators):
-        return [value.read()]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [found for each in value for found in tensors_in(each)]
-    return []
+        found.append(value.read())
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _gather(each, found)
+    elif isinstance(value, dict):
+        for each in value.values():
+            _gather(each, found)
+
+
+def is_followed(tensors: list[Tensor]) -> bool:
+    """Return whether a tape that listens differentiates one of some tensors."""
+    return any(listener.follows(t.key) for listener in LISTENERS.get() for t in tensors)
+
+
+def cut(name: str, inputs: list[Tensor], result: Any) -> Any:
+    """Return arrays as tensors, and let tapes know what they came from, and that it was cut."""
+    if isinstance(result, tuple):
+        parts = [cut(name, inputs, each) for each in result]
+        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+    if not isinstance(result, np.ndarray) or result.dtype.kind not in "biufc":
+        return result
+    kernels = inputs[0].kernels
+    tensor = Tensor(kernels.backend.asarray(result), kernels)
+    if is_followed(inputs):
+        emit(Op(name, Kind.OPAQUE, _unforetold), inputs, tensor)
+    return tensor
+
+
+def _unforetold(*specs: Any, **params: Any) -> Any:
+    raise TypeError("a function of NumPy is computed on the host; it is never traced")

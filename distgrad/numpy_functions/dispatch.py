@@ -8,41 +8,58 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.core.op import Kind, Op
-from distgrad.core.seam import LISTENERS, apply
+from distgrad.core.seam import apply
 from distgrad.dtypes import is_complex
-from distgrad.eager import emit
-from distgrad.errors import DTypeError
+from distgrad.entering import HOME
+from distgrad.errors import DistgradError, DTypeError
 from distgrad.numpy_functions import (
     algebra,
+    applying,
+    inventory,
     ordering,
     padding,
+    polynomials,
     products,
+    quantiles,
     ranges,
     reductions,
+    searching,
     selecting,
+    sets,
     shaping,
     signals,
     special,
     ufuncs,
 )
-from distgrad.numpy_functions.arguments import hosted, refuse_out, tensors_in
+from distgrad.numpy_functions.arguments import (
+    as_operand,
+    cut,
+    home_of,
+    hosted,
+    is_followed,
+    name_of,
+    refuse_out,
+    tensors_in,
+)
 from distgrad.ops import VOCABULARY
 from distgrad.ops.elementwise.complex_numbers import imag, real
 from distgrad.ops.shaping.structure import astype
-from distgrad.tensor import Operators, Tensor, bind_numpy
+from distgrad.tensor import Operators, bind_numpy
 
-_FAMILIES = (reductions, shaping, ordering, selecting, signals, padding, ranges, products)
-
-# Whose value is a step, an order, a number of things or a text: no derivative, on purpose.
-_WITHOUT_DERIVATIVE = frozenset(
-    "allclose argpartition argsort argwhere array2string array_equal array_equiv array_repr "
-    "array_str bincount can_cast common_type count_nonzero digitize flatnonzero histogram "
-    "histogram2d histogram_bin_edges histogramdd in1d intersect1d isclose iscomplex iscomplexobj "
-    "isin isneginf isposinf isreal isrealobj lexsort may_share_memory min_scalar_type nanargmax "
-    "nanargmin nonzero packbits result_type save savetxt savez savez_compressed searchsorted "
-    "setdiff1d setxor1d shares_memory union1d unique unique_all unique_counts unique_inverse "
-    "unique_values unpackbits".split()
+_FAMILIES = (
+    reductions,
+    shaping,
+    ordering,
+    selecting,
+    quantiles,
+    signals,
+    padding,
+    ranges,
+    products,
+    polynomials,
+    applying,
+    searching,
+    sets,
 )
 
 
@@ -76,18 +93,40 @@ def call(function: Callable[..., Any], arguments: Any, options: dict[str, Any]) 
     """
     implementation = _table().get(function)
     if implementation is not None:
-        return implementation(*arguments, **options)
-    name = getattr(function, "__name__", str(function))
-    found = tensors_in([list(arguments), options])
-    if name not in _WITHOUT_DERIVATIVE and _is_followed(found):
+        kernels = home_of(arguments, options)
+        token = HOME.set((kernels, function) if kernels is not None else HOME.get())
+        try:
+            return implementation(*arguments, **options)
+        finally:
+            HOME.reset(token)
+    name = name_of(function)
+    found = tensors_in([arguments, options])
+    if name not in inventory.CUT and is_followed(found):
+        reason = inventory.REFUSED.get(name, "the derivative of this function is not known")
         raise TypeError(
-            f"np.{name}: a tape watches an argument, but the derivative of this function is not "
-            "known; take t.numpy() or dg.stop_gradient(t) to cut on purpose, or write it with "
-            "functions that have one"
+            f"np.{name}: a tape watches an argument, but {reason}; take t.numpy() or "
+            "dg.stop_gradient(t) to cut on purpose, or write it with functions that have a "
+            "derivative"
         )
     refuse_out(name, options.get("out"))
-    result = function(*hosted(list(arguments)), **hosted(options))
-    return _cut(f"numpy.{name}", found, result)
+    return cut(f"numpy.{name}", found, _on_host(f"np.{name}", function, arguments, options))
+
+
+def _on_host(
+    name: str, function: Callable[..., Any], arguments: Any, options: dict[str, Any]
+) -> Any:
+    """Return what NumPy computes of the values.
+
+    Raises
+    ------
+    TraceError, BatchedValueError
+        If a transformation stands for them, and there are none yet.
+    """
+    try:
+        numbers, named = hosted(list(arguments)), hosted(options)
+    except DistgradError as error:
+        raise type(error)(f"{name} is computed on the host, from values: {error}") from error
+    return function(*numbers, **named)
 
 
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, options: dict[str, Any]) -> Any:
@@ -99,9 +138,15 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, options: dict[str, Any
         If ``out`` or ``where`` is given, or a tape watches an argument and the derivative of the
         ufunc is not known.
     """
-    if method == "__call__":
-        return _call(ufunc, *inputs, **options)
-    return ufuncs.method(ufunc, method, lambda *a, **o: _call(ufunc, *a, **o), *inputs, **options)
+    kernels = home_of(inputs, options)
+    token = HOME.set((kernels, ufunc) if kernels is not None else HOME.get())
+    try:
+        if method == "__call__":
+            return _call(ufunc, *inputs, **options)
+        call = partial(_call, ufunc)
+        return ufuncs.method(ufunc, method, call, *inputs, **options)
+    finally:
+        HOME.reset(token)
 
 
 def _call(
@@ -124,16 +169,18 @@ def _call(
     ):
         function = None
     if function is not None:
+        if any(isinstance(each, np.ndarray) for each in inputs):
+            inputs = tuple(as_operand(each) for each in inputs)  # of one backend, or an error
         result = function(*inputs)
     else:
         found = tensors_in(list(inputs))
-        if _is_followed(found) and name not in _STEPS:
+        if is_followed(found) and name not in _STEPS:
             raise TypeError(
                 f"{_full_name(ufunc)}: a tape watches an argument, but the derivative of this "
                 "ufunc is not known; take t.numpy() or dg.stop_gradient(t) to cut on purpose"
             )
-        outcome = ufunc(*hosted(list(inputs)), **options)
-        result = _cut(_full_name(ufunc, numpy="numpy"), found, outcome)
+        outcome = _on_host(_full_name(ufunc), ufunc, inputs, options)
+        result = cut(_full_name(ufunc, numpy="numpy"), found, outcome)
     if dtype is None or isinstance(result, tuple):
         return result
     if np.dtype(dtype).kind not in "biufc":
@@ -163,7 +210,7 @@ def _full_name(ufunc: np.ufunc, *, numpy: str = "np") -> str:
 
 
 # Ufuncs with steps, or of integers.
-_STEPS = frozenset("frexp gammasgn gcd heaviside isnat lcm spacing".split())
+_STEPS = frozenset("gammasgn gcd isnat lcm spacing".split())
 
 # The vocabulary's names where NumPy's ufuncs have others.
 _NAMES = {
@@ -186,28 +233,6 @@ _NAMES = {
     "right_shift": "bitwise_right_shift",
     "vecdot": "",
 }
-
-
-def _is_followed(tensors: list[Tensor]) -> bool:
-    return any(listener.follows(t.key) for listener in LISTENERS.get() for t in tensors)
-
-
-def _cut(name: str, inputs: list[Tensor], result: Any) -> Any:
-    """Return arrays as tensors, and let tapes know what they came from, and that it was cut."""
-    if isinstance(result, tuple):
-        parts = [_cut(name, inputs, each) for each in result]
-        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
-    if not isinstance(result, np.ndarray) or result.dtype.kind not in "biufc":
-        return result
-    kernels = inputs[0].kernels
-    tensor = Tensor(kernels.backend.asarray(result), kernels)
-    if _is_followed(inputs):
-        emit(Op(name, Kind.OPAQUE, _unforetold), inputs, tensor)
-    return tensor
-
-
-def _unforetold(*specs: Any, **params: Any) -> Any:
-    raise TypeError("a function of NumPy is computed on the host; it is never traced")
 
 
 bind_numpy(call, call_ufunc)

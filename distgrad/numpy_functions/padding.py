@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.numpy_functions.arguments import (
-    as_tensor,
-    hosted,
-)
+from distgrad.numpy_functions.arguments import as_parameter, as_tensor, hosted, tensors_in
 from distgrad.ops.elementwise.arithmetic import add, multiply, subtract
 from distgrad.ops.ordering.sorting import sort
 from distgrad.ops.picking.indexing import getitem
@@ -55,10 +52,12 @@ def _widths(pad_width: Any, ndim: int) -> list[tuple[int, int]]:
 
 def _pair(options: dict[str, Any], name: str, place: int, ndim: int, default: Any) -> Any:
     value = options.get(name, default)
-    if value is None or np.ndim(hosted(value)) == 0:
+    if tensors_in(value):  # numbers that are differentiated
+        row = getitem(broadcast_to(as_parameter(value), (ndim, 2)), place)
+        return (getitem(row, 0), getitem(row, 1))
+    if value is None or np.ndim(value) == 0:
         return (value, value)
-    rows = np.broadcast_to(hosted(value), (ndim, 2))
-    return tuple(rows[place].tolist())
+    return tuple(np.broadcast_to(value, (ndim, 2))[place].tolist())
 
 
 def _ends(
@@ -72,7 +71,7 @@ def _ends(
         edge = _part(x, place, 0, 1) if side == 0 else _part(x, place, length - 1, None)
         if mode == "constant":
             value = _pair(options, "constant_values", place, x.ndim, 0)[side]
-            ends.append(broadcast_to(astype(as_tensor(value), x.dtype), shape))
+            ends.append(broadcast_to(astype(as_parameter(value), x.dtype), shape))
         elif mode == "linear_ramp":
             value = _pair(options, "end_values", place, x.ndim, 0)[side]
             steps = np.arange(count, dtype=np.float64) / max(count, 1)
@@ -87,7 +86,7 @@ def _ends(
             part = _part(x, place, 0, some) if side == 0 else _part(x, place, length - some, None)
             ends.append(broadcast_to(_STATISTICS[mode](part, place), shape))
         elif mode == "empty":
-            ends.append(broadcast_to(astype(as_tensor(0), x.dtype), shape))
+            ends.append(broadcast_to(astype(as_parameter(0), x.dtype), shape))
         else:
             raise ValueError(f"pad: mode '{mode}' is not supported")
     return ends

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.numpy_functions.arguments import as_tensor, host, refuse_out
-from distgrad.ops.elementwise.arithmetic import divide, multiply, subtract
+from distgrad.numpy_functions.arguments import as_parameter, as_tensor, refuse_out
+from distgrad.ops.elementwise.arithmetic import divide, maximum, multiply, subtract
 from distgrad.ops.elementwise.complex_numbers import conj, real
 from distgrad.ops.elementwise.selection import clip
 from distgrad.ops.elementwise.transcendental import sqrt
@@ -21,7 +21,13 @@ from distgrad.ops.products.einsum import einsum
 from distgrad.ops.reducing.reductions import mean
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.arrangement import broadcast_arrays, moveaxis
-from distgrad.ops.shaping.structure import concat, expand_dims, matrix_transpose, reshape
+from distgrad.ops.shaping.structure import (
+    astype,
+    concat,
+    expand_dims,
+    matrix_transpose,
+    reshape,
+)
 
 
 def _dot(a: Any, b: Any, out: Any = None) -> Any:
@@ -86,30 +92,30 @@ def _cov(
     if dtype is not None:
         x = x.astype(dtype)
     off = (0 if bias else 1) if ddof is None else ddof
-    count = x.shape[1]
-    weights = None
-    if fweights is not None:
-        weights = np.asarray(fweights, np.float64)
-    if aweights is not None:
-        weights = np.asarray(aweights, np.float64) * (1 if weights is None else weights)
+    weights = _weights(fweights, aweights, np.empty(0, x.dtype).real.dtype)
+    factor: Any
     if weights is None:
-        centre, total = mean(x, axis=1, keepdims=True), float(count)
-        factor = count - off
+        deviation = weighted = subtract(x, mean(x, axis=1, keepdims=True))
+        factor = float(max(x.shape[1] - off, 0))
     else:
-        total = weights.sum()
-        w = weights.astype(np.empty(0, x.dtype).real.dtype)
-        centre = divide(sum_over(multiply(x, w), axis=1, keepdims=True), float(total))
-        if off == 0:
-            factor = total
-        elif aweights is None:
-            factor = total - off
-        else:
-            factor = total - off * (weights * np.asarray(aweights)).sum() / total
-    deviation = subtract(x, centre)
-    weighted = deviation if weights is None else multiply(deviation, w)
+        total = sum_over(weights)
+        centre = divide(sum_over(multiply(x, weights), axis=1, keepdims=True), total)
+        deviation = subtract(x, centre)
+        weighted = multiply(deviation, weights)
+        lost: Any = off
+        if off and aweights is not None:
+            own = astype(as_parameter(aweights), weights.dtype)
+            lost = divide(multiply(sum_over(multiply(weights, own)), off), total)
+        factor = maximum(subtract(total, lost), 0)
     product = matmul(weighted, matrix_transpose(conj(deviation)))
-    scaled = divide(product, float(max(factor, 0.0)))
+    scaled = divide(product, factor)
     return reshape(scaled, ()) if scaled.shape == (1, 1) else scaled
+
+
+def _weights(frequencies: Any, reliabilities: Any, dtype: Any) -> Any:
+    """Return how much each observation counts; None where all count alike."""
+    given = [astype(as_parameter(w), dtype) for w in (frequencies, reliabilities) if w is not None]
+    return None if not given else given[0] if len(given) == 1 else multiply(*given)
 
 
 def _observations(m: Any, rowvar: bool) -> Any:
@@ -131,8 +137,7 @@ def _corrcoef(
     scaled = divide(divide(covariance, expand_dims(spread, axis=-1)), spread)
     if np.dtype(scaled.dtype).kind == "c":
         return scaled
-    # Rounding beyond 1 is taken back without cutting the slope of what is inside.
-    return scaled if np.abs(host(scaled)).max(initial=0.0) <= 1 else clip(scaled, -1.0, 1.0)
+    return clip(scaled, -1.0, 1.0)  # rounding beyond 1 is taken back, as NumPy does
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""NumPy's functions of numbers in a row, polynomials, rounding and angles, on tensors."""
+"""NumPy's functions of numbers in a row, rounding and angles, on tensors."""
 
 from __future__ import annotations
 
@@ -7,38 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.numpy_functions.arguments import (
-    as_tensor,
-    given,
-    host,
+from distgrad.numpy_functions.arguments import as_parameter, as_tensor, given, known_values
+from distgrad.ops.elementwise.arithmetic import (
+    add,
+    divide,
+    multiply,
+    pow,
+    sign,
+    square,
+    subtract,
+    trunc,
 )
-from distgrad.ops.elementwise.arithmetic import add, divide, multiply, pow, square, subtract, trunc
 from distgrad.ops.elementwise.arithmetic import round as rounded
+from distgrad.ops.elementwise.comparison import equal
 from distgrad.ops.elementwise.complex_numbers import imag, real
 from distgrad.ops.elementwise.selection import where as choose
 from distgrad.ops.elementwise.transcendental import atan2, exp, log, sin
-from distgrad.ops.picking.indexing import getitem
-from distgrad.ops.shaping.structure import astype, expand_dims, stack
-
-
-def _polyval(p: Any, x: Any) -> Any:
-    coefficients, at = as_tensor(p), as_tensor(x)
-    result: Any = multiply(at, 0)
-    for place in range(coefficients.shape[0]):
-        result = add(multiply(result, at), getitem(coefficients, place))
-    return result
-
-
-def _vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
-    z = as_tensor(x)
-    count = z.shape[0] if N is None else N
-    powers = np.arange(count) if increasing else np.arange(count)[::-1]
-    return pow(expand_dims(z, axis=-1), powers)
+from distgrad.ops.shaping.structure import astype, stack
+from distgrad.ops.special.bessel import i0
 
 
 def _sinc(x: Any) -> Any:
     z = multiply(as_tensor(x), np.pi)
-    at_zero = host(z) == 0
+    at_zero = equal(z, 0)
     safe = choose(at_zero, 1, z)
     # Near 0 the series: its second derivative there is the right one.
     series = subtract(1, divide(square(z), 6))
@@ -59,7 +50,7 @@ def _linspace(
     gaps = num - 1 if endpoint else num
     share = np.arange(num, dtype=np.float64) / gaps if gaps > 0 else np.zeros(num)
     rows = [add(multiply(first, 1 - float(s)), multiply(last, float(s))) for s in share]
-    result = stack(rows, axis=axis) if rows else as_tensor(np.zeros((0, *first.shape)))
+    result = stack(rows, axis=axis) if rows else as_parameter(np.zeros((0, *first.shape)))
     result = result if dtype is None else astype(result, dtype)
     return (result, divide(subtract(last, first), gaps or np.nan)) if retstep else result
 
@@ -76,18 +67,20 @@ def _geomspace(
     start: Any, stop: Any, num: int = 50, endpoint: bool = True, dtype: Any = None, axis: int = 0
 ) -> Any:
     first, last = as_tensor(start), as_tensor(stop)
-    sign = np.sign(host(first))
+    turned = sign(first)
     logs = _linspace(
-        log(multiply(first, sign)), log(multiply(last, sign)), num, endpoint, axis=axis
+        log(multiply(first, turned)), log(multiply(last, turned)), num, endpoint, axis=axis
     )
-    result = multiply(exp(logs), sign)
+    result = multiply(exp(logs), turned)
     return result if dtype is None else astype(result, dtype)
 
 
 def _real_if_close(a: Any, tol: float = 100) -> Any:
     x = as_tensor(a)
-    closed = np.real_if_close(host(x), tol)
-    return real(x) if closed.dtype.kind != "c" and np.dtype(x.dtype).kind == "c" else x
+    if np.dtype(x.dtype).kind != "c":
+        return x
+    values = known_values("real_if_close", x, decided="whether the result is real depends")
+    return x if np.real_if_close(values, tol).dtype.kind == "c" else real(x)
 
 
 def _fix(x: Any, out: Any = None) -> Any:
@@ -107,8 +100,7 @@ def _around(a: Any, decimals: int = 0, out: Any = None) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "polyval": _polyval,
-    "vander": _vander,
+    "i0": lambda x: i0(as_tensor(x)),
     "sinc": _sinc,
     "angle": _angle,
     "linspace": _linspace,

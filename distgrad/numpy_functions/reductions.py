@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from distgrad.dtypes import is_differentiable
-from distgrad.numpy_functions.arguments import as_axis, as_tensor, flag, given, host, refuse_out
+from distgrad.numpy_functions.arguments import (
+    as_axis,
+    as_condition,
+    as_parameter,
+    as_tensor,
+    flag,
+    given,
+    refuse_out,
+)
 from distgrad.ops.elementwise.arithmetic import (
     add,
     divide,
@@ -18,17 +26,18 @@ from distgrad.ops.elementwise.arithmetic import (
     square,
     subtract,
 )
-from distgrad.ops.elementwise.comparison import isnan, logical_not
+from distgrad.ops.elementwise.comparison import isnan, logical_and, logical_not
 from distgrad.ops.elementwise.complex_numbers import conj, real
 from distgrad.ops.elementwise.selection import where as choose
 from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.reducing import reductions, running
 from distgrad.ops.shaping.structure import astype, broadcast_to, reshape
+from distgrad.tensor import Operators
 
 
 def _masked(a: Any, where: Any, neutral: Any) -> Any:
     """Return a with a neutral number where it does not count."""
-    return choose(where, a, neutral) if given(where) and where is not True else a
+    return choose(as_condition(where), a, neutral) if given(where) and where is not True else a
 
 
 def _sum(
@@ -74,7 +83,7 @@ def _extremum(name: str, reduce: Callable[..., Any], either: Callable[..., Any])
         if given(where) and where is not True:
             if not given(initial):
                 raise ValueError(f"{name}: with where= an initial value is needed; give initial=")
-            a = choose(where, a, initial)
+            a = choose(as_condition(where), as_tensor(a), initial)
         best = reduce(as_tensor(a), axis=as_axis(axis), keepdims=flag(keepdims))
         return either(best, initial) if given(initial) else best
 
@@ -82,10 +91,10 @@ def _extremum(name: str, reduce: Callable[..., Any], either: Callable[..., Any])
 
 
 def _count(shape: tuple[int, ...], where: Any, axis: Any, keepdims: bool) -> Any:
-    """Return how many elements count in each mean: a number, or an array on the host."""
+    """Return how many elements count in each mean: a number, or a tensor of integers."""
     if given(where) and where is not True:
-        counted = np.broadcast_to(host(where), shape)
-        return counted.sum(axis=axis, keepdims=keepdims)
+        counted = broadcast_to(astype(as_parameter(as_condition(where)), np.int64), shape)
+        return reductions.sum(counted, axis=axis, keepdims=keepdims)
     axes = range(len(shape)) if axis is None else np.atleast_1d(axis)
     return int(np.prod([shape[a] for a in axes], dtype=np.int64))
 
@@ -108,7 +117,8 @@ def _in_dtype(count: Any, like: Any) -> Any:
     """Return counts in the precision of what they divide."""
     if not is_differentiable(like.dtype):
         return count
-    return np.asarray(count).astype(np.empty(0, like.dtype).real.dtype)
+    precision = np.empty(0, like.dtype).real.dtype
+    return astype(count, precision) if isinstance(count, Operators) else float(count)
 
 
 def _var(
@@ -135,8 +145,11 @@ def _var(
     is_complex = np.dtype(deviation.dtype).kind == "c"
     squares = real(multiply(deviation, conj(deviation))) if is_complex else square(deviation)
     total = reductions.sum(squares, axis=axes, keepdims=keep)
-    count = np.maximum(_count(x.shape, where, axes, keep) - off, 0)
-    return divide(total, _in_dtype(count, total))
+    count = _count(x.shape, where, axes, keep)
+    if isinstance(count, Operators):
+        return divide(total, maximum(subtract(_in_dtype(count, total), off), 0))
+    # No observations to spare: 0 / 0 is NaN with NumPy's warning, where Python's division raises.
+    return divide(total, float(max(count - off, 0)))
 
 
 def _std(*arguments: Any, **options: Any) -> Any:
@@ -156,9 +169,9 @@ def _average(
     x, axes, keep = as_tensor(a), as_axis(axis), flag(keepdims)
     if weights is None:
         mean = reductions.mean(x, axis=axes, keepdims=keep)
-        total: Any = np.asarray(x.size // max(mean.size, 1), mean.dtype)
+        total: Any = as_parameter(np.asarray(x.size // max(mean.size, 1), mean.dtype))
     else:
-        w = as_tensor(weights)
+        w = as_parameter(weights)
         if w.shape != x.shape:
             if not isinstance(axes, int) or w.shape != (x.shape[axes],):
                 raise ValueError(
@@ -182,7 +195,9 @@ def _known(a: Any, where: Any) -> tuple[Any, Any]:
     """Return a tensor, and where it is a number and counts."""
     x = as_tensor(a)
     known = logical_not(isnan(x))
-    return x, (known if not given(where) or where is True else np.logical_and(host(known), where))
+    if not given(where) or where is True:
+        return x, known
+    return x, logical_and(known, broadcast_to(as_parameter(as_condition(where)), x.shape))
 
 
 def _nansum(
@@ -211,8 +226,9 @@ def _nanextremum(name: str, reduce: Callable[..., Any], either: Callable[..., An
         axes, keep = as_axis(axis), flag(keepdims)
         best = reduce(choose(known, x, worst), axis=axes, keepdims=keep)
         best = either(best, initial) if given(initial) else best
-        anything = np.any(host(known), axis=axes, keepdims=keep) | given(initial)
-        return best if np.all(anything) else choose(anything, best, np.nan)
+        if given(initial):
+            return best
+        return choose(reductions.any(known, axis=axes, keepdims=keep), best, np.nan)
 
     return function
 

@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 
 from distgrad.numpy_functions.arguments import (
+    as_condition,
+    as_operand,
+    as_parameter,
     as_tensor,
+    called,
     given,
-    host,
     hosted,
+    known_values,
     one_axis,
     refuse_out,
 )
 from distgrad.ops.elementwise import selection
-from distgrad.ops.elementwise.arithmetic import add, multiply
-from distgrad.ops.elementwise.comparison import isnan
+from distgrad.ops.elementwise.arithmetic import add, multiply, remainder
+from distgrad.ops.elementwise.comparison import equal, isnan, logical_not, logical_or
+from distgrad.ops.elementwise.complex_numbers import imag, real
 from distgrad.ops.linalg.parts import diag, diagonal
 from distgrad.ops.ordering.searching import nonzero
 from distgrad.ops.picking.along import take_along_axis
@@ -26,6 +31,7 @@ from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.arrangement import moveaxis
 from distgrad.ops.shaping.structure import astype, broadcast_to, concat, reshape
+from distgrad.tensor import Operators
 
 
 def _line(a: Any, axis: Any) -> tuple[Any, int]:
@@ -42,48 +48,54 @@ def _at(x: Any, place: int, index: Any) -> Any:
 def _take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: str = "raise") -> Any:
     refuse_out("take", out)
     x, place = _line(a, axis)
-    positions = np.asarray(hosted(indices))
-    if mode == "wrap":
-        positions = positions % x.shape[place]
-    elif mode == "clip":
-        positions = np.clip(positions, 0, x.shape[place] - 1)
+    if isinstance(indices, Operators):
+        return _at(x, place, _within(indices, x.shape[place], mode))
+    positions = _within(np.asarray(hosted(indices)), x.shape[place], mode)
     return _at(x, place, positions if positions.ndim else int(positions))
+
+
+def _within(positions: Any, length: int, mode: str) -> Any:
+    """Return positions that are kept among those of an axis, arrays or tensors."""
+    if mode == "wrap":
+        return positions % length
+    return np.clip(positions, 0, length - 1) if mode == "clip" else positions
 
 
 def _take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Any:
     x, place = _line(arr, axis)
-    return take_along_axis(x, hosted(indices), axis=place)
+    return take_along_axis(x, as_parameter(indices), axis=place)
 
 
 def _compress(condition: Any, a: Any, axis: Any = None, out: Any = None) -> Any:
     refuse_out("compress", out)
     x, place = _line(a, axis)
-    return _at(x, place, np.flatnonzero(hosted(condition)))
+    return _at(x, place, np.flatnonzero(known_values("compress", condition)))
 
 
 def _extract(condition: Any, arr: Any) -> Any:
-    return _at(reshape(as_tensor(arr), (-1,)), 0, np.flatnonzero(hosted(condition)))
+    where = np.flatnonzero(known_values("extract", condition))
+    return _at(reshape(as_tensor(arr), (-1,)), 0, where)
 
 
 def _delete(arr: Any, obj: Any, axis: Any = None) -> Any:
     x, place = _line(arr, axis)
-    return _at(x, place, np.delete(np.arange(x.shape[place]), hosted(obj)))
+    return _at(x, place, np.delete(np.arange(x.shape[place]), known_values("delete", obj)))
 
 
 def _insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Any:
     x, place = _line(arr, axis)
-    length = x.shape[place]
+    length, obj = x.shape[place], known_values("insert", obj)
     # NumPy's own insertion of marks says where each element comes from.
-    single = np.ndim(hosted(obj)) == 0 and not isinstance(obj, slice)
+    single = np.ndim(obj) == 0 and not isinstance(obj, slice)
     new = as_tensor(values)
     if single:
         many = new.shape[place] if new.ndim == x.ndim else 1
         count = new.size if x.ndim == 1 else many
-        start = operator.index(hosted(obj))
+        start = operator.index(obj)
         start = start + length if start < 0 else start
         marks = np.insert(np.arange(length), [start] * count, -1 - np.arange(count))
     else:
-        where = np.arange(length)[obj] if isinstance(obj, slice) else np.asarray(hosted(obj))
+        where = np.arange(length)[obj] if isinstance(obj, slice) else np.asarray(obj)
         where = np.flatnonzero(where) if where.dtype == np.bool_ else where
         count = where.size
         marks = np.insert(np.arange(length), where, -1 - np.arange(count))
@@ -98,10 +110,10 @@ def _insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Any:
 
 def _where(condition: Any, x: Any = None, y: Any = None, /) -> Any:
     if x is None and y is None:
-        return nonzero(as_tensor(condition))
+        return nonzero(as_parameter(condition))
     if x is None or y is None:
         raise ValueError("where: either both or neither of x and y should be given")
-    return selection.where(hosted(condition) != 0, x, y)
+    return selection.where(as_condition(condition), as_operand(x), as_operand(y))
 
 
 def _select(condlist: Any, choicelist: Any, default: Any = 0) -> Any:
@@ -109,41 +121,62 @@ def _select(condlist: Any, choicelist: Any, default: Any = 0) -> Any:
         raise ValueError(
             f"select: {len(condlist)} conditions and {len(choicelist)} choices; expected as many"
         )
-    result = default
+    result = as_operand(default)
     for condition, choice in zip(condlist[::-1], choicelist[::-1], strict=True):
-        result = selection.where(hosted(condition), choice, result)
+        result = selection.where(as_condition(condition), as_operand(choice), result)
     return result
 
 
 def _choose(a: Any, choices: Sequence[Any], out: Any = None, mode: str = "raise") -> Any:
     refuse_out("choose", out)
-    which = np.asarray(hosted(a))
-    count = len(choices)
-    if mode == "raise" and np.any((which < 0) | (which >= count)):
-        raise ValueError(f"choose: an entry is no choice; expected 0 to {count - 1}")
-    which = which % count if mode == "wrap" else np.clip(which, 0, count - 1)
-    result = choices[0]
+    which, count = as_parameter(a), len(choices)
+    if mode == "raise":
+        values = np.asarray(
+            known_values(
+                "choose", a, decided="with mode='raise' an error depends", remedy="give mode='clip'"
+            )
+        )
+        if np.any((values < 0) | (values >= count)):
+            raise ValueError(f"choose: an entry is no choice; expected 0 to {count - 1}")
+    which = remainder(which, count) if mode == "wrap" else selection.clip(which, 0, count - 1)
+    result = as_tensor(choices[0])
     for place in range(1, count):
-        result = selection.where(which == place, choices[place], result)
-    return add(result, np.zeros(which.shape, np.int8))
+        result = selection.where(equal(which, place), as_operand(choices[place]), result)
+    shape = np.broadcast_shapes(result.shape, which.shape)
+    return result if result.shape == shape else broadcast_to(result, shape)
 
 
 def _piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> Any:
     z = as_tensor(x)
-    conditions = [np.asarray(hosted(each)) for each in condlist]
+    conditions = [as_parameter(as_condition(each)) for each in _conditions(condlist, z.ndim)]
     functions = list(funclist)
     if len(functions) == len(conditions) + 1:
-        conditions.append(~np.any(conditions, axis=0))
+        rest = conditions[0]
+        for condition in conditions[1:]:
+            rest = logical_or(rest, condition)
+        conditions.append(logical_not(rest))
     elif len(functions) != len(conditions):
         raise ValueError(
             f"piecewise: {len(conditions)} conditions and {len(functions)} functions; expected as "
             "many, or one function more for the rest"
         )
-    result = multiply(z, 0)
+    result = broadcast_to(as_parameter(np.zeros((), z.dtype)), z.shape)
     for condition, function in zip(conditions, functions, strict=True):
-        part = function(z, *args, **kw) if callable(function) else function
-        result = selection.where(condition, part, result)
+        part = called(function, z, *args, **kw) if callable(function) else function
+        result = selection.where(condition, astype(as_tensor(part), z.dtype), result)
     return result
+
+
+def _conditions(condlist: Any, rank: int) -> list[Any]:
+    """Return the conditions of `piecewise`; a line of numbers is one of them, as NumPy has it."""
+    if isinstance(condlist, (np.ndarray, Operators)):
+        single = condlist.ndim == 0 or (condlist.ndim == 1 and rank != 0)
+    elif isinstance(condlist, (list, tuple)):
+        arrays = (list, tuple, np.ndarray, Operators)
+        single = rank != 0 and not isinstance(condlist[0], arrays)
+    else:
+        single = True
+    return [condlist] if single else list(condlist)
 
 
 def _clip(
@@ -153,18 +186,32 @@ def _clip(
     refuse_out("clip", out)
     low = a_min if given(a_min) else (min if given(min) else None)
     high = a_max if given(a_max) else (max if given(max) else None)
-    return selection.clip(as_tensor(a), low, high)
+    return selection.clip(as_tensor(a), _bound(low), _bound(high))
+
+
+def _bound(value: Any) -> Any:
+    return as_parameter(value) if isinstance(value, (list, tuple)) else value
 
 
 def _nan_to_num(
     x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None
 ) -> Any:
     z = as_tensor(x)
-    info = np.finfo(np.empty(0, z.dtype).real.dtype)
-    z = selection.where(isnan(z), nan, z)
-    values = host(z)
-    z = selection.where(values == np.inf, info.max if posinf is None else posinf, z)
-    return selection.where(values == -np.inf, info.min if neginf is None else neginf, z)
+    kind = np.dtype(z.dtype).kind
+    if kind == "c":
+        parts = [_nan_to_num(part(z), copy, nan, posinf, neginf) for part in (real, imag)]
+        return add(parts[0], multiply(parts[1], 1j))
+    if kind != "f":
+        return z
+    info = np.finfo(z.dtype)
+    z = selection.where(isnan(z), _filling(nan), z)
+    high = float(info.max) if posinf is None else _filling(posinf)
+    low = float(info.min) if neginf is None else _filling(neginf)
+    return selection.where(equal(z, -np.inf), low, selection.where(equal(z, np.inf), high, z))
+
+
+def _filling(value: Any) -> Any:
+    return float(value) if isinstance(value, (int, float, np.generic)) else as_parameter(value)
 
 
 def _diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
@@ -194,6 +241,13 @@ _NO_CHANGE = (
 )
 
 
+def _copyto(dst: Any, src: Any, casting: Any = "same_kind", where: Any = True) -> None:
+    if isinstance(dst, Operators):
+        raise TypeError(_NO_CHANGE.format("copyto"))
+    # What np.full(shape, t) comes to as well: the array is NumPy's, and keeps no gradient.
+    np.copyto(dst, np.asarray(src), casting=casting, where=hosted(where))
+
+
 def _in_place(name: str) -> Callable[..., Any]:
     def function(*arguments: Any, **options: Any) -> Any:
         raise TypeError(_NO_CHANGE.format(name))
@@ -218,8 +272,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "trace": _trace,
     "diag": _diag,
     "diagflat": _diagflat,
+    "copyto": _copyto,
     **{
         name: _in_place(name)
-        for name in ("put", "put_along_axis", "place", "putmask", "copyto", "fill_diagonal")
+        for name in ("put", "put_along_axis", "place", "putmask", "fill_diagonal")
     },
 }

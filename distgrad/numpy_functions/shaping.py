@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.numpy_functions.arguments import as_axis, as_tensor, given, one_axis, refuse_out
+from distgrad.numpy_functions.arguments import (
+    as_axis,
+    as_parameter,
+    as_tensor,
+    given,
+    one_axis,
+    refuse_out,
+)
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.shaping import arrangement, structure
 from distgrad.ops.shaping.structure import astype, concat, expand_dims, flip, permute_dims, reshape
@@ -218,7 +225,7 @@ def _resize(a: Any, new_shape: Any) -> Any:
 
 
 def _zeros(x: Any, shape: Sequence[int]) -> Any:
-    return as_tensor(np.zeros(shape, x.dtype))
+    return as_parameter(np.zeros(shape, x.dtype))
 
 
 def _tri(lower: bool) -> Callable[..., Any]:

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from distgrad.dtypes import is_differentiable
-from distgrad.numpy_functions.arguments import (
-    NoValue,
-    as_tensor,
-    host,
-    hosted,
-    one_axis,
-)
-from distgrad.ops.elementwise.arithmetic import add, divide, multiply, subtract
+from distgrad.numpy_functions.arguments import NoValue, as_parameter, as_tensor, one_axis
+from distgrad.ops.elementwise.arithmetic import abs as absolute
+from distgrad.ops.elementwise.arithmetic import add, divide, floor, multiply, remainder, subtract
+from distgrad.ops.elementwise.comparison import equal, greater, less, logical_and
 from distgrad.ops.elementwise.complex_numbers import conj
+from distgrad.ops.elementwise.selection import clip
 from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.ordering.searching import searchsorted
+from distgrad.ops.ordering.sorting import argsort
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.products.contractions import matmul
 from distgrad.ops.reducing import running
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.structure import astype, broadcast_to, concat, flip, reshape
+from distgrad.tensor import Operators
 
 
 def _part(x: Any, axis: int, start: int | None, stop: int | None, step: int | None = None) -> Any:
@@ -58,7 +58,7 @@ def _trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
     if x is None:
         width: Any = dx
     else:
-        at = as_tensor(x)
+        at = as_parameter(x)
         if at.ndim == 1:
             shape = [1] * values.ndim
             shape[place] = -1
@@ -85,70 +85,96 @@ def _gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> A
 def _slope(x: Any, place: int, spacing: Any, edge_order: int) -> Any:
     """Return the derivative along an axis by NumPy's formulas, of second order inside."""
     length = x.shape[place]
+    if edge_order not in (1, 2):
+        raise ValueError(f"gradient: edge_order is {edge_order}; expected 1 or 2")
     if length < edge_order + 1:
         raise ValueError(
             f"gradient: axis {place} has {length} places; expected edge_order + 1 or more"
         )
-    grid = hosted(spacing)
-    steps = np.full(length - 1, grid, np.float64) if np.ndim(grid) == 0 else np.diff(grid)
-    weights = np.zeros((length, length))
-    before, after = steps[:-1], steps[1:]
-    inside = np.arange(1, length - 1)
-    weights[inside, inside - 1] = -after / (before * (before + after))
-    weights[inside, inside] = (after - before) / (before * after)
-    weights[inside, inside + 1] = before / (after * (before + after))
+    grid = spacing if isinstance(spacing, Operators) else np.asarray(spacing, np.float64)
+    if grid.ndim > 1 or (grid.ndim and grid.shape[0] != length):
+        raise ValueError(
+            f"gradient: a spacing has shape {grid.shape}; expected a number, or the {length} "
+            f"coordinates along axis {place}"
+        )
+    # Arrays and tensors alike, so that the coordinates may be differentiated.
+    steps = np.diff(grid) if grid.ndim else np.broadcast_to(grid, (length - 1,))
+
+    def inside(start: int, stop: int | None, weights: Any) -> Any:
+        shape = tuple(-1 if axis == place else 1 for axis in range(x.ndim))
+        factors = weights.reshape(shape).astype(precision)  # of an array, or of a tensor
+        return multiply(_part(x, place, start, stop), factors)
+
+    def edge(first: int, weights: list[Any]) -> Any:
+        terms = [
+            multiply(_part(x, place, first + k, first + k + 1), _number(weight, precision))
+            for k, weight in enumerate(weights)
+        ]
+        return (
+            terms[0]
+            if len(terms) == 1
+            else add(terms[0], terms[1])
+            if len(terms) == 2
+            else (add(add(terms[0], terms[1]), terms[2]))
+        )
+
+    precision = np.empty(0, x.dtype).real.dtype
+    parts = []
+    if length > 2 and not grid.ndim:
+        twice = _number(2 * grid, precision)
+        rise = subtract(_part(x, place, 2, None), _part(x, place, None, -2))
+        parts = [divide(rise, twice)]
+    elif length > 2:
+        before, after = steps[:-1], steps[1:]
+        both = before + after
+        parts = [
+            add(
+                add(
+                    inside(0, length - 2, -after / (before * both)),
+                    inside(1, length - 1, (after - before) / (before * after)),
+                ),
+                inside(2, None, before / (after * both)),
+            )
+        ]
     if edge_order == 1:
-        weights[0, :2] = [-1 / steps[0], 1 / steps[0]]
-        weights[-1, -2:] = [-1 / steps[-1], 1 / steps[-1]]
-    elif edge_order == 2:
+        first, last = steps[0], steps[-1]
+        start, end = [-1 / first, 1 / first], [-1 / last, 1 / last]
+    else:
         first, second = steps[0], steps[1]
-        weights[0, :3] = [
+        start = [
             -(2 * first + second) / (first * (first + second)),
             (first + second) / (first * second),
             -first / (second * (first + second)),
         ]
         second, last = steps[-2], steps[-1]
-        weights[-1, -3:] = [
+        end = [
             last / (second * (last + second)),
             -(last + second) / (second * last),
             (2 * last + second) / (last * (last + second)),
         ]
-    else:
-        raise ValueError(f"gradient: edge_order is {edge_order}; expected 1 or 2")
-    return _by_bands(x, place, weights)
+    reach = len(start)
+    return concat([edge(0, start), *parts, edge(length - reach, end)], axis=place)
 
 
-def _by_bands(x: Any, place: int, weights: np.ndarray[Any, Any]) -> Any:
-    """Return weights applied along an axis, from the slices that they reach; no dense product."""
-    length = x.shape[place]
-    shape = [1] * x.ndim
-    shape[place] = -1
-    precision = np.empty(0, x.dtype).real.dtype
-    inner = []
-    for offset in (-1, 0, 1):
-        band = np.array([weights[i, i + offset] for i in range(1, length - 1)], precision)
-        shifted = _part(x, place, 1 + offset, length - 1 + offset)
-        inner.append(multiply(shifted, band.reshape(shape)))
-    reach = min(length, 3)
-    first = _part(x, place, None, reach)
-    last = _part(x, place, length - reach, None)
-    start = weights[0, :reach].astype(precision).reshape(shape)
-    end = weights[-1, length - reach :].astype(precision).reshape(shape)
-    return concat(
-        [
-            sum_over(multiply(first, start), axis=place, keepdims=True),
-            add(add(inner[0], inner[1]), inner[2]),
-            sum_over(multiply(last, end), axis=place, keepdims=True),
-        ],
-        axis=place,
-    )
+def _number(value: Any, dtype: Any) -> Any:
+    return astype(value, dtype) if isinstance(value, Operators) else float(value)
 
 
-def _unwrap(p: Any, discont: Any = None, axis: int = -1, *, period: float = 2 * np.pi) -> Any:
-    # What is added is a whole number of periods: it has no derivative.
+def _unwrap(p: Any, discont: Any = None, axis: int = -1, *, period: Any = 2 * np.pi) -> Any:
     x = as_tensor(p)
-    values = host(x)
-    return add(x, np.unwrap(values, discont, axis, period=period) - values)
+    if not is_differentiable(x.dtype):
+        x = astype(x, np.float64)
+    place = one_axis("axis", axis, x.ndim)
+    jumps = running.diff(x, axis=place)
+    least = period / 2 if discont is None else discont
+    # What is taken away is a whole number of periods, of which only the period has a derivative.
+    low = subtract(jumps, -period / 2)
+    turns = floor(divide(low, period))
+    on_edge = logical_and(equal(low, multiply(turns, period)), greater(jumps, 0))
+    turns = choose(on_edge, subtract(turns, 1), turns)
+    turns = choose(less(absolute(jumps), least), 0, turns)
+    away = multiply(running.cumulative_sum(turns, axis=place), period)
+    return concat([_part(x, place, None, 1), subtract(_part(x, place, 1, None), away)], axis=place)
 
 
 # --- filters --------------------------------------------------------------------------------------
@@ -190,14 +216,13 @@ def _correlate(a: Any, v: Any, mode: str = "valid") -> Any:
 def _interp(
     x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None
 ) -> Any:
-    at, grid, values = as_tensor(x), as_tensor(xp), as_tensor(fp)
+    at, grid, values = as_tensor(x), as_parameter(xp), as_parameter(fp)
     if period is not None:
         if not period:
             raise ValueError("interp: period is 0; expected another number")
         length = abs(period)
-        at = subtract(at, multiply(np.floor(host(at) / length), length))
-        grid = subtract(grid, multiply(np.floor(host(grid) / length), length))
-        order = np.argsort(host(grid), kind="stable")
+        at, grid = remainder(at, length), remainder(grid, length)
+        order = argsort(grid)
         grid, values = getitem(grid, order), getitem(values, order)
         grid = concat(
             [subtract(getitem(grid, slice(-1, None)), length), grid,
@@ -206,20 +231,19 @@ def _interp(
         values = concat(
             [getitem(values, slice(-1, None)), values, getitem(values, slice(0, 1))], axis=0
         )
-    places, points = host(at), host(grid)
-    count = points.size
-    above = np.clip(np.searchsorted(points, places, side="right"), 1, max(count - 1, 1))
-    below = above - 1
-    if count == 1:
-        above = below = np.zeros_like(below)
+    count = grid.shape[0]
+    joint = np.result_type(at.dtype, grid.dtype)
+    above = searchsorted(astype(grid, joint), astype(at, joint), side="right")
+    above = clip(above, 1, count - 1) if count > 1 else multiply(above, 0)
+    below = subtract(above, 1) if count > 1 else above
     x0, x1 = getitem(grid, below), getitem(grid, above)
     y0, y1 = getitem(values, below), getitem(values, above)
-    width = choose(points[above] == points[below], 1, subtract(x1, x0))
+    width = choose(equal(x1, x0), 1, subtract(x1, x0))
     inside = add(y0, multiply(divide(subtract(at, x0), width), subtract(y1, y0)))
     first = getitem(values, 0) if left is None or period is not None else left
-    last = getitem(values, count + (-1)) if right is None or period is not None else right
-    result = choose(places < points[0], first, inside)
-    return choose(places > points[-1], last, result)
+    last = getitem(values, count - 1) if right is None or period is not None else right
+    result = choose(less(at, getitem(grid, 0)), first, inside)
+    return choose(greater(at, getitem(grid, count - 1)), last, result)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

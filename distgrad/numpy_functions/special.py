@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from distgrad.ops.elementwise import error_function, transcendental
-from distgrad.ops.special import bessel, elementary, gamma, information, integrals, normal
+from distgrad.ops.special import (
+    bessel,
+    elementary,
+    gamma,
+    incomplete,
+    information,
+    integrals,
+    normal,
+)
 
 # Where SciPy keeps them; the second also has those behind its functions written in Python.
 _MODULES = ("scipy.special", "scipy.special._ufuncs")
@@ -21,8 +29,8 @@ _MODULES = ("scipy.special", "scipy.special._ufuncs")
 _SAME: dict[Any, str] = {
     elementary: "cbrt cosm1 exp2 exp10 expit huber log_expit pseudo_huber",
     error_function: "erf erfc",
-    gamma: "beta betainc betaincc betaincinv betaln binom gamma gammainc gammaincc gammainccinv "
-    "gammaincinv gammaln loggamma poch psi",
+    gamma: "beta betaln binom gamma gammaln loggamma poch psi",
+    incomplete: "betainc betaincc betaincinv gammainc gammaincc gammainccinv gammaincinv",
     normal: "dawsn erfcinv erfcx erfi erfinv log_ndtr logit ndtr ndtri ndtri_exp",
     bessel: "i0 i0e i1 i1e iv ive j0 j1 jv k0 k0e k1 k1e kn kv kve y0 y1 yn yv",
     information: "entr kl_div rel_entr xlog1py xlogy",

@@ -8,16 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.dtypes import is_differentiable
 from distgrad.numpy_functions import products, reductions
-from distgrad.numpy_functions.arguments import as_tensor, given, host, hosted, one_axis, refuse_out
+from distgrad.numpy_functions.arguments import (
+    as_tensor,
+    flag,
+    given,
+    known_values,
+    one_axis,
+    refuse_out,
+)
 from distgrad.ops.elementwise import arithmetic, comparison
-from distgrad.ops.elementwise.arithmetic import divide, multiply, pow, subtract
+from distgrad.ops.elementwise.arithmetic import add, divide, multiply, pow, subtract
 from distgrad.ops.elementwise.selection import where as choose
-from distgrad.ops.elementwise.transcendental import logaddexp
-from distgrad.ops.picking.along import take_along_axis
+from distgrad.ops.elementwise.transcendental import log2, logaddexp
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.reducing.reductions import logsumexp
-from distgrad.ops.shaping.structure import astype, reshape, stack
+from distgrad.ops.shaping.arrangement import unstack
+from distgrad.ops.shaping.structure import astype, concat, reshape, stack
+from distgrad.ops.special.elementary import exp2
+from distgrad.tensor import Operators
 
 _LN2 = math.log(2)
 
@@ -31,7 +41,46 @@ def _ignoring_nan(either: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fmod(a: Any, b: Any) -> Any:
-    return subtract(a, multiply(np.trunc(hosted(a) / hosted(b)), b))
+    # The remainder of the magnitudes is exact; its sign is that of the dividend.
+    x = as_tensor(a)
+    below = comparison.less(x, 0)
+    rest = arithmetic.remainder(choose(below, arithmetic.negative(x), x), arithmetic.abs(b))
+    return choose(below, arithmetic.negative(rest), rest)
+
+
+def _heaviside(x: Any, at_zero: Any) -> Any:
+    x, at_zero = as_tensor(x), as_tensor(at_zero)
+    kind = np.result_type(x.dtype, at_zero.dtype, np.float16)
+    step = choose(comparison.less(x, 0), 0.0, choose(comparison.equal(x, 0), at_zero, 1.0))
+    return astype(choose(comparison.isnan(x), x, step), kind)
+
+
+def _frexp(x: Any) -> tuple[Any, Any]:
+    z = as_tensor(x)
+    z = z if is_differentiable(z.dtype) else astype(z, np.float64)
+    known = comparison.logical_and(comparison.isfinite(z), comparison.not_equal(z, 0))
+    exponent = add(arithmetic.floor(log2(choose(known, arithmetic.abs(z), 0.5))), 1)
+    mantissa = _scaled(z, arithmetic.negative(exponent))
+    # The logarithm is rounded: near a power of two it may be the one beside.
+    size = arithmetic.abs(mantissa)
+    above = comparison.logical_and(known, comparison.greater_equal(size, 1))
+    below = comparison.logical_and(known, comparison.less(size, 0.5))
+    mantissa = multiply(mantissa, choose(above, 0.5, choose(below, 2.0, 1.0)))
+    shift = choose(above, 1, choose(below, -1, 0))
+    return mantissa, add(astype(exponent, np.int32), astype(shift, np.int32))
+
+
+def _scaled(x: Any, exponent: Any) -> Any:
+    """Return x times a power of two, in two steps: that of the least numbers is not finite."""
+    half = arithmetic.floor(multiply(exponent, 0.5))
+    return multiply(multiply(x, exp2(half)), exp2(subtract(exponent, half)))
+
+
+def _ldexp(x: Any, exponent: Any) -> Any:
+    if isinstance(exponent, Operators):
+        power = exp2(astype(exponent, as_tensor(x).dtype))
+        return multiply(x, power)
+    return multiply(x, np.exp2(exponent).astype(as_tensor(x).dtype))
 
 
 def _modf(x: Any) -> tuple[Any, Any]:
@@ -57,7 +106,9 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "fmin": _ignoring_nan(arithmetic.minimum),
     "fmod": _fmod,
     "modf": _modf,
-    "ldexp": lambda x, i: multiply(x, np.exp2(hosted(i)).astype(as_tensor(x).dtype)),
+    "frexp": _frexp,
+    "heaviside": _heaviside,
+    "ldexp": _ldexp,
     "logaddexp2": lambda a, b: divide(logaddexp(multiply(a, _LN2), multiply(b, _LN2)), _LN2),
 }
 
@@ -76,34 +127,101 @@ _REDUCE: dict[str, Callable[..., Any]] = {
 }
 
 
-def reduce(ufunc: np.ufunc, a: Any, axis: Any = 0, **options: Any) -> Any:
+# Those of which the order of computing does not matter: by halves, in few operations.
+_ASSOCIATIVE = frozenset(
+    "add multiply maximum minimum fmax fmin logaddexp logaddexp2 hypot logical_and logical_or "
+    "logical_xor bitwise_and bitwise_or bitwise_xor".split()
+)
+
+
+def reduce(
+    ufunc: np.ufunc, call: Callable[..., Any], a: Any, axis: Any = 0, dtype: Any = None,
+    out: Any = None, keepdims: Any = False, initial: Any = None, where: Any = True,
+) -> Any:  # fmt: skip
     """Return ``ufunc.reduce(a, axis, ...)``."""
-    function = _REDUCE.get(ufunc.__name__)
-    if function is None:
-        raise TypeError(_UNKNOWN.format(ufunc.__name__, "reduce", ", ".join(sorted(_REDUCE))))
-    return function(a, axis=axis, **{name: v for name, v in options.items() if given(v)})
+    name = ufunc.__name__
+    refuse_out(f"{name}.reduce", out)
+    function = _REDUCE.get(name)
+    if function is not None:
+        options = {"dtype": dtype, "initial": initial, "where": None if where is True else where}
+        options = {key: value for key, value in options.items() if given(value)}
+        return function(a, axis=axis, keepdims=keepdims, **options)
+    x = as_tensor(a) if dtype is None else astype(as_tensor(a), dtype)
+    if where is not True:
+        raise TypeError(
+            f"np.{name}.reduce: where= is not taken for tensors; put a neutral number there, "
+            "np.where(where, t, number)"
+        )
+    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(sorted(one_axis("axis", each, x.ndim) for each in axes))
+    if len(axes) > 1 and name not in _ASSOCIATIVE:
+        raise ValueError(
+            f"np.{name}.reduce: reduction operation is not reorderable, so at most one axis may "
+            f"be specified; got {axis}"
+        )
+    kept = tuple(1 if place in axes else length for place, length in enumerate(x.shape))
+    if given(initial) and name not in _ASSOCIATIVE and axes:
+        before = (slice(None),) * axes[0]
+        first = call(initial, getitem(x, (*before, slice(None, 1))))
+        x = concat([first, getitem(x, (*before, slice(1, None)))], axis=axes[0])
+        initial = None
+    for place in reversed(axes):
+        x = _folded(ufunc, call, x, place)
+    x = call(initial, x) if given(initial) else x
+    return reshape(x, kept) if flag(keepdims) else x
+
+
+def _folded(ufunc: np.ufunc, call: Callable[..., Any], x: Any, place: int) -> Any:
+    length = x.shape[place]
+    before = (slice(None),) * place
+    if not length:
+        raise ValueError(
+            f"np.{ufunc.__name__}.reduce: zero-size array to a reduction without identity; "
+            "expected one element or more"
+        )
+    if ufunc.__name__ not in _ASSOCIATIVE:
+        parts = unstack(x, axis=place)
+        result = parts[0]
+        for part in parts[1:]:
+            result = call(result, part)
+        return result
+    while length > 1:
+        half = length // 2
+        first, second = (getitem(x, (*before, slice(k * half, (k + 1) * half))) for k in (0, 1))
+        joined = call(first, second)
+        rest = getitem(x, (*before, slice(2 * half, None)))
+        x = concat([joined, rest], axis=place) if length % 2 else joined
+        length -= half
+    return getitem(x, (*before, 0))
 
 
 def accumulate(
-    ufunc: np.ufunc, array: Any, axis: int = 0, dtype: Any = None, out: Any = None
-) -> Any:
+    ufunc: np.ufunc, call: Callable[..., Any], array: Any, axis: int = 0, dtype: Any = None,
+    out: Any = None,
+) -> Any:  # fmt: skip
     """Return ``ufunc.accumulate(array, axis)``."""
-    refuse_out(f"{ufunc.__name__}.accumulate", out)
     name = ufunc.__name__
+    refuse_out(f"{name}.accumulate", out)
     if name in ("add", "multiply"):
         run = reductions.FUNCTIONS["cumsum" if name == "add" else "cumprod"]
         return run(array, axis=axis, dtype=dtype)
-    if name in ("maximum", "minimum"):
-        x = as_tensor(array)
-        place = one_axis("axis", axis, x.ndim)
-        values = host(x)
-        best = ufunc.accumulate(values, place)
-        shape = [1] * x.ndim
-        shape[place] = -1
-        # The running best stands where it was last reached.
-        found = np.where(values == best, np.arange(x.shape[place]).reshape(shape), 0)
-        return take_along_axis(x, np.maximum.accumulate(found, place), axis=place)
-    raise TypeError(_UNKNOWN.format(name, "accumulate", "add, maximum, minimum, multiply"))
+    x = as_tensor(array) if dtype is None else astype(as_tensor(array), dtype)
+    place = one_axis("axis", axis, x.ndim)
+    length = x.shape[place]
+    if name not in _ASSOCIATIVE:
+        parts = list(unstack(x, axis=place))
+        for k in range(1, length):
+            parts[k] = call(parts[k - 1], parts[k])
+        return stack(parts, axis=place) if length > 1 else x
+    before, reach = (slice(None),) * place, 1
+    while reach < length:  # each has joined as many as it reaches back: 1, 2, 4 ...
+        joined = call(
+            getitem(x, (*before, slice(None, length - reach))),
+            getitem(x, (*before, slice(reach, None))),
+        )
+        x = concat([getitem(x, (*before, slice(None, reach))), joined], axis=place)
+        reach *= 2
+    return x
 
 
 def outer(call: Callable[..., Any], a: Any, b: Any, **options: Any) -> Any:
@@ -112,11 +230,15 @@ def outer(call: Callable[..., Any], a: Any, b: Any, **options: Any) -> Any:
     return call(reshape(x, (*x.shape, *(1,) * y.ndim)), y, **options)
 
 
-def reduceat(ufunc: np.ufunc, array: Any, indices: Any, axis: int = 0, **options: Any) -> Any:
+def reduceat(
+    ufunc: np.ufunc, call: Callable[..., Any], array: Any, indices: Any, axis: int = 0,
+    dtype: Any = None, out: Any = None,
+) -> Any:  # fmt: skip
     """Return the reductions of slices that begin at positions along an axis."""
-    x = as_tensor(array)
+    refuse_out(f"{ufunc.__name__}.reduceat", out)
+    x = as_tensor(array) if dtype is None else astype(as_tensor(array), dtype)
     place = one_axis("axis", axis, x.ndim)
-    starts = np.asarray(hosted(indices)).tolist()
+    starts = np.asarray(known_values(f"{ufunc.__name__}.reduceat", indices)).tolist()
     stops = [*starts[1:], x.shape[place]]
     parts = []
     for start, stop in zip(starts, stops, strict=True):
@@ -125,11 +247,10 @@ def reduceat(ufunc: np.ufunc, array: Any, indices: Any, axis: int = 0, **options
                 f"{ufunc.__name__}.reduceat: index {start} out-of-bounds in [0, {x.shape[place]})"
             )
         part = getitem(x, (slice(None),) * place + (slice(start, max(stop, start + 1)),))
-        parts.append(reduce(ufunc, part, place))
+        parts.append(reduce(ufunc, call, part, place))
     return stack(parts, axis=place)
 
 
-_UNKNOWN = "np.{}.{} is not known for tensors; expected one of {}"
 _METHODS: dict[str, Callable[..., Any]] = {
     "reduce": reduce,
     "accumulate": accumulate,
@@ -165,4 +286,4 @@ def method(
             f"np.{ufunc.__name__}.at: tensors do not change; take t = t.at[indices].add(values) or "
             "another of its methods, which are differentiated"
         )
-    return _METHODS[name](ufunc, *inputs, **options)
+    return _METHODS[name](ufunc, call, *inputs, **options)

@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import distgrad as dg
-from distgrad.errors import TraceError
-from distgrad.numpy_functions import dispatch
+from distgrad.array_methods import ArrayMethods
+from distgrad.numpy_functions import dispatch, inventory
 from distgrad.ops import VOCABULARY
 
 from .cases import CALLS
+from .test_transformations import BY_VALUES, SHAPED_BY_VALUES
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "differentiate-numpy-code.md"
 TEXT = PAGE.read_text()
 
 # Not called in `cases`: what they return has no derivative, no fixed shape, or is no tensor.
 WITHOUT_CALL = frozenset(
-    "all any argmax argmin argsort around copyto empty_like fill_diagonal fix full_like ndim "
-    "ones_like place put put_along_axis putmask real_if_close round shape size trim_zeros "
-    "zeros_like".split()
+    "all any argmax argmin argsort argwhere around copyto count_nonzero digitize empty_like "
+    "fill_diagonal fix flatnonzero full_like isclose iscomplex isneginf isposinf isreal nanargmax "
+    "nanargmin ndim nonzero ones_like place put put_along_axis putmask real_if_close round "
+    "searchsorted shape size trim_zeros zeros_like".split()
 )
 
 
@@ -102,27 +103,30 @@ def test_every_function_on_the_page_with_a_derivative_is_checked_by_a_call():
     assert unchecked == present(np, WITHOUT_CALL)
 
 
+def test_every_function_of_a_module_with_a_derivative_is_checked_by_a_call():
+    called = {re.sub(r"-.*", "", name) for name in CALLS}
+    listed = [f"{m}.{name}" for m in ("linalg", "fft") for name in rows("module")[f"np.{m}"]]
+
+    assert set(listed) - called == {"linalg.matrix_rank"}
+
+
 def test_the_page_names_what_cannot_be_traced():
-    named = set(
-        re.findall(r"`([\w.]+)`", TEXT.split("to know what to do raises:")[1].split("; and")[0])
-    )
+    part = TEXT.split("depends on values raises by its name:")[1].split(". ")[0]
+    named = set(re.findall(r"`([\w.]+)`", part))
 
-    assert named - {"trim_zeros"} == {
-        re.sub(r"-.*", "", name) for name, call in CALLS.items() if not is_traceable(*call)
-    }
+    assert {re.sub(r"-.*", "", name) for name in SHAPED_BY_VALUES} | BY_VALUES == named
 
 
-def is_traceable(function, arrays):
-    places = [i for i, array in enumerate(arrays) if isinstance(array, np.ndarray)]
+def test_the_page_names_what_is_refused_with_the_reason():
+    names = set(rows("refused where a tape watches"))
 
-    def traced(*given):
-        every = list(arrays)
-        for place, array in zip(places, given, strict=True):
-            every[place] = array
-        return function(*every)
+    assert {name for row in names for name in re.findall(r"\w+", row)} == set(inventory.REFUSED)
 
-    try:
-        dg.function(traced)(*(dg.asarray(arrays[place]) for place in places))
-    except TraceError:
-        return False
-    return True
+
+def test_the_page_names_the_methods_of_arrays():
+    part = TEXT.split("the methods of NumPy's arrays:")[1].split(". ")[0]
+    named = set(re.findall(r"`(\w+)`", part))
+    public = {name for name in vars(ArrayMethods) if not name.startswith("_")}
+    in_place = {"sort", "partition", "put", "fill", "resize"}
+
+    assert named == {name for name in public - in_place if callable(getattr(ArrayMethods, name))}

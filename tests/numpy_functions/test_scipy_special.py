@@ -149,7 +149,6 @@ def test_a_function_whose_derivative_is_not_known_is_refused_where_a_tape_watche
     ("call", "parameter"),
     [
         (lambda p: dg.special.jv(p, 2.0), "v"),
-        (lambda p: dg.special.gammainc(p, 2.0), "a"),
         (lambda p: dg.special.betainc(1.5, p, 0.3), "b"),
         (dg.special.zeta, "s"),
     ],
