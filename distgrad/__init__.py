@@ -6,8 +6,9 @@ The face of the library: its public names, and nothing computed.
 from importlib import import_module
 from math import e, inf, nan, pi
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from distgrad import debug, fft, linalg, nn, random, special
+from distgrad import debug, fft, linalg, special
 from distgrad.autocasting import autocast
 from distgrad.debug import debug_nans
 from distgrad.dtypes import bool_ as bool
@@ -32,7 +33,7 @@ from distgrad.eager import asarray, list_backends, set_backend, use_backend
 from distgrad.entering import from_dlpack
 from distgrad.graph import cond, function, scan, while_loop
 from distgrad.namespace_info import __array_namespace_info__
-from distgrad.numpy_functions import dispatch as _dispatch  # noqa: F401  binds np.f(tensor)
+from distgrad.numpy_functions import call_ufunc as _call_ufunc  # noqa: F401  binds np.f(tensor)
 from distgrad.ops.creation import (
     arange,
     empty,
@@ -229,7 +230,11 @@ from distgrad.transforms import (
 )
 from distgrad.variable import Variable
 
-_LATE = ("checkpoint", "distributed", "optimizers", "testing")  # imported when they are asked for
+if TYPE_CHECKING:
+    from distgrad import nn, random
+
+# Imported when they are asked for.
+_LATE = tuple("checkpoint data distributed nn optimizers random testing training".split())
 
 __version__ = "0.1.0.dev0"
 __array_api_version__ = "2024.12"
@@ -462,3 +467,7 @@ def __getattr__(name: str) -> ModuleType:
     if name in _LATE:
         return import_module(f"distgrad.{name}")
     raise AttributeError(f"module 'distgrad' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

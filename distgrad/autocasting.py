@@ -71,8 +71,18 @@ def autocast(dtype: DTypeLike = "bfloat16", *, enabled: bool = True) -> Iterator
     chosen = as_dtype(dtype)
     if chosen.name not in ("float16", "bfloat16"):
         raise DTypeError(f"autocast: dtype is {chosen}; expected float16 or bfloat16")
+    with autocast_as(chosen if enabled else None):
+        yield
+
+
+@contextmanager
+def autocast_as(narrow: DType | None) -> Iterator[None]:
+    """Compute as a block with this narrow dtype does, or, for None, as outside of any block."""
+    if AUTOCAST.get() is narrow:  # nobody in any thread has to ask for it
+        yield
+        return
     mark = object()
-    token = AUTOCAST.set(chosen if enabled else None)
+    token = AUTOCAST.set(narrow)
     OPEN_KEEPERS.add(id(mark))
     try:
         yield

@@ -38,17 +38,10 @@ from distgrad.ops.special.elementary import (
 )
 from distgrad.ops.special.gamma import (
     beta,
-    betainc,
-    betaincc,
-    betaincinv,
     betaln,
     binom,
     digamma,
     gamma,
-    gammainc,
-    gammaincc,
-    gammainccinv,
-    gammaincinv,
     gammaln,
     loggamma,
     multigammaln,
@@ -56,6 +49,15 @@ from distgrad.ops.special.gamma import (
     polygamma,
     psi,
     zeta,
+)
+from distgrad.ops.special.incomplete import (
+    betainc,
+    betaincc,
+    betaincinv,
+    gammainc,
+    gammaincc,
+    gammainccinv,
+    gammaincinv,
 )
 from distgrad.ops.special.information import entr, kl_div, rel_entr, xlog1py, xlogy
 from distgrad.ops.special.integrals import (

@@ -161,3 +161,48 @@ def test_another_dtype_is_refused():
         dg.autocast("float32"),
     ):
         pass
+
+
+def recomputed_loss(weights, x):
+    return dg.sum(dg.tanh(x @ weights) @ weights)
+
+
+@pytest.mark.parametrize(("forward", "backward"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("traced", [False, True])
+def test_what_is_computed_again_is_computed_in_the_dtypes_of_the_first_time(
+    forward, backward, traced
+):
+    x, weights = array(3, 4), dg.Variable(array(4, 4, seed=1))
+    again = dg.recompute_grad(recomputed_loss)
+    seen = []
+    for f in (dg.function(again) if traced else again, recomputed_loss):
+        with dg.GradientTape() as tape, dg.autocast("bfloat16", enabled=forward):
+            loss = f(weights, x)
+        with dg.autocast("float16", enabled=backward):
+            seen.append(tape.gradient(loss, weights).numpy())
+
+    assert np.array_equal(*seen)
+
+
+def test_a_narrow_result_computed_again_takes_the_cotangent_of_the_first_time():
+    x, weights = array(3, 4), array(4, 2, seed=1)
+    dtypes = []
+
+    @dg.recompute_grad
+    def product(x):
+        y = x @ weights
+        dtypes.append(y.dtype.name)
+        return y
+
+    with dg.GradientTape() as tape:
+        tape.watch(x)
+        with dg.autocast("float16"):
+            y = product(x)
+        loss = dg.sum(y)
+    tape.gradient(loss, x)
+    with dg.ForwardAccumulator(x, x), dg.autocast("bfloat16"):
+        product(x)
+
+    assert dtypes[:2] == ["float16", "float16"]
+    assert set(dtypes[2:]) == {"bfloat16"}
+    assert not OPEN_KEEPERS

@@ -26,11 +26,23 @@ def test_the_import_brings_in_nothing_that_is_not_needed():
     heavy = (
         "mpi4py cupy rich sklearn scipy ml_dtypes torch tensorflow jax array_api_strict "
         "importlib.metadata multiprocessing asyncio distgrad.distributed distgrad.training "
-        "distgrad_cupy"
+        "distgrad_cupy distgrad.nn distgrad.random distgrad.numpy_functions.dispatch numpy.random "
+        "statistics"
     )
     code = f"import sys, distgrad; print([m for m in {heavy.split()} if m in sys.modules])"
 
     assert run(code) == "[]"
+
+
+def test_what_is_imported_late_is_there_when_it_is_asked_for():
+    code = (
+        "import distgrad as dg, numpy as np\n"
+        "print({'nn', 'random', 'distributed'} <= set(dir(dg)))\n"
+        "print(np.mean(dg.asarray([1.0, 2.0])), np.hypot(dg.asarray(3.0), 4.0), dg.nn.relu(-1.0))"
+    )
+
+    assert run(code).split("\n")[0] == "True"
+    assert run(code).split("\n")[1].startswith("dg.Tensor(1.5")
 
 
 def test_the_import_starts_no_thread_and_forks_no_process():

@@ -317,6 +317,23 @@ CONTINUOUS = {
         lambda g, d: g.gamma(0.5, SIZE, dtype=d),
         lambda x: 1 - 2 * normal_cdf(-np.sqrt(2 * x)),
     ),
+    "chi_square of 2": (
+        lambda g, d: g.chi_square(2.0, SIZE, dtype=d),
+        lambda x: -np.expm1(-x / 2),
+    ),
+    "student_t of 1": (  # Cauchy's
+        lambda g, d: g.student_t(1.0, SIZE, dtype=d),
+        lambda x: 0.5 + np.arctan(x) / math.pi,
+    ),
+    "beta of 2 and 1": (lambda g, d: g.beta(2.0, 1.0, SIZE, dtype=d), lambda x: x * x),
+    "beta of two halves": (
+        lambda g, d: g.beta(0.5, 0.5, SIZE, dtype=d),
+        lambda x: 2 / math.pi * np.arcsin(np.sqrt(np.minimum(x, 1))),
+    ),
+    "dirichlet of ones": (
+        lambda g, d: g.dirichlet(np.ones(3, d), SIZE)[:, 1],
+        lambda x: 1 - (1 - x) ** 2,
+    ),
 }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from distgrad_numpy.row_blocks import ones
 from distgrad_numpy.threads import run, scratch
 
 Array = np.ndarray[Any, Any]
@@ -18,6 +20,8 @@ _CACHE = 1 << 20
 _PARTS = 4
 # Below this, exponentials of float32 and their sums are far from the ends of the range.
 _SAFE = 30.0
+# The score of what is not seen, of the greatest number: it has no weight, whatever is added to it.
+_NO_WEIGHT = -0.5
 
 
 class _Block(NamedTuple):
@@ -102,21 +106,23 @@ class _Problem:
         scaled: Array = self.query * self.work.type(self.scale)
         return scaled
 
-    def is_small(self, query: Array, block: _Block) -> bool:
-        """Return whether no score of a block is large, by the lengths of its rows.
+    def is_small(self, query: Array) -> bool:
+        """Return whether no score is large, by the lengths of its rows.
 
         Then exponentials need no greatest score taken off: neither do they overflow nor vanish.
         """
         if self.mask is not None or (self.offset is not None and self.offset < 0):
             return False
-        rows, keys = query[block.heads, block.rows], self.key[block.heads, block.keys]
-        bound = (
-            np.einsum("hre,hre->hr", rows, rows).max() * np.einsum("hre,hre->hr", keys, keys).max()
-        )
+        if query.size == 0 or self.key.size == 0:
+            return True
+        bound = np.vecdot(query, query).max() * np.vecdot(self.key, self.key).max()
         return bool(bound < _SAFE**2)
 
     def masked(self, scores: Array, block: _Block) -> Array | None:
-        """Mask a block of scores in place, and return where they count; None: everywhere."""
+        """Mask a block of scores in place, and return where they count.
+
+        None: every row sees something, and what it does not see has a score of no weight.
+        """
         allowed = None
         if self.mask is not None:
             part = self.mask[self.place_in_mask(self.mask, block)]
@@ -125,11 +131,15 @@ class _Problem:
             else:
                 scores += part
         if self.offset is not None and block.rows.start + self.offset + 1 < block.keys.stop:
+            if allowed is None and self.offset >= 0:
+                first = block.rows.start + self.offset + 1  # keys before are seen by all rows
+                scores[..., first:] += _triangle(*scores[0, :, first:].shape, self.work)
+                return None
             ends = np.arange(block.rows.start, block.rows.stop)[:, None] + self.offset
             past = np.arange(block.keys.stop) <= ends
             allowed = past if allowed is None else allowed & past
         if allowed is not None:
-            np.copyto(scores, np.finfo(self.work).min / 2, where=~allowed)
+            np.copyto(scores, _NO_WEIGHT * np.finfo(self.work).max, where=~allowed)
         return allowed
 
     def place_in_mask(self, mask: Array, block: _Block) -> tuple[slice, slice, slice]:
@@ -139,6 +149,15 @@ class _Problem:
             block.rows if mask.shape[1] > 1 else slice(None),
             block.keys if mask.shape[2] > 1 else slice(None),
         )
+
+
+@lru_cache(maxsize=16)
+def _triangle(rows: int, keys: int, dtype: np.dtype[Any]) -> Array:
+    """Return what is added to scores of which each row sees one more than that before it."""
+    seen = np.arange(keys) < np.arange(rows)[:, None]
+    triangle = np.where(seen, 0, _NO_WEIGHT * np.finfo(dtype).max).astype(dtype)
+    triangle.flags.writeable = False
+    return triangle
 
 
 def attention(
@@ -154,6 +173,7 @@ def attention(
     output = np.zeros((problem.heads, problem.rows, value.shape[-1]), problem.work)
     sums = np.zeros((problem.heads, problem.rows), problem.work)  # 0 where a row sees nothing
     scaled = problem.scaled_query()
+    small = problem.is_small(scaled)
 
     def work(blocks: list[_Block]) -> None:
         for block in blocks:
@@ -161,16 +181,16 @@ def attention(
             weights = problem.room(block, "scores")
             np.matmul(scaled[rows], problem.key[keys].swapaxes(1, 2), out=weights)
             allowed = problem.masked(weights, block)
-            if problem.is_small(scaled, block):
+            if small:
                 np.exp(weights, out=weights)
-                total = weights.sum(axis=-1, keepdims=True)
+                total = _totals(weights)
                 sums[rows] = np.log(total)[..., 0]
             else:
                 top = weights.max(axis=-1, keepdims=True)
                 weights -= top
                 np.exp(weights, out=weights)
-                total = weights.sum(axis=-1, keepdims=True)
-                sees = top > np.finfo(problem.work).min / 4
+                total = _totals(weights)
+                sees = top > _NO_WEIGHT / 2 * np.finfo(problem.work).max
                 sums[rows] = np.where(sees, top + np.log(total), 0)[..., 0]
                 if allowed is not None:
                     weights *= allowed
@@ -184,6 +204,11 @@ def attention(
         output.reshape(*shape, value.shape[-1]).astype(problem.dtype, copy=False),
         sums.reshape(shape).astype(problem.dtype, copy=False),
     )
+
+
+def _totals(weights: Array) -> Array:
+    total: Array = np.vecdot(weights, ones(weights.shape[-1], weights.dtype))[..., None]
+    return total
 
 
 def attention_vjp(*arrays: Array, scale: float, offset: int | None) -> tuple[Array, ...]:

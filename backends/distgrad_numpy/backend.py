@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.kit import ArrayModuleBackend
-from distgrad.errors import PositionError
 from distgrad_numpy import (
     attention,
     blocked,
     convolution,
+    ctc,
     normalization,
+    onednn,
     pooling,
     recurrent,
     rows,
     selection,
+    softmaxes,
 )
 from distgrad_numpy.rows import add_rows
 
@@ -31,17 +33,21 @@ class NumPyBackend(ArrayModuleBackend):
         super().__init__(
             "numpy",
             np,
-            {
-                **KERNELS,
-                **attention.KERNELS,
-                **blocked.KERNELS,
-                **convolution.KERNELS,
-                **normalization.KERNELS,
-                **pooling.KERNELS,
-                **recurrent.KERNELS,
-                **rows.KERNELS,
-                **selection.KERNELS,
-            },
+            onednn.preferred(
+                {
+                    **KERNELS,
+                    **attention.KERNELS,
+                    **blocked.KERNELS,
+                    **convolution.KERNELS,
+                    **ctc.KERNELS,
+                    **normalization.KERNELS,
+                    **pooling.KERNELS,
+                    **recurrent.KERNELS,
+                    **rows.KERNELS,
+                    **selection.KERNELS,
+                    **softmaxes.KERNELS,
+                }
+            ),
         )
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
@@ -119,22 +125,6 @@ def _multiply_no_nan(x: Any, y: Any) -> Any:
     return np.where(np.equal(y, 0), product.dtype.type(0), product) if spoilt else product
 
 
-# --- neural -------------------------------------------------------------------------------------
-
-
-def _label_cross_entropy(logits: Array, labels: Array) -> Any:
-    classes = logits.shape[-1]
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        wrong = labels[(labels < 0) | (labels >= classes)].ravel()[0]
-        raise PositionError(
-            f"softmax_cross_entropy: label {wrong} is no class; expected 0 to {classes - 1}"
-        )
-    top = logits.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(logits - top).sum(axis=-1))
-    picked = np.take_along_axis(logits, labels[..., None].astype(np.intp), axis=-1)
-    return total - (picked - top)[..., 0]
-
-
 KERNELS: dict[str, Callable[..., Any]] = {
     "sum": _reduction(np.add),
     "max": _reduction(np.maximum),
@@ -148,5 +138,4 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "matrix_transpose": _matrix_transpose,
     "astype": _astype,
     "multiply_no_nan": _multiply_no_nan,
-    "label_cross_entropy": _label_cross_entropy,
 }

@@ -16,65 +16,64 @@ from distgrad_numpy.threads import scratch
 
 Array = np.ndarray[Any, Any]
 
-_ROOT_HALF = np.float32(math.sqrt(0.5))
-_DENSITY = np.float32(1 / math.sqrt(2 * math.pi))
+_DENSITY = 1 / math.sqrt(2 * math.pi)
+# A standard normal number is below x with probability (1 + tanh(x p(x^2))) / 2, off by less than
+# 3e-8 with this p: a minimax fit on |x| <= 6. Beyond, x p(x^2) stays above 11. Ascending.
+_HALF_LOGIT = (
+    *(7.97884941e-1, 3.63330846e-2, -3.25949734e-5, -5.53061945e-5),
+    *(3.96474462e-6, -1.32263357e-7, 1.75617126e-9),
+)
 
 
 def _polynomial(z: Array, coefficients: tuple[float, ...], out: Array) -> Array:
-    np.multiply(z, np.float32(coefficients[-1]), out=out)
+    np.multiply(z, coefficients[-1], out=out)
     for coefficient in coefficients[-2:0:-1]:
-        out += np.float32(coefficient)
+        out += coefficient
         out *= z
-    out += np.float32(coefficients[0])
+    out += coefficients[0]
     return out
 
 
-def _erf(x: Array, out: Array) -> Array:
-    """Write erf(x), which may stand in the place of x."""
-    z = scratch("gaussian square", x.shape, x.dtype)
-    below = scratch("gaussian denominator", x.shape, x.dtype)
-    above = scratch("gaussian numerator", x.shape, x.dtype)
-    np.clip(x, np.float32(-NARROW_END), np.float32(NARROW_END), out=out)
+def erf(out: Array, x: Array) -> None:
+    """Write the error function."""
+    z = scratch("square", x.shape, x.dtype)
+    part = scratch("polynomial", x.shape, x.dtype)
+    np.clip(x, -NARROW_END, NARROW_END, out=out)
     np.multiply(out, out, out=z)
-    out *= _polynomial(z, NARROW[0], above)
-    out /= _polynomial(z, NARROW[1], below)
-    return np.clip(out, np.float32(-1), np.float32(1), out=out)
+    out *= _polynomial(z, NARROW[0], part)
+    out /= _polynomial(z, NARROW[1], part)
+    np.clip(out, -1, 1, out=out)
 
 
-def _cumulated(x: Array) -> Array:
-    """Return the probability of a standard normal number below x, in a block of its own."""
-    y = np.multiply(x, _ROOT_HALF)
-    _erf(y, y)
-    y *= np.float32(0.5)
-    y += np.float32(0.5)
-    return y
+def _doubled_probability(x: Array, square: Array, out: Array) -> None:
+    """Write twice the probability that a standard normal number is below x."""
+    with np.errstate(over="ignore"):  # to infinity, of which tanh is 1
+        _polynomial(square, _HALF_LOGIT, out)
+        out *= x
+    np.tanh(out, out=out)
+    out += 1
 
 
-def erf(xp: Any, x: Array) -> Array:
-    """Return the error function of a block."""
-    return _erf(x, np.empty_like(x))
+def gelu(out: Array, x: Array) -> None:
+    """Write x times the probability that a standard normal number is below it."""
+    z = np.multiply(x, x, out=scratch("square", x.shape, x.dtype))
+    _doubled_probability(x, z, out)
+    half = np.multiply(x, 0.5, out=z)
+    out *= half
 
 
-def gelu(xp: Any, x: Array) -> Array:
-    """Return x times the probability that a standard normal number is below it, for a block."""
-    y = _cumulated(x)
-    y *= x
-    return y
-
-
-def gelu_vjp(xp: Any, g: Array, x: Array) -> Array:
-    """Return the cotangent of a block from that of its GELU."""
-    y = _cumulated(x)
-    z = scratch("gaussian square", x.shape, x.dtype)
-    np.multiply(x, x, out=z)
-    z *= np.float32(-0.5)
+def gelu_vjp(out: Array, g: Array, x: Array) -> None:
+    """Write the cotangent of x from that of its GELU."""
+    z = np.multiply(x, x, out=scratch("square", x.shape, x.dtype))
+    _doubled_probability(x, z, out)
+    z *= -0.5
     np.exp(z, out=z)
     z *= x
-    z *= _DENSITY
-    y += z
-    y *= g
-    return y
+    z *= 2 * _DENSITY
+    out += z
+    out *= 0.5
+    out *= g
 
 
 # By the operation whose composition each replaces.
-IN_FLOAT32: dict[str, Callable[..., Array]] = {"erf": erf, "gelu": gelu, "gelu_vjp": gelu_vjp}
+IN_FLOAT32: dict[str, Callable[..., None]] = {"erf": erf, "gelu": gelu, "gelu_vjp": gelu_vjp}

@@ -1,4 +1,4 @@
-"""Softmax, norms over rows, and moments over columns on numpy.ndarray, by blocks in the cache.
+"""Norms over rows, and moments over columns on numpy.ndarray, by blocks in the cache.
 
 Sums over many rows are made of sums over blocks, added in float64 in the order of the blocks: no
 digits of float32 are lost to the number of rows, and the number of threads changes nothing.
@@ -13,182 +13,94 @@ from typing import Any
 import numpy as np
 
 from distgrad.ops.neural import normalization
-from distgrad.ops.neural.cross_entropy import LABEL_CROSS_ENTROPY_VJP
-from distgrad.ops.neural.softmax import LOG_SOFTMAX, SOFTMAX
 from distgrad_numpy import threads
 from distgrad_numpy.blocked import vocabulary
+from distgrad_numpy.row_blocks import in_blocks, ones, pieces_of, rows_of, step_of, sums_of, takes
 
 Array = np.ndarray[Any, Any]
-
-_BLOCK = 1 << 16  # bytes at a time, as in `blocked`
-_PIECE = 8  # blocks that a thread takes at once
-
-
-def _takes(x: Array) -> bool:
-    """Return whether the kernels here take an array, and it is worth it."""
-    return (
-        x.ndim > 0
-        and x.nbytes > 1 << 12
-        and x.dtype in (np.float32, np.float64)
-        and x.flags.c_contiguous
-    )
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _step(x: Array) -> int:
-    """Return how many rows a block has."""
-    row: int = x.shape[-1] * x.itemsize
-    return max(_BLOCK // row, 1)
-
-
-def _in_blocks(rows: Array, work: Callable[[int, slice], None]) -> int:
-    """Do work on each block of rows, given the number of its piece; return how many pieces."""
-    step, count = _step(rows), len(rows)
-    piece = _PIECE * step
-
-    def run(number: int) -> None:
-        begin = number * piece
-        for low in range(begin, min(begin + piece, count), step):
-            work(number, slice(low, min(low + step, count)))
-
-    pieces = -(-count // piece)
-    threads.run(run, range(pieces))
-    return pieces
-
-
-def _pieces(rows: Array) -> int:
-    return -(-len(rows) // (_PIECE * _step(rows)))
-
-
-def _mean(x: Array) -> Array:
-    total: Array = np.add.reduce(x, axis=1, keepdims=True)
-    total /= x.shape[1]
-    return total
-
-
-# --- softmax --------------------------------------------------------------------------------------
-
-
-def _is_last(x: Array, axis: int) -> bool:
-    return axis in (-1, x.ndim - 1)
-
-
-def softmax(x: Array, axis: int) -> Any:
-    """Return exp(x) / sum(exp(x)) along an axis."""
-    if not (_takes(x) and _is_last(x, axis)):
-        return SOFTMAX.compose(vocabulary(), x, axis=axis)  # type: ignore[misc]  # it has one
-    out = np.empty_like(x)
-    rows, results = _rows(x), _rows(out)
-
-    def work(_: int, part: slice) -> None:
-        y = results[part]
-        np.subtract(rows[part], rows[part].max(axis=1, keepdims=True), out=y)
-        np.exp(y, out=y)
-        y /= np.add.reduce(y, axis=1, keepdims=True)
-
-    _in_blocks(rows, work)
-    return out
-
-
-def log_softmax(x: Array, axis: int) -> Any:
-    """Return log(softmax(x)) along an axis."""
-    if not (_takes(x) and _is_last(x, axis)):
-        return LOG_SOFTMAX.compose(vocabulary(), x, axis=axis)  # type: ignore[misc]  # it has one
-    out = np.empty_like(x)
-    rows, results = _rows(x), _rows(out)
-
-    def work(_: int, part: slice) -> None:
-        top = rows[part].max(axis=1, keepdims=True)
-        top[~np.isfinite(top)] = 0  # infinities are the result themselves
-        y = results[part]
-        np.subtract(rows[part], top, out=y)
-        total = np.add.reduce(np.exp(y), axis=1, keepdims=True)
-        with np.errstate(divide="ignore"):
-            y -= np.log(total)
-
-    _in_blocks(rows, work)
-    return out
-
-
-def label_cross_entropy_vjp(g: Array, logits: Array, labels: Array) -> Any:
-    """Return g times the softmax less 1 at the label, the cotangent of a row's cross-entropy."""
-    if not (_takes(logits) and g.dtype == logits.dtype):
-        op = LABEL_CROSS_ENTROPY_VJP
-        return op.compose(vocabulary(), g, logits, labels)  # type: ignore[misc]  # it has one
-    out = softmax(logits, axis=-1)
-    rows = _rows(out)
-    rows[np.arange(len(rows)), labels.reshape(-1).astype(np.intp)] -= 1
-    rows *= g.reshape(-1, 1)
-    return out
-
 
 # --- norms over rows ------------------------------------------------------------------------------
 
 
-def _standardize(x: Array, out: Array, epsilon: float, centred: bool) -> Array:
-    """Write standardized rows, and return what their deviations were multiplied by."""
+def _deviations(x: Array, out: Array, epsilon: float, centred: bool) -> Array:
+    """Write rows less their means, or as they are, and return what then standardizes them."""
     if centred:
-        np.subtract(x, _mean(x), out=out)
+        mean = sums_of(x)
+        mean /= x.shape[1]
+        np.subtract(x, mean, out=out)
     else:
         np.copyto(out, x)
-    inverse = _mean(out * out)
+    inverse: Array = np.vecdot(out, out)[:, None]
+    inverse /= x.shape[1]
     inverse += epsilon
     np.sqrt(inverse, out=inverse)
     np.divide(1, inverse, out=inverse)
-    out *= inverse
     return inverse
+
+
+def _repeated(row: Array, like: Array) -> Array:
+    """Return a row as often as a block has rows: whole blocks are multiplied twice as quickly."""
+    return np.repeat(row[None], min(step_of(like), len(like)), axis=0)
 
 
 def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
     op = normalization.LAYER_NORM if centred else normalization.RMS_NORM
-    if not (_takes(x) and all(each.dtype == x.dtype for each in affine)):
-        return op.compose(vocabulary(), x, *affine, epsilon=epsilon)  # type: ignore[misc]  # ditto
+    if not (takes(x) and all(each.dtype == x.dtype for each in affine)):
+        return op.compose(vocabulary(), x, *affine, epsilon=epsilon)  # type: ignore[misc]  # it has one
     out = np.empty_like(x)
-    rows, results = _rows(x), _rows(out)
+    rows, results = rows_of(x), rows_of(out)
+    wide = [_repeated(each, rows) for each in affine]
 
     def work(_: int, part: slice) -> None:
         y = results[part]
-        _standardize(rows[part], y, epsilon, centred)
-        if affine:
-            y *= affine[0]
-        if len(affine) > 1:
-            y += affine[1]
+        y *= _deviations(rows[part], y, epsilon, centred)
+        if wide:
+            y *= wide[0][: len(y)]
+        if len(wide) > 1:
+            y += wide[1][: len(y)]
 
-    _in_blocks(rows, work)
+    in_blocks(rows, work)
     return out
 
 
 def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
     op = normalization.LAYER_NORM_VJP if centred else normalization.RMS_NORM_VJP
     alike = all(each.dtype == x.dtype for each in (g, *affine)) and g.shape == x.shape
-    if not (_takes(x) and alike):
+    if not (takes(x) and alike):
         return op.compose(vocabulary(), g, x, *affine, epsilon=epsilon)  # type: ignore[misc]
     out = np.empty_like(x)
-    rows, results = _rows(x), _rows(out)
+    rows, results = rows_of(x), rows_of(out)
     given = g.reshape(rows.shape)
-    sums = np.zeros((len(affine), _pieces(rows), rows.shape[1]))
+    sums = np.zeros((len(affine), pieces_of(rows), rows.shape[1]))
+    scale = _repeated(affine[0], rows) if affine else None
+    width = rows.shape[1]
 
     def work(piece: int, part: slice) -> None:
         y, own = results[part], given[part]
-        h = threads.scratch("norm", own.shape, own.dtype)
-        inverse = _standardize(rows[part], h, epsilon, centred)
+        c = threads.scratch("norm", own.shape, own.dtype)
+        inverse = _deviations(rows[part], c, epsilon, centred)
+        # With c the deviations and k = g scale: r (k - mean(k) - c r^2 mean(k c)).
         if affine:
-            sums[0, piece] += np.einsum("ij,ij->j", own, h)
+            np.multiply(own, c, out=y)
+            sums[0, piece] += np.matmul(inverse[:, 0], y)
         if len(affine) > 1:
-            sums[1, piece] += np.add.reduce(own, axis=0)
-        k = own * affine[0] if affine else own
-        product = np.multiply(k, h, out=y)
-        share = _mean(product)
-        h *= share
-        np.subtract(k, h, out=y)
+            sums[1, piece] += np.matmul(ones(len(own), own.dtype), own)
+        k = own
+        if scale is not None:
+            k = np.multiply(own, scale[: len(own)], out=y)
+        share: Array = np.vecdot(k, c)[:, None]
+        share *= inverse
+        share *= inverse
+        share /= width
+        c *= share
         if centred:
-            y -= _mean(k)
+            mean = sums_of(k)
+            mean /= width
+            c += mean
+        np.subtract(k, c, out=y)
         y *= inverse
 
-    _in_blocks(rows, work)
+    in_blocks(rows, work)
     return (out, *(each.sum(axis=0).astype(x.dtype) for each in sums))
 
 
@@ -198,35 +110,94 @@ def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool)
 def moments(x: Array, axes: tuple[int, ...]) -> Any:
     """Return mean and variance over axes, which stay with length 1."""
     lead = sorted(a % x.ndim for a in axes) == list(range(x.ndim - 1))
-    if not (_takes(x) and lead and len(axes)):
+    if not (takes(x) and lead and len(axes)):
         return normalization.MOMENTS.compose(vocabulary(), x, axes=axes)  # type: ignore[misc]
-    rows = _rows(x)
+    rows = rows_of(x)
     shape = (1,) * (x.ndim - 1) + x.shape[-1:]
-    sums = np.zeros((_pieces(rows), rows.shape[1]))
+    sums = np.zeros((pieces_of(rows), rows.shape[1]))
 
     def add(piece: int, part: slice) -> None:
         sums[piece] += np.add.reduce(rows[part], axis=0)
 
-    _in_blocks(rows, add)
+    in_blocks(rows, add)
     mean = (sums.sum(axis=0) / len(rows)).astype(x.dtype)
     sums[...] = 0
+    centre = _repeated(mean, rows)
 
     def add_squares(piece: int, part: slice) -> None:
-        d = np.subtract(rows[part], mean, out=threads.scratch("d", rows[part].shape, x.dtype))
+        own = rows[part]
+        d = threads.scratch("deviations", own.shape, x.dtype)
+        np.subtract(own, centre[: len(own)], out=d)
         sums[piece] += np.einsum("ij,ij->j", d, d)
 
-    _in_blocks(rows, add_squares)
+    in_blocks(rows, add_squares)
     variance = (sums.sum(axis=0) / len(rows)).astype(x.dtype)
     return mean.reshape(shape), variance.reshape(shape)
 
 
+def normalize(x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float) -> Any:
+    """Return scale (x - mean) / sqrt(variance + epsilon) + shift, of columns by blocks of rows."""
+    columns = (1,) * (x.ndim - 1) + x.shape[-1:]
+    given = (mean, variance, *affine)
+    if not (takes(x) and all(a.shape == columns and a.dtype == x.dtype for a in given)):
+        op = normalization.NORMALIZE
+        return op.compose(vocabulary(), x, *given, epsilon=epsilon)  # type: ignore[misc]
+    out = np.empty_like(x)
+    rows, results = rows_of(x), rows_of(out)
+    factor = 1 / np.sqrt(variance.reshape(-1) + x.dtype.type(epsilon))
+    if affine:
+        factor *= affine[0].reshape(-1)
+    steps: list[tuple[np.ufunc, Array]]
+    steps = [(np.subtract, mean.reshape(-1)), (np.multiply, factor)]
+    steps += [(np.add, each.reshape(-1)) for each in affine[1:]]
+    wide = [(ufunc, _repeated(each, rows)) for ufunc, each in steps]
+
+    def work(_: int, part: slice) -> None:
+        source, y = rows[part], results[part]
+        for ufunc, each in wide:
+            ufunc(source, each[: len(y)], out=y)
+            source = y
+
+    in_blocks(rows, work)
+    return out
+
+
+def normalize_vjp(
+    g: Array, x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float
+) -> Any:
+    """Return the cotangents of the operands of `normalize`, of columns by blocks of rows."""
+    columns = (1,) * (x.ndim - 1) + x.shape[-1:]
+    given = (mean, variance, *affine)
+    alike = g.shape == x.shape and all(a.dtype == x.dtype for a in (g, *given))
+    if not (takes(x) and takes(g) and alike and all(a.shape == columns for a in given)):
+        op = normalization.NORMALIZE_VJP
+        return op.compose(vocabulary(), g, x, *given, epsilon=epsilon)  # type: ignore[misc]
+    out = np.empty_like(x)
+    rows, results, cotangents = rows_of(x), rows_of(out), rows_of(g)
+    inverse = 1 / np.sqrt(variance + x.dtype.type(epsilon))
+    factor = inverse * affine[0] if affine else inverse
+    centre, times = (_repeated(each.reshape(-1), rows) for each in (mean, factor))
+    sums = np.zeros((2, pieces_of(rows), rows.shape[1]))
+
+    def work(piece: int, part: slice) -> None:
+        own, y = cotangents[part], results[part]
+        np.subtract(rows[part], centre[: len(y)], out=y)
+        sums[0, piece] += np.einsum("ij,ij->j", own, y)
+        sums[1, piece] += np.add.reduce(own, axis=0)
+        np.multiply(own, times[: len(y)], out=y)
+
+    in_blocks(rows, work)
+    deviated, total = (each.sum(axis=0).astype(x.dtype).reshape(columns) for each in sums)
+    to_variance = deviated * factor * inverse * inverse * x.dtype.type(-0.5)
+    return (out, -total * factor, to_variance, deviated * inverse, total)[: 1 + len(given)]
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
-    "label_cross_entropy_vjp": label_cross_entropy_vjp,
-    "softmax": softmax,
-    "log_softmax": log_softmax,
     "layer_norm": partial(_norm, centred=True),
     "rms_norm": partial(_norm, centred=False),
     "layer_norm_vjp": partial(_norm_vjp, centred=True),
     "rms_norm_vjp": partial(_norm_vjp, centred=False),
     "moments": moments,
+    "normalize": normalize,
+    "normalize_vjp": normalize_vjp,
 }

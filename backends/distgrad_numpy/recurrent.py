@@ -55,18 +55,20 @@ def lstm(
     outputs, cells = (np.empty((*x.shape[:2], units), gates.dtype) for _ in range(2))
     product = np.empty(gates.shape[1:], gates.dtype)
     scratch = np.empty((x.shape[1], units), gates.dtype)
-    for t in range(x.shape[0]):
-        row, cell, output = gates[t], cells[t], outputs[t]
+    # Of the batch's size: one long loop takes half the time of a short one for each example.
+    halves, shifts = (np.repeat(each[None], x.shape[1], axis=0) for each in (half, shift))
+    parts = (gates[..., place * units : (place + 1) * units] for place in range(4))
+    for row, i, f, g, o, cell, output in zip(gates, *parts, cells, outputs, strict=True):
         np.matmul(h, recurrent, out=product)
-        row += product
+        np.add(row, product, out=row)
         np.tanh(row, out=row)
-        row *= half
-        row += shift
-        np.multiply(row[:, units : 2 * units], c, out=cell)
-        np.multiply(row[:, :units], row[:, 2 * units : 3 * units], out=scratch)
-        cell += scratch
+        np.multiply(row, halves, out=row)
+        np.add(row, shifts, out=row)
+        np.multiply(f, c, out=cell)
+        np.multiply(i, g, out=scratch)
+        np.add(cell, scratch, out=cell)
         np.tanh(cell, out=output)
-        output *= row[:, 3 * units :]
+        np.multiply(output, o, out=output)
         h, c = output, cell
     return outputs, cells, gates
 

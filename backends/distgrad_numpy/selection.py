@@ -16,9 +16,9 @@ from distgrad_numpy import threads
 
 Array = np.ndarray[Any, Any]
 
-_WORDS = {2: np.int16, 4: np.int32, 8: np.int64}
+WORDS = {2: np.int16, 4: np.int32, 8: np.int64}
 _FEW = 1 << 12  # elements; below, the overhead of more calls is larger
-_BLOCK = 1 << 14  # elements at a time, whose mask stays in the cache
+_BLOCK = 1 << 15  # elements at a time, whose mask stays in the cache
 _PIECE = 1 << 17  # elements that a thread takes at once
 
 
@@ -27,8 +27,8 @@ def where(condition: Array, a: Any, b: Any) -> Any:
     joint = _joint(condition, a, b)
     if joint is None:
         return np.where(condition, a, b)
-    word = _WORDS[joint.itemsize]
-    first, second = (_bits(each, joint, word) for each in (a, b))
+    word = WORDS[joint.itemsize]
+    first, second = (bits_of(each, joint, word) for each in (a, b))
     out = np.empty(condition.shape, joint)
     size = condition.size
     flat_out, mask = out.view(word).reshape(-1), condition.reshape(-1).view(np.int8)
@@ -38,7 +38,7 @@ def where(condition: Array, a: Any, b: Any) -> Any:
             part = slice(low, min(low + _BLOCK, size))
             x = first if isinstance(first, np.generic) else first[part]
             y = second if isinstance(second, np.generic) else second[part]
-            _select(mask[part], x, y, flat_out[part])
+            select(mask[part], x, y, flat_out[part])
 
     if size <= _PIECE:
         work(0)
@@ -47,13 +47,20 @@ def where(condition: Array, a: Any, b: Any) -> Any:
     return out
 
 
-def _select(mask: Array, a: Any, b: Any, out: Array) -> None:
+def select(mask: Array, a: Any, b: Any, out: Array) -> None:
+    """Write bits of a where a mask, bytes of 0 or 1, is 1, and bits of b elsewhere.
+
+    All but the mask are integers as wide as the numbers that they stand for; a may be `out` itself.
+    """
     wide = np.negative(mask).astype(out.dtype)
     if isinstance(b, np.generic) and b == 0:
         np.bitwise_and(a, wide, out=out)
         return
-    np.bitwise_xor(a, b, out=out)
-    out &= wide
+    if isinstance(a, np.generic):
+        np.bitwise_and(wide, a ^ b, out=out)
+    else:
+        np.bitwise_xor(a, b, out=out)
+        out &= wide
     out ^= b
 
 
@@ -65,7 +72,7 @@ def _joint(condition: Array, a: Any, b: Any) -> np.dtype[Any] | None:
     if not arrays or any(each.shape != condition.shape for each in arrays):
         return None
     dtype: np.dtype[Any] = arrays[0].dtype
-    if dtype.itemsize not in _WORDS or dtype.kind not in "fiu" or arrays[-1].dtype != dtype:
+    if dtype.itemsize not in WORDS or dtype.kind not in "fiu" or arrays[-1].dtype != dtype:
         return None
     for each in (a, b):
         if not isinstance(each, np.ndarray):
@@ -79,7 +86,8 @@ def _joint(condition: Array, a: Any, b: Any) -> np.dtype[Any] | None:
     return dtype
 
 
-def _bits(operand: Any, joint: np.dtype[Any], word: Any) -> Any:
+def bits_of(operand: Any, joint: np.dtype[Any], word: Any) -> Any:
+    """Return an array, flat, or a number as the integers of the same bits."""
     if isinstance(operand, np.ndarray):
         return operand.view(word).reshape(-1)
     return np.array(operand, joint).view(word)[()]

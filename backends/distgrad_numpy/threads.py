@@ -83,6 +83,13 @@ class _Region:
 
 
 _region = _Region()
+
+
+def one_each() -> _Region:
+    """Return a context in which BLAS has one thread, so that it adds in one order always."""
+    return _region
+
+
 _pools: dict[int, ThreadPoolExecutor] = {}
 _inside = threading.local()
 

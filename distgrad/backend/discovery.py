@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -68,7 +67,9 @@ def load(name: str) -> Backend:
     """
     points = _entry_points()
     if name not in points:
-        near = difflib.get_close_matches(name, points, n=1)
+        from difflib import get_close_matches  # for messages alone
+
+        near = get_close_matches(name, points, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UnknownBackendError(
             f"backend {name!r} is unknown; installed packages offer: "

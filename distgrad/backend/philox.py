@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,14 +138,17 @@ class _Local(threading.local):
         self.state: Any = self.bits.state
 
 
-_local = _Local()
+@cache
+def _local() -> _Local:
+    """Return each thread's own; not before numbers are drawn, as NumPy imports these late, too."""
+    return _Local()
 
 
 def _at(stream: Stream, block: int, part: int) -> _Local:
     """Return this thread's generator, about to give the words of a block."""
     # NumPy counts up before it computes a block, with a carry: so it starts one before.
     start = ((block | stream.draw << 64 | part << 128 | NUMBERS << 192) - 1) % 2**256
-    local = _local
+    local = _local()
     state = local.state
     state["state"] = {
         "counter": np.array([start >> shift & _MASK for shift in (0, 64, 128, 192)], np.uint64),

@@ -5,8 +5,20 @@ from distgrad.nn.attention_layer import MultiHeadAttention
 from distgrad.nn.containers import Activation, Dropout, Flatten, Residual, Sequential
 from distgrad.nn.convolutions import AvgPool, Conv, ConvTranspose, MaxPool
 from distgrad.nn.dense import Dense, Embedding
+from distgrad.nn.distances import (
+    cosine_embedding,
+    margin_ranking,
+    pairwise_distance,
+    soft_margin,
+    triplet_margin,
+)
 from distgrad.nn.dropout import alpha_dropout, dropout
 from distgrad.nn.functional_calls import functional_call
+from distgrad.nn.images import pixel_shuffle, pixel_unshuffle, resize
+from distgrad.nn.likelihoods import (
+    gaussian_negative_log_likelihood,
+    poisson_negative_log_likelihood,
+)
 from distgrad.nn.losses import (
     binary_cross_entropy,
     cosine_similarity,
@@ -31,7 +43,9 @@ from distgrad.nn.normalization import (
     layer_norm,
     rms_norm,
 )
+from distgrad.nn.patches import fold, unfold
 from distgrad.nn.recurrent_layers import GRU, LSTM
+from distgrad.nn.relaxed import gumbel_softmax
 from distgrad.ops.elementwise.transcendental import tanh
 from distgrad.ops.neural.activations import (
     celu,
@@ -56,6 +70,7 @@ from distgrad.ops.neural.adaptive_pooling import (
 from distgrad.ops.neural.attention import scaled_dot_product_attention
 from distgrad.ops.neural.convolution import conv, conv_transpose
 from distgrad.ops.neural.cross_entropy import sigmoid_cross_entropy, softmax_cross_entropy
+from distgrad.ops.neural.ctc import ctc_loss
 from distgrad.ops.neural.kinks import (
     hard_shrink,
     hard_sigmoid,
@@ -110,17 +125,22 @@ __all__ = [
     "celu",
     "conv",
     "conv_transpose",
+    "cosine_embedding",
     "cosine_similarity",
+    "ctc_loss",
     "dropout",
     "elu",
     "embedding",
+    "fold",
     "functional_call",
+    "gaussian_negative_log_likelihood",
     "gelu",
     "global_avg_pool",
     "global_max_pool",
     "glu",
     "group_norm",
     "gru",
+    "gumbel_softmax",
     "hard_shrink",
     "hard_sigmoid",
     "hard_swish",
@@ -136,6 +156,7 @@ __all__ = [
     "log_sigmoid",
     "log_softmax",
     "lstm",
+    "margin_ranking",
     "max_pool",
     "mean_absolute_error",
     "mean_squared_error",
@@ -144,9 +165,14 @@ __all__ = [
     "negative_log_likelihood",
     "normalize",
     "one_hot",
+    "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "poisson_negative_log_likelihood",
     "prelu",
     "relu",
     "relu6",
+    "resize",
     "rms_norm",
     "scaled_dot_product_attention",
     "selu",
@@ -154,6 +180,7 @@ __all__ = [
     "sigmoid_cross_entropy",
     "silu",
     "smooth_l1",
+    "soft_margin",
     "soft_shrink",
     "softmax",
     "softmax_cross_entropy",
@@ -165,5 +192,7 @@ __all__ = [
     "tanh",
     "tanh_shrink",
     "threshold",
+    "triplet_margin",
+    "unfold",
     "weighted_sigmoid_cross_entropy",
 ]

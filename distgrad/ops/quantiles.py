@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Any
 
 from distgrad.core.op import Array, Namespace, Spec
@@ -84,7 +83,8 @@ def _cumulated(z: float) -> float:
     """Return the probability of a standard normal number below z."""
     if math.isinf(z):
         return 1.0 if z > 0 else 0.0
-    return 0.5 * math.erfc(-z / math.sqrt(2)) if z < 0 else NormalDist().cdf(z)
+    root = z / math.sqrt(2)
+    return 0.5 * math.erfc(-root) if z < 0 else 0.5 * (1 + math.erf(root))
 
 
 def _quantile_spec(u: Spec, *, low: float, high: float) -> Spec:

@@ -1,37 +1,29 @@
-"""The generator: its stream, the continuous numbers, and here integers, classes and orders."""
+"""The generator: a key, how many draws were made under it, its children, and what it draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from distgrad.core.seam import apply
-from distgrad.dtypes import DTypeLike, as_dtype, int64, uint64
+from distgrad.backend.protocol import Backend
+from distgrad.core.op import Op
+from distgrad.core.seam import VALUES, apply
 from distgrad.eager import asarray
-from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.elementwise.comparison import less
-from distgrad.ops.neural.softmax import softmax
-from distgrad.ops.picking.indexing import take
-from distgrad.ops.random import (
-    RANDOM_BERNOULLI,
-    RANDOM_BITS,
-    RANDOM_INTEGERS,
-    RANDOM_PERMUTATION,
-    RANDOM_POISSON,
-)
-from distgrad.ops.shaping.structure import broadcast_to, reshape
-from distgrad.random.arguments import as_integer, as_shape, floating_dtype, is_number
-from distgrad.random.choices import axis_to_back, check_without_replacement, places_by_weight
-from distgrad.random.continuous import ContinuousDraws
-from distgrad.random.stream import Rows
-from distgrad.shapes import broadcast
-from distgrad.tensor import Tensor
+from distgrad.errors import ShapeError
+from distgrad.ops.elementwise.arithmetic import add
+from distgrad.ops.random import RANDOM_FOLD, RANDOM_SPLIT, draw
+from distgrad.random import continuous, discrete, gammas
+from distgrad.random.arguments import as_index, as_integer, as_shape, as_words
+from distgrad.random.source import Rows
+from distgrad.tensor import Operators, Tensor
+from distgrad.variable import Variable
+
+_ONE_DRAW = np.array([0, 0, 1], np.uint64)
 
 
-class Generator(ContinuousDraws):
+class Generator:
     """A stream of random numbers, fixed by a seed.
 
     Parameters
@@ -73,197 +65,146 @@ class Generator(ContinuousDraws):
     True
     """
 
-    __slots__ = ()
+    __slots__ = ("_stream",)
 
-    def bits(
-        self, shape: int | Sequence[int] = (), *, dtype: DTypeLike = uint64, rows: Rows = None
-    ) -> Tensor:
-        """Return random bits as uint64 or uint32; parameters as for `uniform`."""
-        chosen = as_dtype(dtype)
-        if chosen not in (uint64, np.dtype("uint32")):
-            raise DTypeError(f"bits: dtype is {chosen}; expected uint32 or uint64")
-        return self._draw(RANDOM_BITS, shape, rows, dtype=chosen)
+    _stream: Variable | Tensor
 
-    def integers(
-        self,
-        low: int,
-        high: int | None = None,
-        shape: int | Sequence[int] = (),
-        *,
-        dtype: DTypeLike = int64,
-        rows: Rows = None,
-    ) -> Tensor:
-        """Return integers drawn evenly from `low` up to, but without, `high`.
+    def __init__(self, seed: int, *, backend: str | Backend | None = None) -> None:
+        number = as_integer("Generator", "seed", seed)
+        if not 0 <= number < 2**128:
+            raise ValueError(f"Generator: seed is {seed}; expected 0 to 2^128 - 1")
+        words = np.array([number % 2**64, number // 2**64, 0], np.uint64)
+        self._stream = _kept(asarray(words, backend=backend))
 
-        Parameters
-        ----------
-        low, high : int
-            The bounds; with one of them, from 0 up to it.
-        shape, rows
-            As for `uniform`.
-        dtype : dtype
-            An integer one that holds the bounds.
+    @classmethod
+    def _over(cls, stream: Tensor) -> Self:
+        generator = cls.__new__(cls)
+        generator._stream = _kept(stream)
+        return generator
 
-        Notes
-        -----
-        No share is off by more than (high - low) / 2^64 of itself.
+    # --- state ------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Any:
+        """The key's two words and the number of draws, as a list of integers.
+
+        For an array of streams, lists of such lists. It may be assigned, to go on from there.
         """
-        first = as_integer("integers", "low", low)
-        first, stop = (0, first) if high is None else (first, as_integer("integers", "high", high))
-        chosen = as_dtype(dtype)
-        if chosen.kind not in "iu":
-            raise DTypeError(f"integers: dtype is {chosen}; expected an integer one")
-        limits = np.iinfo(chosen)
-        if not limits.min <= first < stop <= int(limits.max) + 1:
-            raise ValueError(
-                f"integers: low is {first} and high {stop}; expected low < high within {chosen}, "
-                f"that is from {limits.min} to {int(limits.max) + 1}"
+        return self._stream.numpy().tolist()
+
+    @state.setter
+    def state(self, words: Any) -> None:
+        given = as_words(words)
+        if not isinstance(self._stream, Variable) or given.shape != self._stream.shape:
+            raise ShapeError(
+                f"Generator: a state of shape {given.shape} is assigned to one of shape "
+                f"{tuple(self._stream.shape)}; make a new one by Generator.from_state"
             )
-        return self._draw(RANDOM_INTEGERS, shape, rows, dtype=chosen, low=first, high=stop)
+        self._stream.assign(given)
 
-    def bernoulli(
-        self, p: Any = 0.5, shape: int | Sequence[int] | None = None, *, rows: Rows = None
-    ) -> Tensor:
-        """Return booleans that are true with probability p.
-
-        Parameters
-        ----------
-        p : float or Tensor
-            The probability, to 2^-32 where it is a number.
-        shape : int or sequence of int, optional
-            By default that of `p`.
-        rows
-            As for `uniform`; `shape` is that of the whole draw, and `p` of what is returned.
-        """
-        wanted = tuple(getattr(p, "shape", ())) if shape is None else as_shape(shape)
-        if is_number(p):
-            if not 0 <= p <= 1:
-                raise ValueError(f"bernoulli: p is {p}; expected a probability from 0 to 1")
-            return self._draw(RANDOM_BERNOULLI, wanted, rows, p=float(p))
-        probability = asarray(p, backend=self._home(p))
-        chosen = floating_dtype("bernoulli", probability.dtype)
-        return less(self.uniform(wanted, dtype=chosen, rows=rows), probability)
-
-    def poisson(
-        self,
-        rate: Any,
-        shape: int | Sequence[int] | None = None,
-        *,
-        dtype: DTypeLike = int64,
-    ) -> Tensor:
-        """Return Poisson-distributed counts; no gradient flows into the rate.
+    @classmethod
+    def from_state(cls, state: Any, *, backend: str | Backend | None = None) -> Self:
+        """Return a generator that goes on from a `state`.
 
         Parameters
         ----------
-        rate : float or Tensor
-            The mean, from 0 to 2^62, or less where `dtype` is narrower.
-        shape : int or sequence of int, optional
-            To which the rate is broadcast; its own by default.
-        dtype : dtype
-            Integer or real floating. Counts beyond an integer dtype become its largest number.
-
-        Raises
-        ------
-        ValueError
-            If a rate is negative, NaN or above 2^62.
-
-        Notes
-        -----
-        Exact to the rounding of float64: by inversion for rates below 10, otherwise by transformed
-        rejection [1]_.
-
-        References
-        ----------
-        .. [1] Hörmann, "The transformed rejection method for generating Poisson random variables",
-           Insurance: Mathematics and Economics 12 (1993), algorithm PTRS.
+        state : sequence of int, or array of uint64, shape (..., 3)
+            What `state` gave.
+        backend : str or Backend, optional
+            Where the numbers are made; the backend in force by default.
         """
-        chosen = as_dtype(dtype)
-        if chosen.kind not in "iuf" and chosen.name != "bfloat16":
-            raise DTypeError(f"poisson: dtype is {chosen}; expected integers or real floating ones")
-        given = asarray(rate, backend=self._home(rate))
-        stream = self._next()
-        wanted = given.shape if shape is None else as_shape(shape)
-        full = broadcast("poisson", (*stream.shape[:-1], *wanted), given.shape)
-        return apply(RANDOM_POISSON, stream, broadcast_to(given, full), start=0, dtype=chosen)
+        if isinstance(state, Operators):
+            return cls._over(state.read())
+        return cls._over(asarray(as_words(state), backend=backend))
 
-    def categorical(
-        self, logits: Any, shape: int | Sequence[int] | None = None, *, axis: int = -1
-    ) -> Tensor:
-        """Return classes drawn with probabilities softmax(logits), as int64.
-
-        Parameters
-        ----------
-        logits : Tensor or array
-            Unnormalised log-probabilities; the classes lie along `axis`.
-        shape : int or sequence of int, optional
-            Of the result; that of `logits` without `axis` broadcasts to it, which is the default.
-        axis : int
-            The axis of the classes.
-
-        Notes
-        -----
-        The first class whose cumulated probability exceeds a uniform number.
-        """
-        weights = softmax(asarray(logits, backend=self._home(logits)), axis=axis)
-        weights = axis_to_back(weights, axis)
-        wanted = weights.shape[:-1] if shape is None else as_shape(shape)
-        broadcast("categorical", wanted, weights.shape[:-1])
-        return places_by_weight(weights, self.uniform(wanted, dtype=weights.dtype))
-
-    def permutation(self, n: int) -> Tensor:
-        """Return 0 ... n - 1 in random order, as int64."""
-        length = as_integer("permutation", "n", n)
-        if length < 0:
-            raise ValueError(f"permutation: n is {n}; expected 0 or more")
-        return apply(RANDOM_PERMUTATION, self._next(), length=length)
-
-    def shuffle(self, x: Any, *, axis: int = 0) -> Tensor:
-        """Return x with its slices along an axis in random order; gradients flow through."""
-        values = asarray(x, backend=self._home(x))
-        if not values.ndim:
-            raise ShapeError("shuffle: x has no axes; expected one at least")
-        return take(values, self.permutation(values.shape[axis]), axis=axis)
-
-    def choice(
-        self,
-        options: Any,
-        shape: int | Sequence[int] = (),
-        *,
-        replace: bool = True,
-        p: Any = None,
-        axis: int = 0,
-    ) -> Tensor:
-        """Return options drawn at random.
-
-        Parameters
-        ----------
-        options : int or Tensor
-            What to draw from along `axis`; a number n stands for 0 ... n - 1.
-        shape : int or sequence of int
-            How many.
-        replace : bool
-            Whether an option may be drawn again.
-        p : Tensor or array, optional
-            The probability of each option; equal ones by default. Needs `replace`.
-        axis : int
-            The axis of the options.
-
-        Raises
-        ------
-        ValueError
-            If more are to be drawn without replacement than there are, or with probabilities.
-        """
-        source = None if isinstance(options, int) else asarray(options, backend=self._home(options))
-        count = options if source is None else source.shape[axis]
-        wanted = as_shape(shape)
-        if not replace:
-            check_without_replacement(prod(wanted), count, p)
-            places = reshape(self.permutation(count)[..., : prod(wanted)], wanted)
-        elif p is None:
-            places = self.integers(0, count, wanted)
+    def _next(self) -> Tensor:
+        """Return the stream of this draw, and count it."""
+        stream = self._stream.read()
+        if isinstance(self._stream, Variable):
+            several = stream.ndim > 1
+            self._stream.assign_add(
+                np.broadcast_to(_ONE_DRAW, stream.shape) if several else _ONE_DRAW
+            )
         else:
-            weights = asarray(p, backend=self._home(p))
-            if weights.shape != (count,):
-                raise ShapeError(f"choice: p has shape {weights.shape}; expected ({count},)")
-            places = places_by_weight(weights, self.uniform(wanted, dtype=weights.dtype))
-        return places if source is None else take(source, places, axis=axis)
+            level = stream.kernels.level
+            one = _ONE_DRAW if level else asarray(_ONE_DRAW, backend=stream.kernels.backend)
+            self._stream = add(stream, one)
+        return stream
+
+    # --- children ---------------------------------------------------------------------------------
+
+    def fold_in(self, index: Any) -> Self:
+        """Return the generator of an index, which depends on this one's key and the index only.
+
+        Parameters
+        ----------
+        index : int or array of int
+            Such as a step, a layer or the number of an example, modulo 2^64. An array gives an
+            array of streams: each draw has the array's axes in front, and an example's numbers are
+            its own, whichever examples stand beside it.
+
+        Notes
+        -----
+        This generator stays what it is, and how much was drawn from it does not matter.
+        """
+        return self._over(apply(RANDOM_FOLD, self._stream, as_index(index)))
+
+    def split(self, n: int) -> tuple[Self, ...]:
+        """Return n generators of their own; the next split gives others."""
+        count = as_integer("split", "n", n)
+        if count < 0:
+            raise ValueError(f"split: n is {n}; expected 0 or more")
+        children = apply(RANDOM_SPLIT, self._next(), count=count)
+        return tuple(self._over(children[..., i, :]) for i in range(count))
+
+    # --- draws: functions of this generator, in a file a subject ----------------------------------
+
+    uniform = continuous.uniform
+    normal = continuous.normal
+    truncated_normal = continuous.truncated_normal
+    exponential = continuous.exponential
+    gumbel = continuous.gumbel
+
+    gamma = gammas.gamma
+    beta = gammas.beta
+    dirichlet = gammas.dirichlet
+    chi_square = gammas.chi_square
+    student_t = gammas.student_t
+
+    bits = discrete.bits
+    integers = discrete.integers
+    bernoulli = discrete.bernoulli
+    poisson = discrete.poisson
+    categorical = discrete.categorical
+    permutation = discrete.permutation
+    shuffle = discrete.shuffle
+    choice = discrete.choice
+
+    def _draw(self, op: Op, shape: int | Sequence[int], rows: Rows, **params: Any) -> Tensor:
+        return draw(op, self._next(), as_shape(shape), rows, **params)
+
+    def _home(self, value: Any) -> Backend | None:
+        """Return where an argument that is no tensor goes: to the numbers."""
+        if isinstance(value, Operators) or self._stream.kernels.level:
+            return None
+        home: Backend = self._stream.kernels.backend
+        return home
+
+    def __repr__(self) -> str:
+        stream = self._stream
+        if stream.kernels.level or stream.ndim > 1:
+            return (
+                f"<generator: {stream.shape[:-1]} streams, backend={stream.kernels.backend.name}>"
+            )
+        low, high, draws = self.state
+        return f"<generator: key=({low}, {high}), draws={draws}, backend={stream.backend.name}>"
+
+
+def _kept(stream: Tensor) -> Variable | Tensor:
+    """Return a stream as a variable, so that traced functions count the draws.
+
+    One that is made while a function is traced belongs to that run: it starts anew in each.
+    """
+    if stream.kernels.level or VALUES.get() is not None:
+        return stream
+    return Variable(stream, trainable=False, name="generator", backend=stream.kernels.backend)

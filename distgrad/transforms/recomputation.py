@@ -7,8 +7,9 @@ from functools import wraps
 from typing import Any
 
 from distgrad import tree
+from distgrad.autocasting import autocast_as
 from distgrad.core.op import Composed, Kind
-from distgrad.core.seam import VALUES, apply
+from distgrad.core.seam import AUTOCAST, VALUES, apply
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
 from distgrad.tape.calls import Rules
@@ -36,6 +37,9 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     any order and forward mode go through, which TensorFlow's does not allow. It nests: a
     recomputed part of a recomputed function is computed once more.
 
+    A block of `autocast` around the call holds for the second run, too; one around the backward
+    pass does not.
+
     What `f` does besides computing, such as printing or assigning variables, it does again. A
     variable that was assigned meanwhile has its new value then.
 
@@ -60,7 +64,7 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(f)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call(name_of(f, "recompute_grad"), args, kwargs, converts=False)
-        read = VariablesRead()
+        read, narrow = VariablesRead(), AUTOCAST.get()
         with listening((*bystanders(), read)):
             positional, named = call.arguments()
             result = f(*positional, **named)
@@ -68,7 +72,8 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
 
         def again(primals: Values) -> list[Tensor]:
             positional, named = call.arguments(primals)
-            outputs = tree.flatten(f(*positional, **named))[0]
+            with autocast_as(narrow):  # that of the first time, wherever the backward pass runs
+                outputs = tree.flatten(f(*positional, **named))[0]
             return [
                 each.read() if isinstance(each, Operators) else asarray(each) for each in outputs
             ]

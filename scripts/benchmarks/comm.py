@@ -1,11 +1,11 @@
 """Measure what averaging gradients over MPI ranks costs, beside MPI itself and beside PyTorch.
 
 Each job runs on ranks of this machine: bucketed averaging of many tensors beside one raw
-MPI_Allreduce of the same bytes, the comparison of plans, the deterministic sum, how much of the
-communication is hidden where the walk back waits (sleeps stand for it: they leave the cores free),
-and a training step on two ranks beside DistributedDataParallel with gloo and beside two single
-processes at the same time, which is what this machine can do at most. Ratios are distgrad's time to
-the other's.
+MPI_Allreduce of the same bytes, the comparison of plans, the deterministic sum, compressed,
+adaptive and hierarchical sums beside the plain one, how much of the communication is hidden where
+the walk back waits (sleeps stand for it: they leave the cores free), and a training step on two
+ranks beside DistributedDataParallel with gloo and beside two single processes at the same time,
+which is what this machine can do at most. Ratios are distgrad's time to the other's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import numpy as np
 from distgrad.testing.ranks import run_ranks
 
 TENSORS, MEGABYTES = 200, 100
+COMPRESSED = 32  # MiB of gradients in matrices
 LAYERS, SLEEP, MESSAGE = 16, 0.02, 2**18  # of the walk with delays: seconds and floats a layer
 WIDTHS, EXAMPLES = (784, 1024, 1024, 10), 128  # of the training step, a rank
 
@@ -94,6 +96,39 @@ def averaging(rounds: int, megabytes: int) -> dict:
     return seconds | medians(50 * rounds, {"plans": lambda: agree(world, plan)}, world.barrier)
 
 
+def compression(rounds: int, megabytes: int) -> dict:
+    """Return the seconds of averaging matrices in each way to add up, and the bytes it takes."""
+    import distgrad as dg
+    import distgrad.distributed as dist
+
+    world = dist.init()
+    shape = (512, 512)  # a MiB
+    rng = np.random.default_rng(world.rank)
+    sources = [dg.Variable(np.zeros(shape, np.float32), name=f"v{k}") for k in range(megabytes)]
+    gradients = [dg.asarray(rng.normal(size=shape).astype(np.float32)) for _ in sources]
+
+    class Ready:
+        """A tape whose gradients are there already."""
+
+        def gradient(self, *_: Any, **__: Any) -> list[Any]:
+            return gradients
+
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "hierarchical": {"reduction": "hierarchical"},
+        "adasum": {"average": "adasum"},
+    } | {name: {"compression": name} for name in ("fp16", "bf16", "int8", "topk", "powersgd")}
+    sent = {}
+
+    def averaged(name: str) -> None:
+        tape = dist.DistributedGradientTape(Ready(), overlap=False, **ways[name])  # type: ignore
+        tape.gradient(0.0, sources, examples=1)
+        sent[f"{name} bytes"] = tape.report.bytes
+
+    seconds = medians(rounds, {name: partial(averaged, name) for name in ways}, world.barrier)
+    return seconds | sent
+
+
 def overlap(rounds: int, _: int) -> dict:
     """Return how much of the messages of a walk with delays is hidden."""
     import distgrad as dg
@@ -144,6 +179,7 @@ def training(rounds: int, _: int) -> dict:
     """Return the seconds of a step: averaged over ranks, and of each rank for itself."""
     import distgrad as dg
     import distgrad.distributed as dist
+    from distgrad.core import spans
 
     world = dist.init()
     x, labels = batch(world.rank)
@@ -166,9 +202,34 @@ def training(rounds: int, _: int) -> dict:
         ):
             variable.assign_sub(0.01 * gradient)
 
+    from mpi4py import MPI
+
     alone = dist.SerialCommunicator()
-    cases = {"together": lambda: step(world), "alone": lambda: step(alone)}
-    return medians(10 * rounds, cases, world.barrier)
+    flat = np.zeros(sum(variable.array.size for variable in model), np.float32)
+    result = np.empty_like(flat)
+
+    def beside_raw() -> None:
+        step(alone)
+        MPI.COMM_WORLD.Allreduce(flat, result)
+
+    def traced() -> None:
+        before = spans.tell(lambda *facts: heard.append(facts))
+        step(world)
+        spans.tell(before)
+
+    heard: list[Any] = []
+    cases = {
+        "together": lambda: step(world),
+        "alone": lambda: step(alone),
+        "alone and raw": beside_raw,
+        "traced": traced,
+    }
+    seconds = medians(10 * rounds, cases, world.barrier)
+    kinds = {"pack": 0.0, "bucket": 0.0, "unpack": 0.0, "compare plans": 0.0}
+    for name, _, begun, ended, _ in heard:
+        if name in kinds:
+            kinds[name] += (ended - begun) / 1e9 / (10 * rounds + 1)
+    return seconds | kinds
 
 
 def training_torch(rounds: int, _: int) -> dict:
@@ -201,6 +262,7 @@ def training_torch(rounds: int, _: int) -> dict:
 
 WORKERS = {
     "averaging": averaging,
+    "compression": compression,
     "overlap": overlap,
     "training": training,
     "training_torch": training_torch,
@@ -232,6 +294,15 @@ def line(what: str, seconds: float, other: str = "", ratio: float | None = None)
     """Print a figure, and its ratio to another."""
     text = f"  {what:46}{1e3 * seconds:10.3f} ms"
     print(text if ratio is None else f"{text}{ratio:8.2f} x {other}")
+
+
+def show_ways(found: dict) -> None:
+    """Print what each way to add up took, and how many bytes."""
+    plain, plain_bytes = found["plain"], found["plain bytes"]
+    print(f"{COMPRESSED} matrices of 512 x 512, 2 ranks of one machine, which has no network:")
+    for way in [name for name in found if not name.endswith(" bytes")]:
+        part = 100 * found[f"{way} bytes"] / plain_bytes
+        line(f"{way}, {part:.1f} % of the bytes", found[way], "plain", found[way] / plain)
 
 
 def main() -> None:
@@ -268,19 +339,33 @@ def main() -> None:
             line("averaged in buckets", found["bucketed"], "raw", found["bucketed"] / raw)
             line("the deterministic sum", found["ordered"], "raw", found["ordered"] / raw)
             line(f"comparison of plans of {TENSORS} tensors", found["plans"])
+    found = measure("compression", 2, arguments.rounds, COMPRESSED)
+    if found:
+        show_ways(found)
     found = measure("overlap", 2, arguments.rounds)
     if found:
         print(f"{LAYERS} layers of {4 * MESSAGE >> 20} MiB, {1e3 * SLEEP:.0f} ms each, 2 ranks:")
         line("communication after the walk, exposed", found["plain"])
         line("communication during the walk", found["seconds"])
         line("of it exposed", found["exposed"], "it", found["exposed"] / found["seconds"])
+    show_training(arguments.rounds)
+
+
+def show_training(rounds: int) -> None:
+    """Print what a training step takes, in which parts, and beside PyTorch."""
     print(f"a step of {'-'.join(map(str, WIDTHS))} on 2 ranks of {EXAMPLES} examples, one thread:")
-    ours, theirs = measure("training", 2, arguments.rounds), None
+    ours, theirs = measure("training", 2, rounds), None
     if ours:
         line("distgrad, two processes by themselves", ours["alone"])
         ratio = ours["together"] / ours["alone"]
         line("distgrad, averaged", ours["together"], "by themselves", ratio)
-        theirs = measure("training_torch", 2, arguments.rounds)
+        raw = ours["alone and raw"]
+        line("by themselves, then one raw MPI_Allreduce", raw, "by themselves", raw / ours["alone"])
+        for part in ("compare plans", "pack", "bucket", "unpack"):
+            line(f"  of it: {part} (mean)", ours[part])
+        ratio = ours["traced"] / ours["together"]
+        line("distgrad, averaged, with a timeline", ours["traced"], "without", ratio)
+        theirs = measure("training_torch", 2, rounds)
     if ours and theirs:
         line("PyTorch, two processes by themselves", theirs["alone"])
         ratio = theirs["together"] / theirs["alone"]

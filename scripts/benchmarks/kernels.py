@@ -1,11 +1,11 @@
 """Measure the hot kernels of the CPU, forward and with their gradients, beside their peers.
 
 Each case runs in distgrad (NumPy and BLAS alone; and with oneDNN, where that is installed), in
-PyTorch and in TensorFlow, in turn, round after round, so that the ratios of one run hold also on a
-machine that others use too; a figure is the median over the rounds. "blas" is the time of the same
-products of matrices in bare BLAS, with nothing around them: the limit for kernels that are built on
-it. Numbers of threads run one after the other, each in a process of its own. Rows in which distgrad
-is behind are marked.
+PyTorch and in TensorFlow, in turn, round after round. A figure is the least over the rounds, and
+with one thread the processor's time instead of the clock's: what others do on the machine only ever
+adds. "blas" is the time of the same products of matrices in bare BLAS, with nothing around them:
+the limit for kernels built on it. Numbers of threads run one after the other, each in a process
+of its own. Rows in which distgrad is behind are marked.
 
 The cases are in scripts/benchmarks/kernel_cases/, one file a family.
 """
@@ -17,7 +17,6 @@ import importlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -57,7 +56,7 @@ def prepare(threads: int) -> dict[str, str]:
 
 
 def measure(families: list[str], only: str, threads: int, rounds: int) -> dict[str, Any]:
-    """Return the medians in milliseconds, by case, library and what is computed."""
+    """Return the least times in milliseconds, by case, library and what is computed."""
     missing = prepare(threads)
     results: dict[str, dict[str, dict[str, float]]] = {}
     for family in families:
@@ -72,24 +71,27 @@ def measure(families: list[str], only: str, threads: int, rounds: int) -> dict[s
                 pair = make(library)
                 if pair is not None:
                     steps[library, "forward"], steps[library, "both"] = pair
-            results[name] = medians(steps, rounds)
+            results[name] = least(steps, rounds, threads)
     return {"missing": missing, "results": results}
 
 
-def medians(steps: dict[tuple[str, str], Step], rounds: int) -> dict[str, dict[str, float]]:
-    """Return the median time of each step in milliseconds, all steps taking turns."""
+def least(
+    steps: dict[tuple[str, str], Step], rounds: int, threads: int
+) -> dict[str, dict[str, float]]:
+    """Return the least time of each step in milliseconds, all steps taking turns."""
+    clock = time.process_time if threads == 1 else time.perf_counter
     for step in steps.values():  # warm up
         step()
         step()
     times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
     for _ in range(rounds):
         for key, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            times[key].append(time.perf_counter() - start)
+            times[key].append(clock() - start)
     table: dict[str, dict[str, float]] = {}
     for (library, what), values in times.items():
-        table.setdefault(library, {})[what] = 1e3 * statistics.median(values)
+        table.setdefault(library, {})[what] = 1e3 * min(values)
     return table
 
 
@@ -153,7 +155,7 @@ def main() -> None:
         found = measure(arguments.families, arguments.only, arguments.threads[0], arguments.rounds)
         print(json.dumps(found))
         return
-    print(f"medians of {arguments.rounds} rounds; Python {platform.python_version()}")
+    print(f"least of {arguments.rounds} rounds; Python {platform.python_version()}")
     everything = {}
     for threads in arguments.threads:
         found = everything[threads] = run_with(threads, arguments)

@@ -1,14 +1,19 @@
-"""A stranger's backend, of a name and an array-API module; and a compiler for the host."""
+"""A stranger's backend, of a name and an array-API module; compilers for the host, for CUDA too."""
 
 import ctypes
+import hashlib
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import array_api_strict
+import numpy as np
 import pytest
 
 from distgrad.backend import ArrayModuleBackend
+from distgrad.backends_in_force import kernels_of
 
 STRICT = ArrayModuleBackend("strict", array_api_strict)
 
@@ -33,3 +38,91 @@ def compiled_cxx(tmp_path):
         return ctypes.CDLL(str(library))
 
     return compiled
+
+
+# --- CUDA sources on the host ---------------------------------------------------------------------
+SHIM = Path(__file__).with_name("host_shim.h")
+_KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+
+
+def compile_for_host(source, folder):
+    """Return the loaded library of a C++ source; compiled once for a folder."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    code, library = folder / f"{digest}.cpp", folder / f"{digest}.so"
+    if not library.exists():
+        code.write_text(source)
+        found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+        compiler = [found] if found else [sys.executable, "-m", "ziglang", "c++"]
+        options = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", library]
+        subprocess.run([*compiler, *options, code], check=True, timeout=300)
+    return ctypes.CDLL(str(library))
+
+
+def host_source(text):
+    """Return a CUDA source with the shim before it and, behind it, what starts each kernel."""
+    starts = []
+    for name, parameters in _KERNEL.findall(text):
+        names = [re.search(r"(\w+)\s*$", each).group(1) for each in parameters.split(",")]
+        starts.append(
+            f'extern "C" int run_{name}(unsigned gx, unsigned gy, unsigned gz, unsigned threads, '
+            f"int backwards, {parameters}) {{\n return shim::launch(gx, gy, gz, threads, "
+            f"backwards, [=] {{ {name}({', '.join(names)}); }}); }}\n"
+        )
+    return SHIM.read_text() + text + "".join(starts)
+
+
+class HostRunner:
+    """Runs CUDA kernels on NumPy's arrays, with a shim for threads and barriers; notes launches.
+
+    Threads of a block are run one after the other, each to its next barrier, in both orders: where
+    a barrier is missing, the two differ.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        For compiled sources.
+    namespace : callable
+        Returns the vocabulary on NumPy's arrays.
+    """
+
+    module = np
+
+    def __init__(self, folder, namespace):
+        self.folder = folder
+        self.namespace = namespace
+        self.launched = []
+
+    def launch(self, source, name, elements, grid, threads, arguments):
+        from distgrad_cupy.running import source_of
+
+        library = compile_for_host(host_source(source_of(source, elements)), self.folder)
+        self.launched.append(name)
+        arrays = [each for each in arguments if isinstance(each, np.ndarray)]
+        assert all(array.flags.c_contiguous for array in arrays)
+        before = [array.copy() for array in arrays]
+        function = getattr(library, f"run_{name}")
+        dimensions = [ctypes.c_uint(n) for n in (*grid, 1, 1)[:3]]
+        given = [_passed(each) for each in arguments]
+        results = []
+        for backwards in (0, 1):
+            for array, old in zip(arrays, before, strict=True):
+                array[...] = old
+            stuck = function(*dimensions, ctypes.c_uint(threads), backwards, *given)
+            assert not stuck, f"{name}: {stuck} threads wait at a barrier that others never reach"
+            results.append([array.copy() for array in arrays])
+        for one, other in zip(*results, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=f"{name}: a barrier is missing")
+
+
+def _passed(argument):
+    if argument is None:
+        return ctypes.c_void_p(0)
+    if isinstance(argument, np.ndarray):
+        return ctypes.c_void_p(argument.ctypes.data)
+    return np.ctypeslib.as_ctypes_type(argument.dtype)(argument.item())
+
+
+@pytest.fixture(scope="module")
+def host_runner(tmp_path_factory):
+    """What starts kernels of CUDA sources on the host, over NumPy's arrays."""
+    return HostRunner(tmp_path_factory.mktemp("cuda"), lambda: kernels_of("numpy"))

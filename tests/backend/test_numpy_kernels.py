@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from distgrad.backends_in_force import kernels_of
-from distgrad_numpy import blocked, gaussian, normalization, selection, threads
+from distgrad_numpy import (
+    activations,
+    blocked,
+    gaussian,
+    normalization,
+    selection,
+    softmaxes,
+    threads,
+)
 
 XP = kernels_of("numpy")
 GENERATOR = np.random.default_rng(5)
@@ -26,23 +34,30 @@ def operands(name, dtype):
     return {
         "label_cross_entropy_vjp": ((g[:, 0].copy(), x, labels), {}),
         "softmax": ((3 * x,), {"axis": -1}),
+        "softmax_vjp": ((g, x), {"axis": -1}),
         "log_softmax": ((3 * x,), {"axis": 1}),
         "layer_norm": ((x, scale, shift), EPSILON),
         "rms_norm": ((x, scale), EPSILON),
         "layer_norm_vjp": ((g, x, scale, shift), EPSILON),
         "rms_norm_vjp": ((g, x, scale), EPSILON),
         "moments": ((x.reshape(19, 79, WIDTH) + 20,), {"axes": (0, 1)}),
+        "normalize": ((x, *(each[None] for each in (scale, shift**2, shift, scale))), EPSILON),
+        "normalize_vjp": (
+            (g, x, *(each[None] for each in (scale, shift**2, shift, scale))),
+            EPSILON,
+        ),
+        "label_cross_entropy": ((x, labels), {}),
     }[name]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", normalization.KERNELS)
+@pytest.mark.parametrize("name", [*normalization.KERNELS, *softmaxes.KERNELS])
 def test_kernels_of_rows_give_what_compositions_give(name, dtype, workers, monkeypatch):
     arrays, params = operands(name, dtype)
     monkeypatch.setattr(threads, "available", lambda: workers)
 
-    given = normalization.KERNELS[name](*arrays, **params)
+    given = getattr(XP, name)(*arrays, **params)
 
     wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays]
     expected = XP.vocabulary[name].compose(XP, *wide, **params)
@@ -55,7 +70,7 @@ def test_kernels_of_rows_give_what_compositions_give(name, dtype, workers, monke
         np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", ["layer_norm_vjp", "moments"])
+@pytest.mark.parametrize("name", ["layer_norm_vjp", "moments", "normalize_vjp"])
 def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
     arrays, params = operands(name, "float32")
     results = []
@@ -68,6 +83,19 @@ def test_the_number_of_threads_changes_no_bit(name, monkeypatch):
             np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("name", ["softmax", "label_cross_entropy", "label_cross_entropy_vjp"])
+def test_softmaxes_of_large_and_of_infinite_logits_are_exact(name):
+    arrays, params = operands(name, "float64")
+    x = arrays[1] if name.endswith("vjp") else arrays[0]
+    x[2] *= 300
+    x[3, 4:] = -np.inf
+    expected = XP.vocabulary[name].compose(XP, *arrays, **params)
+
+    given = softmaxes.KERNELS[name](*arrays, **params)
+
+    np.testing.assert_allclose(given, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_log_softmax_of_infinities_is_what_the_composition_gives():
     x = numbers(40, 70, dtype="float64")
     x[3, 5] = -np.inf
@@ -75,7 +103,7 @@ def test_log_softmax_of_infinities_is_what_the_composition_gives():
     expected = XP.vocabulary["log_softmax"].compose(XP, x[:4], axis=-1)
 
     with np.errstate(all="ignore"):
-        given = normalization.KERNELS["log_softmax"](x, axis=-1)
+        given = softmaxes.KERNELS["log_softmax"](x, axis=-1)
 
     np.testing.assert_allclose(given[:4], expected, rtol=1e-12)
 
@@ -114,22 +142,54 @@ def test_blocks_take_integers_and_operands_that_broadcast():
     g, row = numbers(300, 301, dtype="float64"), numbers(301, dtype="float64")
 
     assert blocked.KERNELS["gelu"](x).dtype == np.float64
-    np.testing.assert_array_equal(
+    np.testing.assert_allclose(
         blocked.KERNELS["silu_vjp"](g, row),
         blocked.KERNELS["silu_vjp"](g, np.broadcast_to(row, g.shape)),
+        rtol=1e-13,
     )
 
 
-@pytest.mark.parametrize("name", gaussian.IN_FLOAT32)
-def test_formulas_in_place_give_what_compositions_give(name):
-    x, g = numbers(301, 307, dtype="float32") * 3, numbers(301, 307, dtype="float32")
-    arrays = (g, x) if name.endswith("vjp") else (x,)
+IN_PLACE = [(name, "float32") for name in gaussian.IN_FLOAT32]
+IN_PLACE += [(name, dtype) for name in activations.IN_PLACE for dtype in ("float32", "float64")]
+PARAMS = {
+    "leaky_relu": {"slope": 0.3},
+    "leaky_relu_vjp": {"slope": 0.3},
+    "dropout": {"scale": 1.25},
+}
+
+
+@pytest.mark.parametrize(("name", "dtype"), IN_PLACE)
+def test_formulas_in_place_give_what_compositions_give(name, dtype):
+    x, g = numbers(301, 307, dtype=dtype) * 3, numbers(301, 307, dtype=dtype)
+    arrays = (g, x) if name.endswith("vjp") else (x, g > 0) if name == "dropout" else (x,)
     before = [each.copy() for each in arrays]
+    params = PARAMS.get(name, {})
 
-    given = blocked.KERNELS[name](*arrays)
+    given = blocked.KERNELS[name](*arrays, **params)
 
-    wide = [each.astype(np.float64) for each in arrays]
-    expected = XP.vocabulary[name].compose(XP, *wide)
-    np.testing.assert_allclose(given, expected, rtol=2e-6, atol=2e-6)
+    wide = [each.astype(np.float64) if each.dtype == dtype else each for each in arrays]
+    expected = XP.vocabulary[name].compose(XP, *wide, **params)
+    tolerance = 60 * np.finfo(dtype).eps  # slopes multiply what rounding leaves of 1 - |tanh|
+    assert given.dtype == dtype
+    np.testing.assert_allclose(given, expected, rtol=tolerance, atol=tolerance)
     for each, old in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(each, old)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0, 3.0])
+def test_leaky_relu_chooses_the_slope_at_zero_and_keeps_infinities(slope):
+    x = np.resize(np.array([-np.inf, -2, -0.0, 0, 2, np.inf], np.float32), 6000)
+    g = np.full_like(x, 7)
+
+    given = blocked.KERNELS["leaky_relu_vjp"](g, x, slope=slope)
+
+    np.testing.assert_array_equal(given, np.where(x > 0, g, g * np.float32(slope)))
+
+
+def test_gelu_has_its_limits_far_from_zero():
+    x = np.linspace(-1e4, 1e4, 20_001, dtype=np.float32)
+
+    given = blocked.KERNELS["gelu"](x)
+
+    np.testing.assert_allclose(given[x > 6], x[x > 6], rtol=1e-6)
+    np.testing.assert_allclose(given[x < -6], 0, atol=1e-6)

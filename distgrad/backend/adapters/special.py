@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.backend import incomplete_gamma
 from distgrad.dtypes import DType, as_dtype, float32, float64, is_differentiable, result_type
 from distgrad.errors import DTypeError, MissingKernelError
 
@@ -78,6 +79,30 @@ def _by_scipy(name: str, backend: Any, *operands: Any) -> Any:
     return value if backend.owns(value) else backend.asarray(value)
 
 
+def _gammainc_ratio(backend: Any, a: Any, x: Any, *, order: int) -> Any:
+    """Integrate numerically: SciPy knows no derivative in the parameter."""
+    result, _ = computing_dtype("gammainc_ratio", (a, x))
+    hosted = (backend.to_host(each) if backend.owns(each) else each for each in (a, x))
+    pair = np.broadcast_arrays(*(np.asarray(each, dtype=np.float64) for each in hosted))
+    return backend.asarray(incomplete_gamma.ratio(order, *pair).astype(result))
+
+
+def _gamma_carried(backend: Any, number: Any, before: Any, a: Any) -> Any:
+    """Return a copy of the number itself where the shape is what it was: no SciPy, no rounding."""
+    operands = (number, before, a)
+    result, _ = computing_dtype("gamma_carried", operands)
+    hosted = [np.asarray(backend.to_host(x) if backend.owns(x) else x) for x in operands]
+    shape = np.broadcast_shapes(*(each.shape for each in hosted))
+    _, before, after = hosted
+    if before is after or bool(np.all((before == after) | (np.isnan(before) & np.isnan(after)))):
+        return backend.asarray(np.array(np.broadcast_to(hosted[0], shape), dtype=result))
+    wide = [each.astype(np.float64) for each in hosted]
+    quantile = _scipy("gammainc")(wide[1], wide[0])
+    return backend.asarray(np.asarray(_scipy("gammaincinv")(wide[2], quantile)).astype(result))
+
+
 SPECIAL: dict[str, Callable[..., Any]] = {
-    name: partial(_by_scipy, name) for name in (*_BY_NAME, "fresnel_sin", "fresnel_cos")
+    **{name: partial(_by_scipy, name) for name in (*_BY_NAME, "fresnel_sin", "fresnel_cos")},
+    "gammainc_ratio": _gammainc_ratio,
+    "gamma_carried": _gamma_carried,
 }

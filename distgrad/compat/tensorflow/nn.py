@@ -9,27 +9,28 @@ import distgrad as dg
 from distgrad.compat.tensorflow.clipping import clip_by_norm
 from distgrad.compat.tensorflow.conversion import axes, dims, dtype_of, floating, home_of, operands
 from distgrad.compat.tensorflow.convolution import (
-    avg_pool1d,
-    avg_pool2d,
-    avg_pool3d,
     conv1d,
     conv2d,
     conv2d_transpose,
     conv3d,
     depthwise_conv2d,
-    max_pool1d,
-    max_pool2d,
-    max_pool3d,
     separable_conv2d,
 )
 from distgrad.compat.tensorflow.elementwise import sigmoid, softplus, tanh
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.indexing import gather
 from distgrad.compat.tensorflow.missing import refusal
-from distgrad.compat.tensorflow.random import stream_of
-from distgrad.compat.tensorflow.sorting import (
-    top_k,
+from distgrad.compat.tensorflow.pooling import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
 )
+from distgrad.compat.tensorflow.random import stream_of
+from distgrad.compat.tensorflow.sequences import ctc_loss
+from distgrad.compat.tensorflow.sorting import top_k
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.dtypes import is_complex
 
@@ -370,6 +371,7 @@ __all__ = [
     "conv2d",
     "conv2d_transpose",
     "conv3d",
+    "ctc_loss",
     "depthwise_conv2d",
     "dropout",
     "elu",

@@ -17,6 +17,7 @@ from distgrad.compat.tensorflow.missing import refusal
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.core.seam import VALUES
 from distgrad.eager import current_kernels
+from distgrad.shapes import broadcast
 
 __getattr__ = refusal("random")
 
@@ -139,6 +140,40 @@ def uniform(
     return _uniform(stream_of(seed), shape, minval, maxval, dtype)
 
 
+def gamma(
+    shape: Any,
+    alpha: Any,
+    beta: Any = None,
+    dtype: Any = float32,
+    seed: int | None = None,
+    name: str | None = None,
+) -> Tensor:
+    """Return gamma-distributed numbers; gradients flow into both parameters.
+
+    Parameters
+    ----------
+    shape : shape
+        How many to draw for each element of the parameters, whose axes follow in the result.
+    alpha : Tensor, Variable, array or scalar
+        The shape parameter, above 0.
+    beta : Tensor, Variable, array or scalar, optional
+        The inverse of the scale; 1 by default.
+    dtype : DType
+        Of the numbers, and of parameters that are not tensors.
+    seed : int, optional
+        See the module.
+    """
+    a = convert_to_tensor(alpha, dtype=tensor_dtype(dtype, float32))
+    given = operands("Gamma", a, 1.0 if beta is None else beta)
+
+    def of(concentration: Any, rate: Any) -> Any:
+        each = broadcast("random_gamma", concentration.shape, rate.shape)
+        numbers = stream_of(seed).gamma(concentration, (*dims(shape), *each))
+        return numbers if beta is None else dg.divide(numbers, rate)
+
+    return compute(of, *(convert_to_tensor(each) for each in given))
+
+
 def shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:
     """Return the rows of a tensor in a random order; as in TensorFlow no gradient flows through."""
     x = convert_to_tensor(value).read()
@@ -215,4 +250,4 @@ class Generator:
         return _uniform(self._stream, shape, minval, maxval, dtype)
 
 
-__all__ = ["Generator", "normal", "set_seed", "shuffle", "truncated_normal", "uniform"]
+__all__ = ["Generator", "gamma", "normal", "set_seed", "shuffle", "truncated_normal", "uniform"]

@@ -65,15 +65,12 @@ def fresnel_cos(x: Any, name: str | None = None) -> Tensor:
 
 
 def igamma(a: Any, x: Any, name: str | None = None) -> Tensor:
-    """Return the lower incomplete gamma function over gamma(a).
-
-    There is a gradient in `x` alone: asking for one in `a` raises, where TensorFlow has one.
-    """
+    """Return the lower incomplete gamma function over gamma(a); gradients flow into both."""
     return compute(dg.special.gammainc, *_tensors("igamma", a, x))
 
 
 def igammac(a: Any, x: Any, name: str | None = None) -> Tensor:
-    """Return the upper incomplete gamma function over gamma(a); the gradient as for `igamma`."""
+    """Return the upper incomplete gamma function over gamma(a); gradients flow into both."""
     return compute(dg.special.gammaincc, *_tensors("igammac", a, x))
 
 

@@ -111,7 +111,7 @@ def _real(xp: Namespace, x: Array) -> Array:
 _ROOT_HALF = math.sqrt(0.5)
 _DENSITY = 1 / math.sqrt(2 * math.pi)  # of the normal distribution at 0
 # Hendrycks and Gimpel, arXiv:1606.08415, section 2.
-_INNER, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+TANH_LINEAR, TANH_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
 def _density(xp: Namespace, x: Array) -> Array:
@@ -138,7 +138,7 @@ GELU, GELU_VJP = activation("gelu", _gelu, _gelu_pull, _gelu_bend)
 
 
 def _inner(xp: Namespace, x: Array) -> Array:
-    return xp.tanh(x * (_INNER + (_INNER * _CUBIC) * (x * x)))
+    return xp.tanh(x * (TANH_LINEAR + (TANH_LINEAR * TANH_CUBIC) * (x * x)))
 
 
 def _gelu_tanh(xp: Namespace, x: Array) -> Array:
@@ -147,14 +147,14 @@ def _gelu_tanh(xp: Namespace, x: Array) -> Array:
 
 def _gelu_tanh_pull(xp: Namespace, g: Array, x: Array) -> Array:
     t = _inner(xp, x)
-    rate = _INNER + (3 * _INNER * _CUBIC) * (x * x)
+    rate = TANH_LINEAR + (3 * TANH_LINEAR * TANH_CUBIC) * (x * x)
     return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * rate)
 
 
 def _gelu_tanh_bend(xp: Namespace, x: Array) -> Array:
     t = _inner(xp, x)
-    rate = _INNER + (3 * _INNER * _CUBIC) * (x * x)
-    curve = (6 * _INNER * _CUBIC) * x
+    rate = TANH_LINEAR + (3 * TANH_LINEAR * TANH_CUBIC) * (x * x)
+    curve = (6 * TANH_LINEAR * TANH_CUBIC) * x
     return (1 - t * t) * (rate + 0.5 * x * (curve - 2 * t * rate * rate))
 
 

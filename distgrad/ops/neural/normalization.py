@@ -59,7 +59,8 @@ def _moments_vjp(
     to_mean, to_variance = g
     count = max(_count(x.shape, params["axes"]), 1)
     # The mean within the variance adds nothing: deviations add up to 0.
-    return ((x - mean) * (to_variance * (2 / count)) + to_mean / count,)
+    affine = to_variance * (2 / count), to_mean / count
+    return (xp.normalize(x, mean, xp.ones_like(mean), *affine, epsilon=0.0),)
 
 
 def _moments_jvp(
@@ -151,27 +152,47 @@ def _normalize_spec(x: Spec, *others: Spec, epsilon: float) -> Spec:
 def _normalize_vjp(
     xp: Namespace, g: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
 ) -> Sequence[Array | None]:
-    x, mean, variance, *affine = xs
-    inverse = _inverse(xp, variance, params["epsilon"])
+    if any(needs[1:]):
+        return tuple(xp.normalize_vjp(g, *xs, **params))
+    factor = _inverse(xp, xs[2], params["epsilon"])
+    return g * (factor * xs[3] if len(xs) > 3 else factor), *(None for _ in xs[1:])
+
+
+def _normalize_pull_compose(
+    xp: Namespace, g: Array, x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float
+) -> tuple[Array, ...]:
+    inverse = _inverse(xp, variance, epsilon)
     factor = inverse * affine[0] if affine else inverse
-    to: list[Array | None] = [None] * len(xs)
-    if needs[0]:
-        to[0] = g * factor
-    alike = {tuple(each.shape) for each in (mean, variance, *affine)} == {tuple(mean.shape)}
-    if alike:  # sums first, and factors after: two passes over g for all four
-        total = fit(xp, g, mean)
-        deviated = fit(xp, g * (x - mean), mean) if any(needs[2:4]) else total
+    given = (mean, variance, *affine)
+    deviated = g * (x - mean)
+    if len({tuple(each.shape) for each in given}) == 1:  # sums first, and factors after
+        total, deviated = fit(xp, g, mean), fit(xp, deviated, mean)
         to_mean, to_variance = -total * factor, deviated * factor * inverse * inverse * -0.5
-        return (to[0], to_mean, to_variance, deviated * inverse, total)[: len(xs)]
-    if needs[1]:
-        to[1] = -fit(xp, g * factor, mean)
-    if needs[2]:
-        to[2] = fit(xp, g * (x - mean) * factor * inverse * inverse * -0.5, variance)
-    if affine and needs[3]:
-        to[3] = fit(xp, g * (x - mean) * inverse, affine[0])
-    if len(affine) > 1 and needs[4]:
-        to[4] = fit(xp, g, affine[1])
-    return to
+        return (g * factor, to_mean, to_variance, deviated * inverse, total)[: 1 + len(given)]
+    to_x = g * factor
+    to_variance = fit(xp, deviated * factor * inverse * inverse * -0.5, variance)
+    to = [to_x, -fit(xp, to_x, mean), to_variance]
+    to += [fit(xp, deviated * inverse, each) for each in affine[:1]]
+    return (*to, *(fit(xp, g, each) for each in affine[1:]))
+
+
+def _normalize_pull_spec(g: Spec, *operands: Spec, epsilon: float) -> tuple[Spec, ...]:
+    return tuple(Spec(tuple(each.shape), quotient(each)) for each in operands)
+
+
+def _normalize_pull_vjp(
+    xp: Namespace, a: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[int]
+) -> Sequence[Array | None]:
+    # As of a fused operation: <a, J^T g> = <g, J a>, and second derivatives commute.
+    to_g = derivative(_normalize_compose, xp, xs[1:], tuple(a), params) if needs[0] else None
+    return to_g, *derivative(_normalize_pull_compose, xp, xs, (None, *a), params)
+
+
+def _normalize_pull_jvp(
+    xp: Namespace, tangents: Sequence[Array | None], y: Any, xs: Any, params: dict[str, Any]
+) -> tuple[Array, ...]:
+    moved: tuple[Array, ...] = derivative(_normalize_pull_compose, xp, xs, tangents, params)
+    return moved
 
 
 def _normalize_jvp(
@@ -189,6 +210,17 @@ NORMALIZE = Op(
     _normalize_jvp,
     Keep.INPUTS,
     _normalize_compose,
+)
+
+NORMALIZE_VJP = Op(
+    "normalize_vjp",
+    Kind.OPAQUE,
+    _normalize_pull_spec,
+    _normalize_pull_vjp,
+    _normalize_pull_jvp,
+    Keep.INPUTS,
+    _normalize_pull_compose,
+    outputs=None,
 )
 
 
@@ -374,4 +406,4 @@ def _narrowed(xp: Namespace, y: Array, like: Array) -> Array:
 LAYER_NORM, LAYER_NORM_VJP = _row_norm("layer_norm", centred=True)
 RMS_NORM, RMS_NORM_VJP = _row_norm("rms_norm", centred=False)
 
-OPS = (MOMENTS, NORMALIZE, LAYER_NORM, LAYER_NORM_VJP, RMS_NORM, RMS_NORM_VJP)
+OPS = (MOMENTS, NORMALIZE, NORMALIZE_VJP, LAYER_NORM, LAYER_NORM_VJP, RMS_NORM, RMS_NORM_VJP)

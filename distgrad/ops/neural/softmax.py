@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
@@ -9,8 +10,10 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike, as_dtype, default_dtype
 from distgrad.errors import ShapeError
 from distgrad.ops.rules import batching
+from distgrad.ops.rules.dual import derivative
 from distgrad.ops.rules.families import (
     floating,
+    joint,
     quotient,
     unary,
     undifferentiable,
@@ -69,13 +72,12 @@ def _softmax_compose(xp: Namespace, x: Array, axis: int) -> Array:
 
 
 def _softmax_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    weighted = g * y
-    return (weighted - y * xp.sum(weighted, axis=params["axis"], keepdims=True),)
+    return (xp.softmax_vjp(g, y, **params),)
 
 
 def _softmax_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    weighted = tangents[0] * y
-    return weighted - y * xp.sum(weighted, axis=params["axis"], keepdims=True)
+    pulled: Array = xp.softmax_vjp(tangents[0], y, **params)
+    return pulled
 
 
 SOFTMAX = Op(
@@ -87,6 +89,54 @@ SOFTMAX = Op(
     Keep.OUTPUT,
     _softmax_compose,
     batching.along_one_axis("softmax"),
+)
+
+
+def _pull_spec(g: Spec, y: Spec, *, axis: int) -> Spec:
+    return Spec(tuple(_softmax_spec(y, axis=axis).shape), joint(g, y))
+
+
+def _pull_compose(xp: Namespace, g: Array, y: Array, axis: int) -> Array:
+    weighted = g * y
+    return weighted - y * xp.sum(weighted, axis=axis, keepdims=True)
+
+
+def _pull_vjp(xp: Namespace, a: Array, _: Array, xs: Any, params: Any, needs: Any) -> Any:
+    g, y = xs
+    to_g = xp.softmax_vjp(a, y, **params) if needs[0] else None
+    if not needs[1]:
+        return to_g, None
+    s, t = (xp.sum(each * y, keepdims=True, **params) for each in (g, a))
+    return to_g, a * (g - s) - g * t
+
+
+def _pull_jvp(
+    xp: Namespace, tangents: Sequence[Array | None], _: Array, xs: Any, params: Any
+) -> Array:
+    moved: Array = derivative(_pull_compose, xp, xs, tangents, params)
+    return moved
+
+
+def _pull_batch(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Array:
+    rank = max(len(a.shape) - b for a, b in zip(arrays, batched, strict=True))
+    axis = normalize_axis("softmax", params["axis"], rank) + 1
+    full = (batching.with_batch(xp, size, a, b) for a, b in zip(arrays, batched, strict=True))
+    pulled: Array = xp.softmax_vjp(*full, axis=axis)
+    return pulled
+
+
+# The Jacobian is symmetric: the tangent is pushed on as the cotangent is pulled back.
+SOFTMAX_VJP = Op(
+    "softmax_vjp",
+    Kind.OPAQUE,
+    _pull_spec,
+    _pull_vjp,
+    _pull_jvp,
+    Keep.INPUTS,
+    _pull_compose,
+    _pull_batch,
 )
 
 
@@ -155,6 +205,7 @@ OPS = (
     SIGMOID,
     SOFTPLUS,
     SOFTMAX,
+    SOFTMAX_VJP,
     LOG_SOFTMAX,
     ONE_HOT,
 )

@@ -39,6 +39,9 @@ def _neural() -> Iterator[Sample]:
         yield Sample(name, "one-class", (values((3, 1), *ANY),), {"axis": -1})
         yield Sample(name, "empty", (values((0, 3), *ANY),), {"axis": -1})
         yield Sample(name, "backwards", (values((6, 5), *ANY)[::-2, ::-1],), {"axis": 0})
+    for axis in (0, 1, -1):
+        operands = (values((3, 4, 5), *SHIFTED), values((3, 4, 5), *ANY))
+        yield Sample("softmax_vjp", f"axis{axis}", operands, {"axis": axis})
     for dtype in ("int64", "int32", "uint8"):
         labels = integers((3, 4), 0, 5, np.dtype(dtype))
         yield Sample("label_cross_entropy", dtype, (values((3, 4, 5), *ANY), labels))
@@ -58,6 +61,40 @@ def _neural() -> Iterator[Sample]:
     yield Sample("one_hot", "many-classes", (wide,), {"classes": 300, "dtype": float32})
 
 
-FAMILIES = (_selection, _neural)
+def _sequences() -> Iterator[Sample]:
+    """Label sequences: repeats, which need a blank between, unlike lengths, and none."""
+    labels = frozen(np.array([[2, 2], [1, 3], [3, 1]]))
+    steps, lengths = frozen(np.array([5, 4, 3])), frozen(np.array([2, 2, 1]))
+    cases = {
+        "repeats": (values((3, 5, 4), -2.1, -0.2), labels, steps, lengths),
+        "blanks-alone": (
+            values((2, 3, 4), -2.1, -0.2),
+            integers((2, 1), 1, 4),
+            frozen(np.array([3, 2])),
+            frozen(np.array([0, 1])),
+        ),
+        "no-labels": (
+            values((2, 3, 4), -2.1, -0.2),
+            frozen(np.zeros((2, 0), np.int64)),
+            frozen(np.array([3, 1])),
+            frozen(np.array([0, 0])),
+        ),
+        "one-example": (
+            values((4, 3), -2.1, -0.2),
+            integers((2,), 1, 3, np.dtype("int32")),
+            frozen(np.array(4)),
+            frozen(np.array(2)),
+        ),
+    }
+    for variant, (scores, *rest) in cases.items():
+        yield Sample("ctc", variant, (scores, *rest), {"blank": 0})
+        g = values(scores.shape[:-2], *SHIFTED)
+        yield Sample("ctc_vjp", variant, (g, scores, *rest), {"blank": 0})
+    last = frozen(np.array([[0, 1], [2, 0], [1, 1]]))
+    scores = values((3, 5, 4), -2.1, -0.2, seed=1)
+    yield Sample("ctc", "blank-last", (scores, last, steps, lengths), {"blank": 3})
+
+
+FAMILIES = (_selection, _neural, _sequences)
 # Where a complex operand has a derivative.
 TAKE_COMPLEX = frozenset("where multiply_no_nan".split())

@@ -33,6 +33,8 @@ def _normalization() -> Iterator[Sample]:
         operands = [x, values(mean, *SHIFTED), values(variance, 0.3, 2.0)]
         operands += [values(each, *ANY, seed=place) for place, each in enumerate(affine)]
         yield Sample("normalize", variant, tuple(operands), _EPSILON)
+        g = values(x.shape, *SHIFTED, seed=4)
+        yield Sample("normalize_vjp", variant, (g, *operands), _EPSILON)
     for name, most in (("layer_norm", 2), ("rms_norm", 1)):
         for shape in ((3, 4, 5), (5,), (0, 5), (3, 2)):
             for count in range(most + 1):

@@ -50,6 +50,7 @@ _BINARY: dict[str, tuple[Interval, Interval]] = {
     "xlogy": (ANY, _POSITIVE),
     "xlog1py": (ANY, (-0.5, 2.0)),
     **dict.fromkeys("rel_entr kl_div".split(), (_POSITIVE, (0.5, 2.7))),
+    **dict.fromkeys("gammainc gammaincc".split(), ((0.6, 3.5), _POSITIVE)),
 }
 
 
@@ -62,8 +63,6 @@ def _binary() -> Iterator[Sample]:
 # Parameters in which there is no derivative: plain numbers, and an array of integers.
 _OF_PARAMETERS: dict[str, tuple[tuple[float, ...], Interval]] = {
     "zeta": ((2.5,), _POSITIVE),
-    **dict.fromkeys("gammainc gammaincc".split(), ((1.7,), _POSITIVE)),
-    **dict.fromkeys("gammaincinv gammainccinv".split(), ((1.7,), _INSIDE)),
     **dict.fromkeys("betainc betaincc betaincinv".split(), ((1.7, 2.4), _INSIDE)),
     **dict.fromkeys("jv iv ive".split(), ((1.5,), _POSITIVE)),
     **dict.fromkeys("yv kv kve".split(), ((1.5,), (0.7, 3.0))),
@@ -83,5 +82,23 @@ def _of_parameters() -> Iterator[Sample]:
     yield Sample("expn", "order-0", (0, values((5,), *_POSITIVE)))
 
 
-FAMILIES = (_unary, _binary, _of_parameters)
+def _moving_with_the_shape() -> Iterator[Sample]:
+    """Shapes below and above 1, numbers below and above the shape: all ways of integrating."""
+    shapes = (0.4, 4.5)
+    for order in (1, 2):
+        for variant, a, x in pairs(shapes, _POSITIVE):
+            yield Sample("gammainc_ratio", f"{variant}-{order}", (a, x), {"order": order})
+    for name in ("gammaincinv", "gammainccinv"):
+        yield Sample(name, "same", (values((3, 4), *shapes), values((3, 4), *_INSIDE)))
+        yield Sample(name, "outer", (values((3, 1), *shapes), values((4,), *_INSIDE)))
+        for layout, p in layouts(_INSIDE):
+            yield Sample(name, layout, (1.7, p))
+    number, before = values((3, 4), *_POSITIVE), values((3, 4), *shapes)
+    yield Sample("gamma_carried", "nowhere", (number, before, before))
+    yield Sample("gamma_carried", "elsewhere", (number, before, values((3, 4), 0.6, 4.0, seed=1)))
+    yield Sample("gamma_carried", "outer", (number[0], before[:, :1], 1.5))
+    yield Sample("gamma_carried", "empty", (number[:0], before[:0], before[0]))
+
+
+FAMILIES = (_unary, _binary, _of_parameters, _moving_with_the_shape)
 TAKE_COMPLEX: frozenset[str] = frozenset()

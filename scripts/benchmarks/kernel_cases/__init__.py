@@ -29,21 +29,27 @@ def steps_of(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
     return _MAKERS[library](function, arrays)
 
 
-def _distgrad(function: Any, arrays: tuple[Any, ...]) -> Steps:
+def _distgrad(with_onednn: bool, function: Any, arrays: tuple[Any, ...]) -> Steps:
     import distgrad as dg
+    from distgrad_numpy import onednn
 
     tensors = [dg.asarray(x) for x in arrays]
     sources = [t for t in tensors if t.dtype.kind == "f"]
     f = partial(function, dg)
     g = dg.asarray(draw(*f(*tensors).shape))
 
+    def forward() -> Any:
+        onednn.switch(with_onednn)
+        return f(*tensors)
+
     def both() -> Any:
+        onednn.switch(with_onednn)
         with dg.GradientTape() as tape:
             tape.watch(sources)
             y = f(*tensors)
         return tape.gradient(y, sources, output_gradients=g)
 
-    return lambda: f(*tensors), both
+    return forward, both
 
 
 def _torch(function: Any, arrays: tuple[Any, ...]) -> Steps:
@@ -75,9 +81,15 @@ def _tensorflow(function: Any, arrays: tuple[Any, ...]) -> Steps:
         with tf.GradientTape() as tape:
             tape.watch(sources)
             y = function(tf, *tensors)
-        return tape.gradient(y, sources, output_gradients=g)
+        # With the result: a graph leaves out what nobody reads.
+        return y, tape.gradient(y, sources, output_gradients=g)
 
     return lambda: f(*tensors), gradients
 
 
-_MAKERS = {"distgrad": _distgrad, "torch": _torch, "tensorflow": _tensorflow}
+_MAKERS = {
+    "distgrad": partial(_distgrad, False),
+    "onednn": partial(_distgrad, True),
+    "torch": _torch,
+    "tensorflow": _tensorflow,
+}

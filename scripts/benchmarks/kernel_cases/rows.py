@@ -16,9 +16,10 @@ CLASSES = 10_000
 
 def _steps(library: str, name: str, arrays: tuple[Any, ...]) -> Steps | None:
     """Return what to measure of one of `FUNCTIONS`."""
-    if library not in FUNCTIONS:
+    functions = FUNCTIONS.get("distgrad" if library == "onednn" else library)
+    if functions is None or (library == "onednn" and name not in WITH_ONEDNN):
         return None
-    return steps_of(library, FUNCTIONS[library][name], arrays)
+    return steps_of(library, functions[name], arrays)
 
 
 def _activation(name: str, library: str) -> Steps | None:
@@ -83,6 +84,10 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "normal": lambda tf, x: x + tf.random.normal(x.shape),
     },
 }
+
+
+# What oneDNN computes a part of.
+WITH_ONEDNN = ("gelu", "gelu by tanh", "silu", "leaky_relu", "softmax", "layer_norm")
 
 
 def _norm(name: str, library: str) -> Steps | None:

@@ -39,6 +39,26 @@ CASES = {
         [IMAGES, CHANNEL],
     ),
     "l2_normalize": (lambda tf, x: tf.math.l2_normalize(x, axis=[1, 2]), [IMAGES]),
+    "ctc_loss": (
+        lambda tf, x: tf.nn.ctc_loss(
+            tf.constant([[1, 2], [3, 3], [4, 0]]),
+            x,
+            tf.constant([2, 2, 1]),
+            tf.constant([3, 5, 4]),
+            logits_time_major=False,
+        ),
+        [GENERATOR.normal(0, 1, (3, 5, 6)).astype(np.float32)],
+    ),
+    "ctc_loss of time first and a blank": (
+        lambda tf, x: tf.nn.ctc_loss(
+            tf.constant([[1, 2], [3, 3], [4, 0]]),
+            x,
+            tf.constant([2, 2, 1]),
+            tf.constant([5, 5, 4]),
+            blank_index=-1,
+        ),
+        [GENERATOR.normal(0, 1, (5, 3, 6)).astype(np.float32)],
+    ),
     "weighted_cross_entropy_with_logits": (
         lambda tf, x, z: tf.nn.weighted_cross_entropy_with_logits(tf.sigmoid(z), x, 2.5),
         [X, X[::-1].copy()],

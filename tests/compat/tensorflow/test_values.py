@@ -201,6 +201,24 @@ def test_seeds_fix_the_numbers():
     np.testing.assert_array_equal(one.normal([3]).numpy(), other.normal([3]).numpy())
 
 
+def test_gamma_numbers_have_leading_axes_their_means_and_gradients():
+    tf.random.set_seed(0)
+    alpha, beta = tf.Variable([0.5, 4.0]), tf.Variable([[1.0], [2.0], [5.0]])
+
+    with tf.GradientTape() as tape:
+        numbers = tf.random.gamma([20000], alpha, beta)
+        means = tf.reduce_mean(numbers, axis=0)
+        total = tf.reduce_sum(means)
+    to_alpha, to_beta = tape.gradient(total, [alpha, beta])
+
+    assert numbers.shape == (20000, 3, 2)
+    # Six standard errors of the mean, which has the variance alpha / beta^2: 6 * 2 / sqrt(20000).
+    np.testing.assert_allclose(means.numpy(), (alpha / beta).numpy(), atol=0.09)
+    np.testing.assert_allclose(to_alpha.numpy(), [1.7, 1.7], atol=0.09)
+    np.testing.assert_allclose(to_beta.numpy(), -4.5 / beta.numpy() ** 2, rtol=0.06)
+    assert tf.random.gamma([2], 1.5, dtype=tf.float64).dtype == tf.float64
+
+
 def test_random_numbers_have_the_distribution_asked_for():
     tf.random.set_seed(0)
     normal = tf.random.normal([20000], mean=2.0, stddev=3.0, dtype=tf.float64)
