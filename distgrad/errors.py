@@ -109,6 +109,70 @@ class RemoteRankError(CommunicationError):
         self.remote_traceback = remote_traceback
 
 
+class NonFiniteGradientError(DistgradError, FloatingPointError):
+    """Averaged gradients hold a NaN or an infinity, and ``nonfinite="raise"`` was asked for.
+
+    Causes: a loss that is not finite on one rank's examples; a slope that is infinite where the
+    value is not; a sum over ranks that overflows. All ranks raise it, with the same words.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+        The ranks whose own gradients are not finite; none where only their sum is not.
+    names : tuple of str
+        The variables.
+    """
+
+    def __init__(
+        self, message: str, ranks: tuple[int, ...] = (), names: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+        self.names = names
+
+
+class DivergenceError(CommunicationError):
+    """Variables that have to be equal on all ranks are not, and no message said so before.
+
+    Causes: a rank that changed a variable by itself or missed an update; a generator seeded by the
+    rank; a bit that flipped in memory. All ranks raise it, with the same words.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The variables that differ, in their order.
+    groups : tuple of tuple of int
+        The ranks, by what they hold of the first of these; the largest group first.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        names: tuple[str, ...] = (),
+        groups: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.names = names
+        self.groups = groups
+
+
+class RankLostError(CommunicationError):
+    """A rank has died, and the others know it: within `ElasticJob.run` they go on without it.
+
+    Elsewhere the job ends with this error. Only Open MPI started ``--with-ft ulfm``, as by
+    ``distgrad run --elastic``, tells survivors; any other MPI ends them.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+        The ranks that are lost, as far as this one knows; empty if it has only heard of a loss.
+    """
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+
 class StallError(CommunicationError, TimeoutError):
     """Ranks did not come to a collective operation before its deadline; the job ends.
 
@@ -253,6 +317,15 @@ class LinearityError(DistgradError, ValueError):
 
     Cause: it takes a function such as a square or an absolute value of a tangent, or multiplies two
     of them; a derivative in a direction is linear in the direction.
+    """
+
+
+class ShardedValueError(DistgradError, RuntimeError):
+    """A variable was asked for its value while its parts lie on several ranks.
+
+    Cause: with ``dg.distributed.ShardedOptimizer(stage=3)`` a variable is whole only within its
+    block, and where an operation reads it. To look at it, all ranks gather it:
+    ``with optimizer.gathered(variable): ...``.
     """
 
 

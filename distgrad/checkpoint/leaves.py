@@ -174,6 +174,12 @@ def _expand(path: str, given: Any) -> Iterator[tuple[str, Any]]:
     if not _holds_variables(given):
         yield path, given
         return
+    if _is_cut(given):
+        for name, (variable, start, rows) in given.cut_variables().items():
+            whole = rows is None
+            value = variable if whole else Shard(variable, start=start, rows=rows)
+            yield f"{path}/{name}" if path else name, value
+        return
     held = given.variables
     if callable(
         getattr(given, "named_variables", None)
@@ -191,8 +197,15 @@ def _expand(path: str, given: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path}/{name}" if path else name, variable
 
 
+def _is_cut(given: Any) -> bool:
+    """Return whether something says by itself which rows of its variables this rank holds."""
+    return callable(getattr(given, "cut_variables", None))
+
+
 def _holds_variables(given: Any) -> bool:
     """Return whether something is no array itself, but has `variables`."""
+    if _is_cut(given):
+        return True
     held = getattr(given, "variables", None)
     if not isinstance(held, (dict, list, tuple)):
         return False

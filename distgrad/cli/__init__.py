@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 import distgrad
-from distgrad.cli import information, running
+from distgrad.cli import information, planning, running, timelines
 from distgrad.errors import DistgradError
 
-_SUBCOMMANDS = (running, information)
+_SUBCOMMANDS = (running, information, timelines, planning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

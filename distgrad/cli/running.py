@@ -43,6 +43,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--bind", action="store_true", help="bind each rank to cores of its own")
     parser.add_argument("--tag", action="store_true", help="put the rank before each output line")
     parser.add_argument(
+        "--elastic",
+        action="store_true",
+        help="let ranks outlive each other, for scripts with dist.ElasticJob (Open MPI only)",
+    )
+    parser.add_argument(
         "--restarts",
         type=_natural,
         default=3,
@@ -78,7 +83,11 @@ def _execute(given: argparse.Namespace) -> int:
             f"there is no script {given.script}; expected a Python file, or -m and a module"
         )
     placement = Placement(
-        given.threads, given.bind, given.tag, tuple(shlex.split(given.launcher_options))
+        given.threads,
+        given.bind,
+        given.tag,
+        tuple(shlex.split(given.launcher_options)),
+        given.elastic,
     )
     # One rank needs no launcher, and no MPI.
     launcher = find_launcher(given.mpirun) if given.n > 1 or given.mpirun else None

@@ -6,14 +6,27 @@ Importing this starts no MPI; `init`, or the first use of the ranks, does.
 import os
 from importlib import import_module
 
+from distgrad.core.spans import span
+from distgrad.distributed import compression
 from distgrad.distributed.averaging.accumulation import GradientAccumulator
 from distgrad.distributed.averaging.gradient_tape import DistributedGradientTape
 from distgrad.distributed.averaging.report import CommReport, last_report
+from distgrad.distributed.averaging.tuning import Choice, autotune
 from distgrad.distributed.batches.joining import join
 from distgrad.distributed.batches.logical import logical_shards, sum_logical_shards
 from distgrad.distributed.batches.sharding import micro_batches, shard
+from distgrad.distributed.elastic.job import ElasticJob, Recovery
 from distgrad.distributed.launching.launch import init, stand_by, world
 from distgrad.distributed.normalization import SyncBatchNorm, sync_batch_norm, sync_moments
+from distgrad.distributed.replaying.replaying import ReplayCommunicator
+from distgrad.distributed.replaying.tape_file import ReplayError
+from distgrad.distributed.safety.audit import Divergence, DivergenceAudit
+from distgrad.distributed.sharded.blocks import Block
+from distgrad.distributed.sharded.optimizer import ShardedOptimizer
+from distgrad.distributed.sharded.report import ShardReport
+from distgrad.distributed.tracing.block import timeline
+from distgrad.distributed.tracing.job import Timeline
+from distgrad.distributed.tracing.merging import TimelineError
 from distgrad.distributed.variables import broadcast_variables
 from distgrad.distributed.verbs.collectives import (
     allgather,
@@ -34,35 +47,57 @@ from distgrad.errors import (
     BatchError,
     CommunicationError,
     DesyncError,
+    DivergenceError,
     LaunchError,
+    NonFiniteGradientError,
+    RankLostError,
     RemoteRankError,
+    ShardedValueError,
     StallError,
     UnsupportedOptionError,
 )
 
 __all__ = [
     "BatchError",
+    "Block",
+    "Choice",
     "CommReport",
     "CommunicationError",
     "Communicator",
     "DesyncError",
     "DistributedGradientTape",
+    "Divergence",
+    "DivergenceAudit",
+    "DivergenceError",
+    "ElasticJob",
     "GradientAccumulator",
     "LaunchError",
     "MPICommunicator",
+    "NonFiniteGradientError",
+    "RankLostError",
     "RecordedCommunicator",
+    "Recovery",
     "RemoteRankError",
+    "ReplayCommunicator",
+    "ReplayError",
     "SerialCommunicator",
+    "ShardReport",
+    "ShardedOptimizer",
+    "ShardedValueError",
     "StallError",
     "SyncBatchNorm",
+    "Timeline",
+    "TimelineError",
     "UnsupportedOptionError",
     "allgather",
     "allreduce",
     "alltoall",
+    "autotune",
     "average",
     "barrier",
     "broadcast",
     "broadcast_variables",
+    "compression",
     "init",
     "join",
     "last_report",
@@ -70,9 +105,11 @@ __all__ = [
     "micro_batches",
     "reduce_scatter",
     "shard",
+    "span",
     "sum_logical_shards",
     "sync_batch_norm",
     "sync_moments",
+    "timeline",
     "world",
 ]
 

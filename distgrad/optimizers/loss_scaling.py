@@ -133,6 +133,8 @@ class LossScale:
         bool
             Whether the step was taken: whether all gradients were finite.
         """
+        if hasattr(optimizer, "apply_scaled"):  # it adds up over ranks, and then looks
+            return bool(optimizer.apply_scaled(self, gradients, variables))
         unscaled = self.unscale(gradients)
         finite = self.adjust(unscaled)
         if finite:
@@ -142,7 +144,11 @@ class LossScale:
     def adjust(self, gradients: Any) -> bool:
         """Return whether gradients are all finite, and let the factor grow or fall accordingly."""
         self._refuse_traces("adjust")
-        finite = all(_is_finite(leaf) for leaf in tree.flatten(gradients)[0])
+        return self.note(all(_is_finite(leaf) for leaf in tree.flatten(gradients)[0]))
+
+    def note(self, finite: bool) -> bool:
+        """Let the factor grow or fall after a step whose gradients were finite, or not."""
+        self._refuse_traces("note")
         if not finite:
             self.factor.assign(max(float(self.factor) * self._backoff, self._smallest))
             self._good.assign(0)

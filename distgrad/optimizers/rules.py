@@ -171,16 +171,24 @@ class Rule(Optimizer):
         )
 
     def change_in_place(
-        self, gradients: dict[str, Any], state: dict[str, Any], variables: dict[str, Any]
+        self,
+        gradients: dict[str, Any],
+        state: dict[str, Any],
+        variables: dict[str, Any],
+        vocabulary: Callable[[Any, Any], Vocabulary | None] = vocabulary_of,
     ) -> None:
-        """Do in the memory of variables and state what `update` does with values of their own."""
+        """Do in the memory of variables and state what `update` does with values of their own.
+
+        `vocabulary` gives the functions for a backend and an array; where a parameter is cut over
+        ranks, its sums are those over all of them.
+        """
         step = int(state["step"]) + 1
         numbers = self.numbers(step)
         for name, gradient in gradients.items():
             if gradient is None:
                 continue
             variable = variables[name]
-            f = vocabulary_of(variable.backend, variable.array)
+            f = vocabulary(variable.backend, variable.array)
             assert f is not None  # noqa: S101  for the type checker: `fits_in_place` asked
             x = own_array(variable)
             slots = tuple(own_array(state[slot.name][name]) for slot in self.slots)

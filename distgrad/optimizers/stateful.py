@@ -9,6 +9,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS, VALUES
+from distgrad.core.spans import COMPUTE, spanned
 from distgrad.eager import asarray
 from distgrad.errors import MixedBackendError, ShapeError
 from distgrad.optimizers.transforms import Chain, Transform, apply_updates, checked_gradients
@@ -50,8 +51,8 @@ class Optimizer:
     with that; else a step below a thousandth of a parameter would be lost.
 
     For a complex parameter the gradient is one that `x - rate * gradient` descends, as tapes give
-    it, and a square stands for |g|² (as in Optax). PyTorch treats real and imaginary part as two
-    parameters, so that its second moments differ.
+    it, and a square stands for ``|g|²`` (as in Optax). PyTorch treats real and imaginary part as
+    two parameters, so that its second moments differ.
 
     Examples
     --------
@@ -153,6 +154,7 @@ class Optimizer:
         self._names = names
         self._variables = {names[leaf.key]: leaf for leaf in leaves}
 
+    @spanned("optimizer", COMPUTE)
     def apply(self, gradients: Any, variables: Any) -> None:
         """Change variables by one step, in place.
 

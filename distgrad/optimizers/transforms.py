@@ -120,16 +120,29 @@ def apply_updates(parameters: Any, updates: Any) -> Any:
     return tree.unflatten(treedef, moved)
 
 
-class _Clipping:
-    """Clipping as a transform; made by `clipping`."""
+class Clipping:
+    """Clipping as a transform; made by `clipping`.
 
-    def __init__(self, clip: Callable[[Any], Any]) -> None:
+    Attributes
+    ----------
+    norm_of : {"", "each", "all"}
+        The norm of what is bounded: of no array, since elements are; of each; of all together.
+    bound : float
+        The largest norm, if there is one.
+    """
+
+    def __init__(
+        self, clip: Callable[[Any], Any], norm_of: str = "", bound: float = np.inf
+    ) -> None:
         self._clip = clip
+        self.norm_of, self.bound = norm_of, bound
 
     def init(self, parameters: Any) -> tuple[()]:
+        """Return nothing: clipping remembers nothing."""
         return ()
 
     def update(self, gradients: Any, state: Any, parameters: Any) -> tuple[Any, Any]:
+        """Return the clipped gradients."""
         if not tree.flatten(gradients)[0]:
             return gradients, state
         return self._clip(gradients), state
@@ -176,29 +189,31 @@ def clipping(
         low, high = value if isinstance(value, tuple) else (-value, value)
         if not low < high:
             raise ValueError(f"clipping: value is {value}; expected a positive number, or a pair")
-        return _Clipping(lambda gradients: clip_by_value(gradients, low, high))
+        return Clipping(lambda gradients: clip_by_value(gradients, low, high))
     bound = given[0]
     if not isinstance(bound, (int, float)) or not bound > 0:
         raise ValueError(f"clipping: the norm is {bound}; expected a positive number")
     if norm is not None:
-        return _Clipping(lambda gradients: clip_by_norm(gradients, bound))
-    return _Clipping(lambda gradients: clip_by_global_norm(gradients, bound)[0])
+        return Clipping(lambda gradients: clip_by_norm(gradients, bound), "each", bound)
+    return Clipping(lambda gradients: clip_by_global_norm(gradients, bound)[0], "all", bound)
 
 
-class _Accumulation:
+class Accumulation:
     """Gradients averaged over steps; made by `accumulate`."""
 
     def __init__(self, steps: int, inner: Transform) -> None:
-        self._steps, self._inner = steps, inner
+        self._steps, self.inner = steps, inner
 
     def init(self, parameters: Any) -> dict[str, Any]:
+        """Return a mean of nothing, a count, and the state of what gets the mean."""
         return {
             "mean": tree.map(lambda x: _zeros_like(asarray(x)), parameters),
             "count": _zeros_like(counter(parameters)),
-            "inner": self._inner.init(parameters),
+            "inner": self.inner.init(parameters),
         }
 
     def update(self, gradients: Any, state: Any, parameters: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the updates of the mean if it is complete, else None for each."""
         leaves, treedef = tree.flatten(parameters)
         found = checked_gradients("accumulate", treedef, gradients, leaves, tree.paths(parameters))
         means = tree.flatten(state["mean"])[0]
@@ -211,7 +226,7 @@ class _Accumulation:
         if not count.kernels.level and int(count) < self._steps:
             kept = {"mean": tree.unflatten(treedef, added), "count": count, "inner": state["inner"]}
             return tree.unflatten(treedef, [None] * len(leaves)), kept
-        updates, inner = self._inner.update(
+        updates, inner = self.inner.update(
             tree.unflatten(treedef, added), state["inner"], parameters
         )
         if not count.kernels.level:
@@ -263,7 +278,7 @@ def accumulate(steps: int, inner: Transform) -> Transform:
             f"accumulate: inner has no init and update; got {type(inner).__name__}: "
             "accumulate(4, Adam(1e-3))"
         )
-    return _Accumulation(steps, getattr(inner, "transform", inner))
+    return Accumulation(steps, getattr(inner, "transform", inner))
 
 
 # --- what all of them share ---------------------------------------------------------------------

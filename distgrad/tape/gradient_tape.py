@@ -8,6 +8,7 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
+from distgrad.core.spans import COMPUTE, span
 from distgrad.debug import user_stacklevel
 from distgrad.dtypes import is_differentiable
 from distgrad.sparse import IndexedSlices, carrier
@@ -29,7 +30,7 @@ from distgrad.tape.jacobians import Manner, check_batch, jacobian_shape, jacobia
 from distgrad.tensor import Tensor
 
 Gradient = Tensor | IndexedSlices
-OnReady = Callable[[int, Gradient | None], None]
+OnReady = Callable[[int, Gradient | None], bool | None]
 
 
 class GradientTape(InspectableTape):
@@ -89,7 +90,9 @@ class GradientTape(InspectableTape):
             What to return for a source that the target does not depend on.
         on_ready : callable, optional
             ``on_ready(position, gradient)``: called during the walk as soon as the gradient of the
-            source at this position of the flattened `sources` is final; None if unconnected.
+            source at this position of the flattened `sources` is final; None if unconnected. If it
+            returns True it has taken the gradient of a watched value, and the tape lets go of it:
+            in the result stands None.
 
         Returns
         -------
@@ -143,7 +146,8 @@ class GradientTape(InspectableTape):
             LISTENERS.set(others)
             # A cotangent of a transformation's level is lifted by the evaluator alone.
             recorded = bool(others) or any(seed.kernels.level for seed in seeds.values())
-            gradients = self._differentiate(seeds, wanted, recorded, on_ready)
+            with span("backward", COMPUTE):
+                gradients = self._differentiate(seeds, wanted, recorded, on_ready)
         finally:
             if self._persistent:
                 LISTENERS.set(listeners)
@@ -374,10 +378,16 @@ class GradientTape(InspectableTape):
             for position, source in enumerate(wanted):
                 positions[source.key].append(position)
 
-            def announce(key: int, cotangent: Any) -> None:
+            def announce(key: int, cotangent: Any) -> bool:
                 finish(key, cotangent)
+                taken = False
                 for position in positions[key]:
-                    on_ready(position, finished[key])
+                    taken = bool(on_ready(position, finished[key])) or taken
+                # What was computed on the tape, the walk still needs.
+                taken = taken and cotangent is not None and key in self.roots
+                if taken:
+                    finished[key] = None
+                return taken
 
         found = backpropagate(
             records,

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
+from distgrad.core.spans import COMPUTE, span
 from distgrad.debug import Lines, lines_in_force, user_stacklevel
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import TapeError
@@ -59,6 +60,8 @@ class ListeningTape(Recorder):
         if self._spent:
             self._clear()
         self._entered = self._inside = True
+        self._block = span("forward", COMPUTE)
+        self._block.__enter__()
         self._resume()
         return self
 
@@ -70,6 +73,7 @@ class ListeningTape(Recorder):
     ) -> None:
         self._inside = False
         self._pause()
+        self._block.__exit__(kind, error, traceback)
 
     def _resume(self) -> None:
         self._spans.append((new_key(), 0))

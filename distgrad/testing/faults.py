@@ -1,8 +1,10 @@
 """Break a rank of a job on purpose, at a step: by a variable of the environment, the job unchanged.
 
 ``DISTGRAD_FAULTS="kill:rank=1,step=3" distgrad run -n 4 train.py`` kills rank 1 as it asks for its
-third gradients. A *step* is a call of `DistributedGradientTape.gradient`, counted from 1 in each
-process. Without the variable nothing of this is imported, and no line of a step is longer.
+third gradients. A *step* is a call of `DistributedGradientTape.gradient` or of
+`GradientAccumulator.gradients`, counted from 1 in each process; ranks are numbered as the launcher
+has, also when some are lost. Without the variable nothing of this is imported, and no line of a
+step is longer.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from distgrad import tree
+from distgrad.distributed.averaging.accumulation import GradientAccumulator
 from distgrad.distributed.averaging.gradient_tape import DistributedGradientTape
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import detect, world
 from distgrad.distributed.launching.supervision import RESTARTS_VARIABLE
 from distgrad.distributed.verbs.collectives import barrier
 from distgrad.distributed.verbs.communicator import Communicator
@@ -161,15 +164,23 @@ def injected(text: str) -> Iterator[None]:
 
 
 class _Injection:
-    """Faults that happen to `DistributedGradientTape.gradient`.
+    """Faults that happen to `DistributedGradientTape.gradient` and to accumulated gradients.
 
-    The method is replaced, and no hook is there to be asked: whoever injects nothing pays nothing.
+    The methods are replaced, and no hook is there to be asked: without faults nobody pays.
     """
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = {(fault.rank, fault.step): fault for fault in faults}
         self._steps: dict[int, int] = {}
         self._original = DistributedGradientTape.gradient
+        self._original_gradients = GradientAccumulator.gradients
+
+    def _due(self, comm: Communicator) -> Fault | None:
+        """Count a step of this rank, and return the fault that is to happen in it."""
+        launched = detect()
+        rank = launched.rank if launched.size > 1 else comm.rank
+        step = self._steps[rank] = self._steps.get(rank, 0) + 1
+        return self._faults.get((rank, step))
 
     def install(self) -> None:
         original = self._original
@@ -179,8 +190,7 @@ class _Injection:
             tape: DistributedGradientTape, target: Any, sources: Any, *args: Any, **options: Any
         ) -> Any:
             comm = world() if tape._communicator is None else tape._communicator
-            step = self._steps[comm.rank] = self._steps.get(comm.rank, 0) + 1
-            fault = self._faults.get((comm.rank, step))
+            fault = self._due(comm)
             if fault is None:
                 return original(tape, target, sources, *args, **options)
             _announce(fault)
@@ -192,10 +202,29 @@ class _Injection:
                 tape._tape = _BrokenTape(tape._tape, fault)  # type: ignore[assignment]
             return original(tape, target, sources, *args, **options)
 
+        original_gradients = self._original_gradients
+
+        @wraps(original_gradients)
+        def gradients(accumulator: GradientAccumulator, *args: Any, **options: Any) -> Any:
+            comm = world() if accumulator._comm is None else accumulator._comm
+            fault = self._due(comm)
+            if fault is None:
+                return original_gradients(accumulator, *args, **options)
+            _announce(fault)
+            if fault.kind in _HAPPENINGS:
+                _HAPPENINGS[fault.kind](fault, comm)
+            elif fault.kind == "bitflip":
+                _flipped(fault, accumulator._leaves)
+            else:
+                raise FaultError(f"{fault}: happens to DistributedGradientTape alone")
+            return original_gradients(accumulator, *args, **options)
+
         DistributedGradientTape.gradient = gradient  # type: ignore[method-assign,assignment]
+        GradientAccumulator.gradients = gradients  # type: ignore[method-assign,assignment]
 
     def remove(self) -> None:
         DistributedGradientTape.gradient = self._original  # type: ignore[method-assign]
+        GradientAccumulator.gradients = self._original_gradients  # type: ignore[method-assign]
 
 
 def _announce(fault: Fault) -> None:

@@ -8,7 +8,8 @@ this plugin beside it
   failing ranks named; so has what was skipped on some only;
 - a test has a deadline. When it passes, or when others don't come after one has failed, all ranks
   print their Python stacks and the job ends with a non-zero exit code;
-- rank 0 alone prints progress and summary; all exit with the worst rank's code;
+- rank 0 alone prints progress and summary, with the slowest rank's durations; all exit with the
+  worst rank's code;
 - a run in which no test was executed has failed.
 
 It does nothing without ``--with-mpi``.
@@ -155,6 +156,15 @@ class RankSession(ExecutedTests):
 
     # --- the session ----------------------------------------------------------------------------
 
+    def pytest_report_header(self) -> str:
+        """Say whose verdicts the report has."""
+        vendor, version = self._mpi.get_vendor()
+        library = f"{vendor} {'.'.join(map(str, version))}"
+        return (
+            f"distgrad: one report of {self._world.size} ranks ({library}), each test within "
+            f"{self._deadline:g} s"
+        )
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember what could not be collected."""
         if report.failed:
@@ -202,9 +212,10 @@ class RankSession(ExecutedTests):
         text = "" if report.passed or hasattr(report, "wasxfail") else _text(report)
         if report.failed:
             self._failures.append(text)
-        mine = {"outcome": report.outcome, "text": text}
+        mine = {"outcome": report.outcome, "text": text, "duration": report.duration}
         everyone = self._exchange(f"{item.nodeid} ({report.when})", mine, hurry=report.failed)
         _merge(report, self._rank, everyone)
+        report.duration = max(each["duration"] for each in everyone)
         return report
 
     @pytest.hookimpl(trylast=True)

@@ -70,6 +70,7 @@ def run_ranks(
     mpi: str | Path | None = None,
     timeout: float = 60.0,
     env: Mapping[str, str] | None = None,
+    elastic: bool = False,
 ) -> RankResult:
     """Run a Python script under `mpirun` and return how it ended.
 
@@ -85,6 +86,8 @@ def run_ranks(
         Seconds until the job is ended, with all ranks' stacks.
     env : mapping, optional
         Variables to add to the environment.
+    elastic : bool
+        Whether ranks outlive each other, which only Open MPI's can.
 
     Raises
     ------
@@ -94,7 +97,9 @@ def run_ranks(
         If there is no `mpirun`.
     """
     argv = [script_or_argv] if isinstance(script_or_argv, str | Path) else list(script_or_argv)
-    command = [str(mpi or find_mpirun()), "-n", str(n), sys.executable, *map(str, argv)]
+    outliving = ["--with-ft", "ulfm"] if elastic else []
+    mpirun = str(mpi or find_mpirun())
+    command = [mpirun, *outliving, "-n", str(n), sys.executable, *map(str, argv)]
     mark = uuid.uuid4().hex
     environment = outer_environment() | _SETTINGS | {MARK: mark} | dict(env or {})
     begun = time.monotonic()

@@ -22,7 +22,7 @@ _REDUCE = {
 class ThreadCommunicator:
     """One rank of a group of threads."""
 
-    def __init__(self, rank, size, barrier, slots):
+    def __init__(self, rank, size, barrier, slots, parts):
         self.rank = rank
         self.size = size
         self.local_rank = rank
@@ -30,6 +30,7 @@ class ThreadCommunicator:
         self.verbs = []
         self._barrier = barrier
         self._slots = slots
+        self._parts = parts
 
     def _exchange(self, verb, value):
         self.started += 1
@@ -77,6 +78,22 @@ class ThreadCommunicator:
     def barrier(self):
         self._exchange("barrier", 0)
 
+    def machine(self):
+        return 0  # threads share one
+
+    def count(self, what):
+        self.started += 1
+
+    def split(self, colour):
+        colours = [int(each) for each in self._exchange("split", colour)]
+        members = [rank for rank, each in enumerate(colours) if each == colour]
+        if self.rank == members[0]:
+            self._parts[colour] = threading.Barrier(len(members)), [None] * len(members)
+        self.barrier()
+        barrier, slots = self._parts[colour]
+        self.barrier()  # nobody replaces them before everybody has them
+        return ThreadCommunicator(members.index(self.rank), len(members), barrier, slots, {})
+
 
 @pytest.fixture
 def on_ranks():
@@ -87,12 +104,12 @@ def on_ranks():
 
     def run(size, function):
         barrier = threading.Barrier(size)
-        slots = [None] * size
+        slots, parts = [None] * size, {}
         results = [None] * size
 
         def work(rank):
             try:
-                results[rank] = function(ThreadCommunicator(rank, size, barrier, slots))
+                results[rank] = function(ThreadCommunicator(rank, size, barrier, slots, parts))
             except Exception as error:  # the test looks at it
                 results[rank] = error
 

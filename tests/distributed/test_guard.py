@@ -3,6 +3,7 @@
 import pytest
 
 from distgrad.distributed.safety.guard import Failure, Guard, Waiting
+from distgrad.distributed.safety.loss import Losses
 from distgrad.errors import RemoteRankError
 
 
@@ -11,6 +12,7 @@ def guard():
     """Return rank 0's guard; rank 2 has left after 5 operations of communicator 1."""
     guard = object.__new__(Guard)  # MPI is needed to make one, not to ask it
     guard.rank, guard.grace, guard.failure = 0, 2.0, None
+    guard.losses = Losses(None, None)
     guard.doomed = []
     guard.doom = lambda seconds, code: guard.doomed.append((seconds, code))
     guard._departed = {2: {"what": "left by sys.exit(0) in train.py, line 7", "begun": {"1": 5}}}

@@ -206,16 +206,35 @@ def test_a_single_process_reports_nothing():
     assert last_report(comm).seconds == 0
 
 
-def test_the_slowest_rank_is_the_one_that_waits_least(on_ranks):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_slowest_rank_is_the_one_that_computes_longest(on_ranks, overlap):
     def work(comm):
+        variables = layers()
+        step(comm, variables, overlap=overlap)
+        before = comm.verbs.copy()
         if comm.rank == 1:
-            time.sleep(0.1)
-        step(comm, layers(), overlap=False)
-        return last_report(comm).slowest_rank(comm)
+            time.sleep(0.2)
+        step(comm, variables, overlap=overlap)
+        return last_report(comm), before, comm.verbs[len(before) :]
 
-    for rank, seconds in on_ranks(3, work):
-        assert rank == 1
-        assert 0.05 < seconds < 1
+    for report, first, second in on_ranks(3, work):
+        rank, seconds = report.slowest_rank()
+        assert rank == report.straggler == 1
+        assert 0.1 < seconds < 2
+        assert report.imbalance > 1.2
+        assert len(report.rank_seconds) == 3
+        assert second == first, "asking who was slow must not take a message of its own"
+
+
+def test_nobody_is_slowest_before_there_were_two_steps(on_ranks):
+    def work(comm):
+        step(comm, layers(), overlap=False)
+        return last_report(comm)
+
+    for report in on_ranks(2, work):
+        assert report.straggler is None
+        assert report.imbalance == 1
+        assert report.slowest_rank() == (-1, 0.0)
 
 
 # --- buckets --------------------------------------------------------------------------------------

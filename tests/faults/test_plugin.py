@@ -264,3 +264,22 @@ def test_without_the_option_nothing_is_done(tmp_path):
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_report_says_whose_it_is_and_shows_the_slowest_ranks_time(run_tests):
+    result = run_tests(
+        """
+@pytest.mark.mpi
+def test_waits():
+    if rank == 1: time.sleep(0.7)
+""",
+        2,
+        "--durations=1",
+        "--durations-min=0.5",
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "distgrad: one report of 2 ranks (" in result.stdout
+    durations = re.findall(r"([\d.]+)s call .*test_waits", result.stdout)
+    assert len(durations) == 1
+    assert float(durations[0]) >= 0.7

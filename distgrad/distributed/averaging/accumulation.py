@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 
 from distgrad import tree
+from distgrad.distributed.averaging.adding import Manner, manner
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES, Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.exchange import (
     average_gradients,
-    check_average,
     connect,
     describe_sources,
     layout_of,
     on_host,
     take_out,
 )
+from distgrad.distributed.averaging.finiteness import Finiteness, each_alone
 from distgrad.distributed.averaging.ordered import OrderedSum
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
 from distgrad.distributed.batches.sharding import checked_examples, examples_here
+from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import world
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
@@ -69,14 +71,20 @@ class GradientAccumulator:
     deterministic : bool or int
         Whether the result has the same bits for any number of ranks: then each gradient added is
         that of one logical shard, see `logical_shards`. A number says how many there are.
-    average : {"examples", "ranks", "sum"}
+    average : {"examples", "ranks", "sum", "adasum"}
         As for `DistributedGradientTape`. With `deterministic`, ``"ranks"`` means the logical shards
-        that have examples.
+        that have examples. With ``"adasum"``, a rank's gradient is the mean over its examples.
+    compression, reduction :
+        As for `DistributedGradientTape`.
+    nonfinite : {"keep", "raise", "skip"}
+        As for `DistributedGradientTape`.
 
     Raises
     ------
     ValueError
-        If there is no such average or number of logical shards.
+        If there is no such average, number of logical shards, compression or reduction.
+    UnsupportedOptionError
+        If two of these do not go together.
 
     Examples
     --------
@@ -102,9 +110,19 @@ class GradientAccumulator:
         *,
         deterministic: bool | int = False,
         average: str = "examples",
+        nonfinite: str = "keep",
+        compression: Compression | str | None = None,
+        reduction: str = "native",
     ) -> None:
-        check_average("GradientAccumulator", average)
+        self._finiteness = Finiteness("GradientAccumulator", nonfinite)
         self._count = number_of_shards("GradientAccumulator", deterministic)
+        self._manner = manner(
+            "GradientAccumulator",
+            average,
+            reduction=reduction,
+            compression=compression,
+            is_deterministic=self._count is not None,
+        )
         self._leaves, self._treedef = tree.flatten(sources)
         self._comm = comm
         self._average = average
@@ -150,19 +168,26 @@ class GradientAccumulator:
 
         Raises
         ------
-        DesyncError, BatchError, RemoteRankError, StallError
+        DesyncError, BatchError, NonFiniteGradientError, RemoteRankError, StallError
             As for `DistributedGradientTape.gradient`.
         """
         policy = unconnected_policy(unconnected_gradients)
         sums, self._sums = self._started(), None
         found = connect(policy, self._leaves, sums.finish(self._treedef))
+        found = self._finiteness.judge(sums.comm, self._treedef, self._leaves, found, sums.own)
         return tree.unflatten(self._treedef, found)
 
+    @property
+    def skipped(self) -> bool:
+        """Whether the last `gradients` returned None alone, because of ``nonfinite="skip"``."""
+        return self._finiteness.skipped
+
     def _started(self) -> RunningMean | OrderedGradients:
-        if self._sums is None:
-            comm = world() if self._comm is None else self._comm
+        comm = world() if self._comm is None else self._comm
+        # What was added for ranks that are no more, of which one was lost, is no part of a sum.
+        if self._sums is None or self._sums.comm is not comm:
             if self._count is None:
-                self._sums = RunningMean(comm, self._leaves, self._average)
+                self._sums = RunningMean(comm, self._leaves, self._manner)
             else:
                 self._sums = OrderedGradients(comm, self._leaves, self._average, self._count)
         return self._sums
@@ -171,10 +196,11 @@ class GradientAccumulator:
 class RunningMean:
     """Adds up gradients as they come, each times its weight."""
 
-    def __init__(self, comm: Communicator, leaves: list[Any], average: str) -> None:
-        self._comm = comm
+    def __init__(self, comm: Communicator, leaves: list[Any], manner: Manner) -> None:
+        self.comm = self._comm = comm
         self._leaves = leaves
-        self._average = average
+        self._average = manner.average
+        self._manner = manner
         self._weight = 0.0
         self._sums: list[Any] = [None] * len(leaves)
 
@@ -202,6 +228,10 @@ class RunningMean:
             term += on_host(so_far)
         self._sums[position] = term
 
+    def own(self) -> list[list[Any]]:
+        """Return what this rank has added up for each source; see `Finiteness.judge`."""
+        return each_alone(self._sums)
+
     def finish(self, treedef: tree.TreeDef) -> list[Any]:
         """Return the average over ranks, by one communication."""
         as_sum = self._average == "sum"
@@ -212,7 +242,8 @@ class RunningMean:
                 raise BatchError("gradients: nothing with an example was added; expected some")
             return [as_gradient(*each) for each in zip(self._leaves, means, strict=True)]
         entries = describe_sources(treedef, self._leaves)
-        plan = Plan(f"accumulated gradients (average={self._average!r})", entries)
+        adder = self._manner.adder(self._comm, entries)
+        plan = Plan(f"accumulated gradients ({self._manner.words})", adder.entries(entries))
         weight = self._weight if self._average == "examples" else float(self._weight > 0)
         return average_gradients(
             self._comm,
@@ -222,6 +253,7 @@ class RunningMean:
             weight,
             as_sum=as_sum,
             bucket_bytes=BUCKET_BYTES,
+            adder=adder,
         )
 
 
@@ -264,7 +296,7 @@ class OrderedGradients:
         count: int,
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        self._comm = comm
+        self.comm = self._comm = comm
         self._leaves = leaves
         self._average = average
         self._cut: Cut = last_cut("gradient", comm, count)
@@ -305,6 +337,15 @@ class OrderedGradients:
             total.add(bucket.pack([on_host(gradients[p]) for p in bucket.positions], weight, row))
         self._place += 1
 
+    def own(self) -> list[list[Any]]:
+        """Return what this rank has added up for each source; see `Finiteness.judge`."""
+        found: list[list[Any]] = [[] for _ in self._leaves]
+        for bucket, total in self._buckets:
+            for row in total.rows:
+                for position, array in zip(bucket.positions, bucket.unpack(row), strict=True):
+                    found[position].append(array)
+        return found
+
     def finish(self, treedef: tree.TreeDef) -> list[Tensor | None]:
         """Return the average over all logical shards, the same bits on every rank."""
         check_number("gradient", "gradients", self._added, self._cut)
@@ -314,8 +355,10 @@ class OrderedGradients:
         entries = describe_sources(treedef, self._leaves)
         tally = Tally("ordered")
         with tally.exposed_time():
+            slots = tally.computed(comm)
+            plan = Plan(operation, entries)
             connected = tally.agree(
-                lambda: agree(comm, Plan(operation, entries), self._has_gradient)
+                lambda: agree(comm, plan, self._has_gradient, slots=slots), slots
             )
         results: list[Tensor | None] = [None] * len(self._leaves)
         as_sum = self._average == "sum"

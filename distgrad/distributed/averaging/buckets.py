@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.core.spans import COMPUTE, spanned
 from distgrad.distributed.verbs.communicator import Array, wire_dtype
 
 BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel has
@@ -35,6 +36,7 @@ class Bucket:
     positions: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
 
+    @spanned("pack", COMPUTE)
     def pack(
         self, arrays: Sequence[Array | None], weight: float, out: Array | None = None
     ) -> Array:

@@ -40,6 +40,12 @@ class Buffers:
         arrays.append(made)
         return made
 
+    def lent(self, array: Any) -> bool:
+        """Return whether an array is a view of one of the pool."""
+        while isinstance(array, np.ndarray) and array.base is not None:
+            array = array.base
+        return any(array is own for arrays in self._arrays.values() for own in arrays)
+
     @property
     def nbytes(self) -> int:
         """How much memory the pool holds."""

@@ -12,6 +12,8 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
+from distgrad.core.spans import COMPUTE, spanned
+from distgrad.distributed.averaging.adding import Adder, Native, all_dense
 from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.report import Tally
@@ -31,15 +33,6 @@ from distgrad.tensor import Tensor
 
 UNNAMED = "Variable"  # the name of variables that were given none
 NOWHERE = "no rank's target depends on it; was it watched, and of a floating dtype?"
-AVERAGES = ("examples", "ranks", "sum")
-
-
-def check_average(function: str, average: str) -> None:
-    """Raise a `ValueError` unless there is such an average."""
-    if average not in AVERAGES:
-        raise ValueError(
-            f"{function}: average is {average!r}; expected one of {', '.join(map(repr, AVERAGES))}"
-        )
 
 
 def average_gradients(
@@ -51,6 +44,7 @@ def average_gradients(
     *,
     as_sum: bool,
     bucket_bytes: int | None = None,
+    adder: Adder | None = None,
 ) -> list[Any]:
     """Return the gradients of all ranks, added up and divided by all weights.
 
@@ -70,16 +64,23 @@ def average_gradients(
         Whether to leave out the division.
     bucket_bytes : int, optional
         How long a message may get.
+    adder : Adder, optional
+        How messages are added up; by MPI's allreduce unless given.
 
     Returns
     -------
     list of Tensor, IndexedSlices or None
         None where no rank has a gradient.
     """
-    tally = Tally("allreduce")
+    adder = Native() if adder is None else adder
+    gradients = gradients if adder.takes_sparse else all_dense(gradients)
+    tally = Tally(adder.algorithm)
     with tally.exposed_time():
-        union = tally.agree(lambda: agree(comm, plan, presence_of(gradients)))
-        rest = Rest(comm, leaves, gradients, union, weight, as_sum=as_sum)
+        slots = tally.computed(comm)
+        union = tally.agree(lambda: agree(comm, plan, presence_of(gradients), slots=slots), slots)
+        adder.prepare(comm)
+        weight = adder.weigh(comm, weight)
+        rest = Rest(comm, leaves, gradients, union, weight, as_sum=as_sum, adder=adder)
         results = rest.average(tally, bucket_bytes)
     remember_layout(comm, plan, leaves, union, bucket_bytes)
     tally.close(comm)
@@ -147,6 +148,8 @@ class Rest:
         As for `average_gradients`.
     union : list of bool
         Which gradients any rank has, and then which any rank has dense.
+    adder : Adder
+        How messages are added up, ready for this step.
     done : sequence, optional
         The averages that were made already.
     """
@@ -160,6 +163,7 @@ class Rest:
         weight: float,
         *,
         as_sum: bool,
+        adder: Adder,
         done: Sequence[Any] | None = None,
     ) -> None:
         self._comm = comm
@@ -168,6 +172,7 @@ class Rest:
         self._connected, self._dense = union[: len(leaves)], union[len(leaves) :]
         self._weight = weight
         self._as_sum = as_sum
+        self._adder = adder
         self._done = [None] * len(leaves) if done is None else list(done)
 
     def average(self, tally: Tally, bucket_bytes: int | None) -> list[Any]:
@@ -185,7 +190,7 @@ class Rest:
             out = buffers_of(comm).take(bucket.length, bucket.dtype)
             arrays = [on_host(self._gradients[p]) for p in bucket.positions]
             message = bucket.pack(arrays, weight, out)
-            tally.carry(message.nbytes, partial(comm.allreduce, message, "sum", out=message))
+            tally.add_up(message, partial(self._adder.add_up, comm, bucket, message))
             take_out(bucket, message, leaves, results, as_sum=as_sum, ranks=comm.size)
         return [
             (new if done is None else done) if each else None
@@ -251,6 +256,7 @@ def _reduce_sparse(
     return results
 
 
+@spanned("unpack", COMPUTE)
 def take_out(
     bucket: Bucket,
     message: Array,
@@ -273,7 +279,7 @@ def take_out(
             f"gradient: no rank of {ranks} has an example; expected at least one in the "
             "global batch"
         )
-    if not as_sum:
+    if not as_sum and total != 1:
         message /= total
     for position, array in zip(bucket.positions, bucket.unpack(message), strict=True):
         source = sources[position]

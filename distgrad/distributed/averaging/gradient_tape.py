@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from distgrad import tree
 from distgrad.distributed.averaging.accumulation import OrderedGradients, number_of_shards
+from distgrad.distributed.averaging.adding import Adder, all_dense, manner
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
 from distgrad.distributed.averaging.exchange import (
     Rest,
     average_gradients,
-    check_average,
     connect,
     describe_sources,
     layout_known,
@@ -21,14 +23,17 @@ from distgrad.distributed.averaging.exchange import (
     refuse_listeners,
     remember_layout,
 )
+from distgrad.distributed.averaging.finiteness import Finiteness, each_alone
 from distgrad.distributed.averaging.overlap import OverlappedAverage, lane_of
 from distgrad.distributed.averaging.report import CommReport, last_report
+from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
 from distgrad.distributed.batches.logical import check_number, last_cut
 from distgrad.distributed.batches.sharding import examples_here
+from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import world
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.errors import BatchError, ShapeError, TapeError, UnsupportedOptionError
+from distgrad.errors import BatchError, ShapeError, TapeError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.variable import Variable
@@ -46,29 +51,52 @@ class DistributedGradientTape:
         Records this rank's computation; may have done so already.
     comm : Communicator, optional
         The ranks to average over; `world()` by default.
-    bucket_bytes : int
+    bucket_bytes : int or "auto"
         How long a message may get: gradients travel in several, those of the last sources first,
         since the walk back comes to them first. Sources are best given in the order of their use.
+        With ``"auto"`` the first 20 steps or fewer try some lengths, and all ranks go on with the
+        quickest, which is kept in the user's cache for the next job of these sources; with
+        `deterministic` and on one rank it is the default.
     overlap : bool, optional
         Whether messages travel while the walk goes on, carried by a thread; by default, from the
         second step on, if every rank has two cores or more to itself, and there are two messages
         or more.
-    compression : None
-        Fewer bytes a number; not supported yet.
+    compression : Compression or {"fp16", "bf16", "int8", "topk", "powersgd"}, optional
+        How gradients travel in fewer bytes, see `distgrad.distributed.compression`. What has a
+        memory keeps it in the instance; for a name, one is kept for these ranks and sources. Each
+        rank sends its share of the average, gradient times nᵢ / Σ nᵢ, so that weights stay exact.
+        Gradients that are exchanged row by row are not compressed. On one rank nothing is.
+    reduction : {"native", "hierarchical"}
+        Whether MPI adds up in its own way, or the ranks of each machine do so first; the results
+        differ by rounding alone. ``DISTGRAD_NODE_SIZES=2,1`` pretends that ranks 0 and 1 share a
+        machine and rank 2 has another.
     deterministic : bool or int, optional
         Whether the gradients have the same bits for any number of ranks, under any MPI: then the
         target of `gradient` is a list with one loss for each of this rank's logical shards, see
         `logical_shards`; a number says how many there are over all ranks.
-    average : {"examples", "ranks", "sum"}
+    average : {"examples", "ranks", "sum", "adasum"}
         What the gradients are multiplied by. ``"examples"``: the mean over all examples,
         Σ nᵢgᵢ / Σ nᵢ with nᵢ the examples of rank i, right for losses that are means over a
         rank's examples. ``"ranks"``: the mean over the ranks that have examples. ``"sum"``: the
-        sum, for losses that are sums.
+        sum, for losses that are sums. ``"adasum"``: the adaptive sum of [1]_ over the ranks that
+        have examples, which for each variable adds up what is orthogonal and averages what is
+        parallel; sparse gradients are made dense.
+    nonfinite : {"keep", "raise", "skip"}
+        What to do if an average has a NaN or an infinity, on all ranks alike: return it; raise an
+        error that names the ranks and variables it comes from; or return None for every source and
+        set `skipped`. All but ``"keep"`` cost a pass over the averages.
 
     Raises
     ------
     UnsupportedOptionError
-        If an argument asks for what is not supported yet.
+        If more than one of compression, reduction, Adasum and deterministic is asked for.
+    ValueError, TypeError
+        If there is no such average, reduction or compression.
+
+    References
+    ----------
+    .. [1] Maleki et al., "Scaling distributed training with adaptive summation", MLSys 2021,
+       arXiv:2006.02924.
 
     Examples
     --------
@@ -86,28 +114,36 @@ class DistributedGradientTape:
         tape: GradientTape,
         comm: Communicator | None = None,
         *,
-        bucket_bytes: int = BUCKET_BYTES,
+        bucket_bytes: int | str = BUCKET_BYTES,
         overlap: bool | None = None,
-        compression: str | None = None,
+        compression: Compression | str | None = None,
         deterministic: bool | int | None = None,
         average: str = "examples",
+        nonfinite: str = "keep",
+        reduction: str = "native",
     ) -> None:
-        if compression is not None:
-            raise UnsupportedOptionError(
-                f"DistributedGradientTape: compression={compression!r} is not supported yet; leave "
-                "compression out"
-            )
-        if bucket_bytes < 1:
+        self._is_tuned = bucket_bytes == AUTO
+        if self._is_tuned:
+            bucket_bytes = BUCKET_BYTES
+        if isinstance(bucket_bytes, str) or bucket_bytes < 1:
             raise ValueError(
-                f"DistributedGradientTape: bucket_bytes is {bucket_bytes}; expected 1 or more"
+                f"DistributedGradientTape: bucket_bytes is {bucket_bytes!r}; expected 1 or more, "
+                f"or {AUTO!r}"
             )
         self._bucket_bytes = bucket_bytes
         self._overlap = overlap
-        check_average("DistributedGradientTape", average)
         self._count = number_of_shards("DistributedGradientTape", deterministic)
+        self._manner = manner(
+            "DistributedGradientTape",
+            average,
+            reduction=reduction,
+            compression=compression,
+            is_deterministic=self._count is not None,
+        )
         self._tape = tape
         self._communicator = comm
         self._average = average
+        self._finiteness = Finiteness("DistributedGradientTape", nonfinite)
 
     # --- the tape's own methods -----------------------------------------------------------------
 
@@ -143,6 +179,11 @@ class DistributedGradientTape:
     def report(self) -> CommReport:
         """What the last averaging of gradients on these ranks cost; see `last_report`."""
         return last_report(self._communicator)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last `gradient` returned None alone, because of ``nonfinite="skip"``."""
+        return self._finiteness.skipped
 
     # --- gradients ------------------------------------------------------------------------------
 
@@ -193,6 +234,8 @@ class DistributedGradientTape:
             sum weighted as if it were a mean.
         TapeError
             If another tape records what this one returns: averages have no gradient yet.
+        NonFiniteGradientError
+            On every rank, with ``nonfinite="raise"``, if an average is not finite.
         RemoteRankError, StallError
             If another rank failed or left, or has not come before the deadline.
         """
@@ -203,24 +246,43 @@ class DistributedGradientTape:
         if self._count is not None:
             leaves, treedef = tree.flatten(sources)
             sums = self._ordered(comm, leaves, target, output_gradients, examples)
-            return tree.unflatten(treedef, connect(policy, leaves, sums.finish(treedef)))
+            found = connect(policy, leaves, sums.finish(treedef))
+            found = self._finiteness.judge(comm, treedef, leaves, found, sums.own)
+            return tree.unflatten(treedef, found)
         if comm.size == 1:
-            return self._tape.gradient(target, sources, output_gradients, unconnected_gradients)
+            alone = self._tape.gradient(target, sources, output_gradients, unconnected_gradients)
+            if not self._finiteness.looks:
+                return alone
+            leaves, treedef = tree.flatten(sources)
+            found = tree.flatten_like(treedef, alone)
+            own = partial(each_alone, found)
+            return tree.unflatten(
+                treedef, self._finiteness.judge(comm, treedef, leaves, found, own)
+            )
+        if self._is_tuned:
+            return self._tuned(comm, sources, target, output_gradients, policy, examples)
         weight = examples_here("gradient", examples, comm)
         if self._average != "examples":
             weight = float(weight > 0)
         leaves, treedef = tree.flatten(sources)
-        operation = f"gradient (average={self._average!r}"
+        operation = f"gradient ({self._manner.words}"
         if self._bucket_bytes != BUCKET_BYTES or self._overlap is not None:
             operation += f", bucket_bytes={self._bucket_bytes}, overlap={self._overlap}"
-        plan = Plan(f"{operation})", describe_sources(treedef, leaves))
+        entries = describe_sources(treedef, leaves)
+        adder = self._manner.adder(comm, entries)
+        plan = Plan(f"{operation})", adder.entries(entries))
         layout = layout_known(comm, plan)
         if layout is not None and len(layout.buckets) > 1:
             lane = lane_of(comm, self._overlap)
             if lane is not None:
-                average = OverlappedAverage(lane, comm, plan, layout, weight)
-                found = self._overlapped(average, comm, plan, leaves, target, output_gradients)
-                return tree.unflatten(treedef, connect(policy, leaves, found))
+                average = OverlappedAverage(lane, comm, plan, layout, weight, adder)
+                found, gradients = self._overlapped(
+                    average, comm, plan, leaves, target, output_gradients, adder
+                )
+                found = connect(policy, leaves, found)
+                own = partial(each_alone, gradients)
+                found = self._finiteness.judge(comm, treedef, leaves, found, own)
+                return tree.unflatten(treedef, found)
         # Asked for in a flat list: None among them would vanish in a nest.
         gradients = self._tape.gradient(
             target, None if sources is None else leaves, output_gradients
@@ -234,8 +296,36 @@ class DistributedGradientTape:
             weight,
             as_sum=self._average == "sum",
             bucket_bytes=self._bucket_bytes,
+            adder=adder,
         )
-        return tree.unflatten(treedef, connect(policy, leaves, found))
+        found = connect(policy, leaves, found)
+        own = partial(each_alone, gradients if weight else [None] * len(leaves))
+        found = self._finiteness.judge(comm, treedef, leaves, found, own)
+        return tree.unflatten(treedef, found)
+
+    def _tuned(
+        self,
+        comm: Communicator,
+        sources: Any,
+        target: Any,
+        output_gradients: Any,
+        policy: UnconnectedGradients,
+        examples: Any,
+    ) -> Any:
+        """Return the gradient by buckets of the length that a search tries, or has settled on."""
+        leaves, treedef = tree.flatten(sources)
+        nbytes = sum(leaf.array.nbytes for leaf in leaves)
+        entries = describe_sources(treedef, leaves)
+        search = search_of(comm, entries, nbytes, self._manner.words, self._overlap)
+        self._bucket_bytes = search.choice.bucket_bytes
+        begun = time.perf_counter()
+        self._is_tuned = False
+        try:
+            found = self.gradient(target, sources, output_gradients, policy, examples=examples)
+        finally:
+            self._is_tuned = True
+        observed(search, begun, comm)
+        return found
 
     def _overlapped(
         self,
@@ -245,23 +335,27 @@ class DistributedGradientTape:
         leaves: list[Any],
         target: Any,
         output_gradients: Any,
-    ) -> list[Any]:
-        """Return the averages, whose buckets leave during the walk."""
+        adder: Adder,
+    ) -> tuple[list[Any], list[Any]]:
+        """Return the averages, whose buckets leave during the walk, and this rank's gradients."""
         as_sum = self._average == "sum"
         try:
             gradients = self._tape.gradient(
                 target, leaves, output_gradients, on_ready=average.ready
             )
             refuse_listeners(self._tape, gradients)
+            gradients = gradients if adder.takes_sparse else all_dense(gradients)
         except BaseException:
             average.interrupt()
             raise
         done, union = average.finish(leaves, presence_of(gradients), as_sum=as_sum)
-        rest = Rest(comm, leaves, gradients, union, average.weight, as_sum=as_sum, done=done)
+        rest = Rest(
+            comm, leaves, gradients, union, average.weight, as_sum=as_sum, adder=adder, done=done
+        )
         found = rest.average(average.tally, self._bucket_bytes)
         remember_layout(comm, plan, leaves, union, self._bucket_bytes)
         average.tally.close(comm)
-        return found
+        return found, (gradients if average.weight else [None] * len(leaves))
 
     def _ordered(
         self,

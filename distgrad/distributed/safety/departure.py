@@ -27,6 +27,7 @@ from distgrad.distributed.safety.guard import Failure, Guard, describe_error, wr
 from distgrad.errors import CommunicationError, LaunchError, RemoteRankError
 
 _HERE = Path(__file__).parent
+_LAST_WORDS = 0.5  # seconds
 _MOMENT = 0.2  # seconds in which ranks that end together come together
 
 
@@ -79,6 +80,11 @@ class Departure:
         sys.exit = _watched_exit
         atexit.register(self.leave)
 
+    def adopt(self, guard: Guard) -> None:
+        """Leave as a rank of another guard's: of what is left of a job that lost ranks."""
+        self.guard = guard
+        self._rank = guard.rank
+
     # --- uncaught exceptions --------------------------------------------------------------------
 
     def report(
@@ -118,6 +124,8 @@ class Departure:
     def leave(self) -> None:
         """Meet the others on the way out; return only if all of them leave in good order."""
         if self._process != os.getpid():
+            if self.guard is not None:
+                self._leave_as_child()
             return
         error = _last_error()
         if error is not None and error is not self._earlier_error and error is not self._reported:
@@ -129,10 +137,32 @@ class Departure:
             self.guard = self._join()
         if self.guard is None or self.guard.mpi.Is_finalized():
             return
-        try:
-            self._meet(self.guard, exit_)
-        except KeyboardInterrupt:
-            self.guard.abort(130)
+        guard = self.guard
+        if not guard.losses.known:
+            try:
+                self._meet(guard, exit_)
+            except KeyboardInterrupt:
+                guard.abort(130)
+            except guard.mpi.Exception as met:
+                # If somebody has died: of those that were done, nobody needs the others any more.
+                if not guard.losses.heard(met):
+                    guard.abort(_exit_code(exit_) or 1)
+        if guard.survived or guard.losses.known:
+            # After losses MPI_Finalize has been seen to wait for ever, and after MPI_Abort by
+            # several ranks the launcher (Open MPI 5.0.11); who ends without either is no trouble.
+            code = guard.failure.code if guard.failure else _exit_code(exit_)
+            if code:
+                time.sleep(_LAST_WORDS)  # the launcher kills the others, which have words to say
+            _end_process(code)
+
+    def _leave_as_child(self) -> NoReturn:
+        """End a process that was forked off a rank, before mpi4py ends the rank's MPI in it.
+
+        MPI_Finalize would speak for the rank, over the launcher's connection that both share.
+        """
+        error = _last_error()
+        failed = error is not None and error is not self._earlier_error
+        _end_process(_exit_code(WatchedExit.taken) or int(failed))
 
     def _meet(self, guard: Guard, exit_: WatchedExit | None) -> None:
         """Wait until all ranks are on their way out, telling why this one is, or end the job."""
@@ -163,6 +193,14 @@ class Departure:
         if state[1]:
             guard.deliver()
         guard.reprieve()
+
+
+def _end_process(code: int) -> NoReturn:
+    """End this process now, less what was registered to run after us: mpi4py's MPI_Finalize."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _tell_why(guard: Guard, exit_: WatchedExit | None, code: int) -> None:

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad.distributed.verbs.communicator import Communicator, exchange_json
+from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
 from distgrad.errors import DesyncError
 
+_MOST_SLOTS = 4096  # 32 KiB: more would no longer cost what a small message costs
 _SHOWN = 3  # differences shown a rank; a model of another configuration differs everywhere
 
 
@@ -46,7 +47,12 @@ class Plan(NamedTuple):
 
 
 def agree(
-    communicator: Communicator, plan: Plan, present: Sequence[bool] = (), *, call: int = 0
+    communicator: Communicator,
+    plan: Plan,
+    present: Sequence[bool] = (),
+    *,
+    call: int = 0,
+    slots: Array | None = None,
 ) -> list[bool]:
     """Return once all ranks are known to have the same plan.
 
@@ -62,6 +68,9 @@ def agree(
     call : int
         The number of a call in the program that this belongs to: of two equal collectives that a
         backward pass walks through, it tells which.
+    slots : numpy.ndarray of uint64 and shape (number_of_slots(size),), optional
+        Travels in the same message: each rank fills its own place and leaves the others zero, and
+        gets everybody's, in place.
 
     Returns
     -------
@@ -83,10 +92,16 @@ def agree(
     number = communicator.started
     fingerprint = _word(_condensed(plan), number.to_bytes(8, "little"), call.to_bytes(8, "little"))
     having = _word(bytes(present))
-    words = np.array([fingerprint, having], np.uint64)
-    message = np.concatenate([words, ~words])
+    # As long whether it carries slots or not: MPI may crash where lengths differ between ranks.
+    message = np.zeros(4 + number_of_slots(communicator.size), np.uint64)
+    message[:2] = fingerprint, having
+    message[2:4] = ~message[:2]
+    if slots is not None:
+        message[4:] = slots
     combined = communicator.allreduce(message, "bor")
-    differs = combined != message
+    if slots is not None:
+        slots[...] = combined[4:]
+    differs = (combined[:4] != message[:4]).tolist()
     if differs[0] or differs[2]:
         operation = f"{plan.operation}, of call {call}," if call else plan.operation
         _explain(communicator, Plan(operation, plan.entries), number)
@@ -94,6 +109,11 @@ def agree(
         union = communicator.allreduce(np.array(present, np.uint8), "bor")
         return [bool(each) for each in union]
     return list(present)
+
+
+def number_of_slots(ranks: int) -> int:
+    """Return how many slots a comparison carries: one a rank, or none where that were many."""
+    return ranks if ranks <= _MOST_SLOTS else 0
 
 
 @lru_cache(maxsize=256)
@@ -121,8 +141,8 @@ def _explain(communicator: Communicator, plan: Plan, number: int) -> None:
     common_step = _most_common(steps)
     if len(set(steps)) > 1:
         odd = [rank for rank, step in enumerate(steps) if step != common_step]
-        here = _ranks([r for r in range(len(plans)) if r not in odd])
-        others = "; ".join(f"{_ranks([rank])} does {_step(*plans[rank])}" for rank in odd[:_SHOWN])
+        here = in_words([r for r in range(len(plans)) if r not in odd])
+        others = "; ".join(f"rank {rank} does {_step(*plans[rank])}" for rank in odd[:_SHOWN])
         common = plans[steps.index(common_step)]
         raise DesyncError(
             f"ranks do different things: {others}; {here} {_does(here)} {_step(*common)}. Do all "
@@ -132,7 +152,7 @@ def _explain(communicator: Communicator, plan: Plan, number: int) -> None:
     lists = [entries for _, entries in plans]
     common_entries = _most_common(lists)
     odd = [rank for rank, entries in enumerate(lists) if entries != common_entries]
-    others_text = _ranks([r for r in range(len(plans)) if r not in odd])
+    others_text = in_words([r for r in range(len(plans)) if r not in odd])
     differences: list[str] = []
     names: list[str] = []
     for rank in odd[:_SHOWN]:
@@ -142,7 +162,7 @@ def _explain(communicator: Communicator, plan: Plan, number: int) -> None:
             differences.append(f"and {len(found) - _SHOWN} more on rank {rank}")
         names += [name for _, name in found if name not in names]
     if len(odd) > _SHOWN:
-        differences.append(f"and {_ranks(odd[_SHOWN:])}")
+        differences.append(f"and {in_words(odd[_SHOWN:])}")
     permuted = all(sorted(lists[rank]) == sorted(common_entries) for rank in odd)
     advice = (
         "The variables are the same in another order: give them in one order on every rank, such "
@@ -191,7 +211,7 @@ def _step(step: tuple[str, int], entries: tuple[Entry, ...]) -> str:
     return f"{operation}{what} (operation {number + 1})"
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def in_words(ranks: Sequence[int]) -> str:
     """Return ranks in words: ``rank 1``, or ``ranks 0, 2-7``."""
     runs: list[list[int]] = []
     for rank in ranks:

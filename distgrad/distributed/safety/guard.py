@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from distgrad.distributed.safety import stacks
+from distgrad.distributed.safety.loss import Losses
 from distgrad.errors import RemoteRankError, StallError
 
 _TAG = 1  # the guard's communicator carries nothing else
@@ -92,13 +93,26 @@ class Guard:
         Seconds that one collective operation may take before it counts as stalled.
     grace : float
         Seconds that the ranks of a failed job have to say their last words.
+    survivors : mpi4py.MPI.Comm, optional
+        The ranks that are left of a job that lost some, to be used as it is; by default those of
+        COMM_WORLD.
+    neighbours : dict of int to int, optional
+        The process ids of the survivors of this machine, by rank: known from before.
     """
 
-    def __init__(self, mpi: Any, *, timeout: float, grace: float) -> None:
+    def __init__(
+        self,
+        mpi: Any,
+        *,
+        timeout: float,
+        grace: float,
+        survivors: Any = None,
+        neighbours: dict[int, int] | None = None,
+    ) -> None:
         self.mpi = mpi
         self.timeout = timeout
         self.grace = grace
-        self.communicator = mpi.COMM_WORLD.Dup()
+        self.communicator = mpi.COMM_WORLD.Dup() if survivors is None else survivors
         self.communicator.Set_errhandler(mpi.ERRORS_RETURN)
         self.rank: int = self.communicator.rank
         self.size: int = self.communicator.size
@@ -109,14 +123,17 @@ class Guard:
         self.begun: dict[int, Callable[[], int]] = {}  # operations begun, by communicator
         self._departed: dict[int, dict[str, Any]] = {}
         self._answers: dict[int, dict[str, Any]] = {}
+        self.losses = Losses(mpi, self.communicator)
+        self.survived = survivors is not None
         self._waiting: Place | None = None
         self._sent: list[tuple[Any, bytes]] = []
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._reprieved = threading.Event()
         self._doomed_at: float | None = None
-        self.neighbours = self._meet()
+        self.neighbours = self._meet() if neighbours is None else neighbours
         self._identities = 0
+        self._start_is_common = survivors is not None
 
     def _meet(self) -> dict[int, int]:
         """Return the process id of each rank on this machine, and say that stacks can be asked."""
@@ -130,10 +147,13 @@ class Guard:
         """Take a communicator under watch; return its identity and its members' world ranks."""
         mpi = self.mpi
         identity = np.array([self._identities], np.int64)
-        communicator.Allreduce(mpi.IN_PLACE, identity, mpi.MAX)
+        if not self._start_is_common:
+            communicator.Allreduce(mpi.IN_PLACE, identity, mpi.MAX)
+        self._start_is_common = False
         self._identities = int(identity[0]) + 1
         group = communicator.Get_group()
-        members = group.Translate_ranks(range(group.size), mpi.COMM_WORLD.Get_group())
+        members = group.Translate_ranks(range(group.size), self.communicator.Get_group())
+        self.losses.watch(communicator)
         self.begun[int(identity[0])] = begun
         return int(identity[0]), tuple(members)
 
@@ -175,6 +195,8 @@ class Guard:
 
     def check(self, waiting: Place) -> None:
         """Raise a `RemoteRankError` if the operation cannot be completed for what is known."""
+        if self.losses.known:
+            raise self.losses.error(self.rank, f"in {waiting.what()}")
         # Departures first: who waits for the same rank tells of it only at second hand.
         for rank, note in self._departed.items():
             begun = note["begun"].get(str(waiting.communicator), 0)
@@ -236,8 +258,9 @@ class Guard:
         text = json.dumps(note).encode()
         with self._lock:
             for rank in ranks:
-                request = self.communicator.Isend([text, self.mpi.BYTE], rank, _TAG)
-                self._sent.append((request, text))
+                with contextlib.suppress(self.mpi.Exception):  # it has died: nobody misses it
+                    request = self.communicator.Isend([text, self.mpi.BYTE], rank, _TAG)
+                    self._sent.append((request, text))
 
     def tell_failure(self, failure: Failure) -> None:
         """Go down: tell the others why, and end the job if they don't follow in time."""
@@ -262,15 +285,29 @@ class Guard:
         """Take in the notes that have come."""
         mpi = self.mpi
         with self._lock:
-            self._sent = [(request, text) for request, text in self._sent if not request.Test()]
+            self._sent = [
+                (request, text) for request, text in self._sent if not self._gone(request)
+            ]
             notes = []
             status = mpi.Status()
-            while message := self.communicator.Improbe(mpi.ANY_SOURCE, _TAG, status):
-                text = bytearray(status.Get_count(mpi.BYTE))
-                message.Recv([text, mpi.BYTE])
-                notes.append((status.Get_source(), json.loads(text)))
+            try:
+                while message := self.communicator.Improbe(mpi.ANY_SOURCE, _TAG, status):
+                    text = bytearray(status.Get_count(mpi.BYTE))
+                    message.Recv([text, mpi.BYTE])
+                    notes.append((status.Get_source(), json.loads(text)))
+            except mpi.Exception as error:
+                if not self.losses.heard(error):
+                    raise
+                self.alarmed = True
         for rank, note in notes:
             self._take(rank, note)
+
+    def _gone(self, request: Any) -> bool:
+        """Return whether a note was delivered, or will never be since its receiver has died."""
+        try:
+            return bool(request.Test())
+        except self.mpi.Exception:
+            return True
 
     def _take(self, rank: int, note: dict[str, Any]) -> None:
         kind = note["kind"]

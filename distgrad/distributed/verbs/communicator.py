@@ -33,7 +33,10 @@ class Communicator(Protocol):
     A communicator may also have ``duplicate()``, which all ranks call together: another one of the
     same ranks, whose verbs a thread of its own may call, and whose ``wait_for(event)`` returns once
     that thread has set the event, or raises what the waiting for other ranks raises. Without it,
-    nothing overlaps.
+    nothing overlaps. And it may have ``split(colour)``, the communicator of the ranks that give the
+    same number, ``machine()``, the lowest rank on this rank's machine, both called by all ranks
+    together, and ``count(what)``, which notes an operation made of some of the parts: without them,
+    there is no ``reduction="hierarchical"``.
 
     Attributes
     ----------

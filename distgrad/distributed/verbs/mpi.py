@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -79,6 +80,7 @@ class MPICommunicator:
         self._what: Callable[[], str] = lambda: "no operation"
         self.guard = guard
         self.started = 0
+        self.blocked_nanoseconds = 0  # spent in verbs by whoever called them
         self._mpi = mpi = guard.mpi
         self._communicator = communicator.Dup()
         # Whatever mpi4py.rc.errors says: an error becomes an exception that names the operation.
@@ -266,6 +268,32 @@ class MPICommunicator:
         self._run(requests, what)
         return result
 
+    def swap(self, array: Array, partner: int) -> Array:
+        """Return the partner's array, and give it this rank's; all ranks call this together.
+
+        Parameters
+        ----------
+        array : numpy.ndarray
+            Of the same shape and dtype on both.
+        partner : int
+            Whose partner is this rank; who has none gives its own rank, and gets a copy.
+        """
+        own = np.ascontiguousarray(array)
+        result = own.copy()
+        sent, arrived = own.reshape(-1).view(np.uint8), result.reshape(-1).view(np.uint8)
+
+        def requests() -> Iterator[Any]:
+            for piece, place in zip(_pieces(sent), _pieces(arrived), strict=True):
+                sending = self._communicator.Isend(piece, partner)
+                yield self._communicator.Irecv(place, partner)
+                yield sending
+
+        def what() -> str:
+            return describe(f"swap with rank {partner}", own.dtype, own.shape)
+
+        self._run(requests if partner != self.rank else lambda: iter(()), what)
+        return result
+
     def barrier(self) -> None:
         """Return once every rank has called this."""
         self._run(lambda: iter([self._communicator.Ibarrier()]), lambda: "barrier")
@@ -278,6 +306,26 @@ class MPICommunicator:
         by `wait_for`.
         """
         return MPICommunicator(self._communicator, self.guard, self.local_rank, background=True)
+
+    def split(self, colour: int) -> MPICommunicator:
+        """Return a communicator of the ranks that give the same number; all ranks call this."""
+        part = self._communicator.Split(colour, self.rank)
+        made = MPICommunicator(part, self.guard, self.local_rank, background=self._background)
+        part.Free()
+        return made
+
+    def machine(self) -> int:
+        """Return the lowest rank on this rank's machine; all ranks call this."""
+        neighbours = self._communicator.Split_type(self._mpi.COMM_TYPE_SHARED)
+        lowest = np.array(self.rank, np.int64)
+        neighbours.Allreduce(self._mpi.IN_PLACE, lowest, self._mpi.MIN)
+        neighbours.Free()
+        return int(lowest)
+
+    def count(self, what: str) -> None:
+        """Count an operation that consists of some of parts made by `split`."""
+        self.started += 1
+        self._what = lambda: what
 
     def wait_for(self, done: threading.Event) -> None:
         """Return once another thread, which uses this communicator, has set the event.
@@ -298,6 +346,7 @@ class MPICommunicator:
     def _run(self, requests: Callable[[], Iterator[Any]], what: Callable[[], str]) -> None:
         """Complete the requests of one operation, one after the other."""
         guard = self.guard
+        begun = time.perf_counter_ns()
         self.started += 1
         self._what = what
         waiting = Waiting(self._identity, self.started, self._members, what)
@@ -312,11 +361,15 @@ class MPICommunicator:
                 else:
                     self._complete(request.Test, waiting)
         except self._mpi.Exception as error:
+            if guard.losses.heard(error):
+                guard.alarmed = True
+                raise guard.losses.error(self.rank, f"in {what()}") from error
             raise CommunicationError(
                 f"rank {self.rank}: MPI failed in {what()}: {error.Get_error_string()}; "
                 "do all ranks send the same shapes and dtypes?"
             ) from error
         guard.opened(-1)
+        self.blocked_nanoseconds += time.perf_counter_ns() - begun
 
     def _complete(self, completed: Callable[[], bool], waiting: Waiting) -> None:
         for _ in range(_QUICK_TESTS):

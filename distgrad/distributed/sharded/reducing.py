@@ -1,0 +1,169 @@
+"""Add gradients up over ranks so that each rank gets its part of the sum, and holds no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+from distgrad.distributed.averaging.exchange import on_host
+from distgrad.distributed.averaging.ordered import OrderedSum
+from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.sharded.layout import Unit
+from distgrad.distributed.verbs.communicator import Array, Communicator
+from distgrad.errors import BatchError
+
+
+class Collector:
+    """Takes gradients of whole variables, and keeps this rank's part of what they add up to.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks that add up.
+    count : int, optional
+        How many logical shards there are over all ranks, if they are to be added up in one order.
+
+    Attributes
+    ----------
+    tally : Tally
+        What the messages cost.
+    bytes, peak_bytes : int
+        Of what it holds now, messages included, and the most since the last `finish`.
+    """
+
+    def __init__(self, comm: Communicator, count: int | None) -> None:
+        self._comm = comm
+        self._count = count
+        self.tally = Tally("reduce_scatter" if count is None else "ordered")
+        self.bytes = self.peak_bytes = 0
+        self._sums: dict[Unit, Array] = {}
+        self._ordered: dict[Unit, OrderedSum] = {}
+        self._weight = 0.0
+        self._weighed: set[Unit] = set()
+        self._queue: list[Unit] = []
+        self._open: dict[Unit, Array] = {}
+        self._missing: dict[Unit, int] = {}
+
+    def begin(self, weight: float) -> None:
+        """Begin with the gradients of one target, which has this weight."""
+        self._weight = weight
+        self._weighed.clear()
+
+    # --- gradients that come one by one, while a tape walks back ----------------------------------
+
+    def expect(self, units: Sequence[Unit]) -> None:
+        """Say of which units gradients come now; they are reduced in this order on all ranks."""
+        self._queue = list(units)
+        self._open, self._missing = {}, {unit: len(unit.positions) for unit in units}
+
+    def put(self, unit: Unit, position: int, gradient: Any) -> None:
+        """Take the gradient of one variable of a unit that is expected, or None.
+
+        As soon as a unit is complete, and those before it are reduced, it is reduced and let go.
+        """
+        if gradient is not None:
+            rows = self._open.get(unit)
+            if rows is None:
+                rows = self._open[unit] = self._message(unit)
+            self._pack(unit, rows, position, gradient)
+        self._missing[unit] -= 1
+        while self._queue and not self._missing[self._queue[0]]:
+            first = self._queue.pop(0)
+            rows = self._open.pop(first, None)
+            self._reduce(first, self._message(first) if rows is None else rows)
+
+    # --- gradients of a whole unit ----------------------------------------------------------------
+
+    def add(self, unit: Unit, gradients: Sequence[Any]) -> None:
+        """Take the gradients of all variables of a unit, None among them, and reduce them."""
+        rows = self._message(unit)
+        for position, gradient in zip(unit.positions, gradients, strict=True):
+            if gradient is not None:
+                self._pack(unit, rows, position, gradient)
+        self._reduce(unit, rows)
+
+    def _message(self, unit: Unit) -> Array:
+        # A unit may be used several times in one target; its weight counts once.
+        weight = 0.0 if unit in self._weighed else self._weight
+        self._weighed.add(unit)
+        rows = unit.message(weight)
+        self._grow(rows.nbytes)
+        return rows
+
+    def _pack(self, unit: Unit, rows: Array, position: int, gradient: Any) -> None:
+        host = on_host(gradient)
+        if host is not None:
+            unit.put(rows, unit.places[position], host, self._weight)
+
+    def _reduce(self, unit: Unit, rows: Array) -> None:
+        if self._count is not None:
+            total = self._ordered.setdefault(unit, OrderedSum(self._comm, self._count))
+            before = sum(row.nbytes for row in total.rows)
+            total.add(rows.reshape(-1))
+            # The message is one of its rows now, or was added to one.
+            self._grow(sum(row.nbytes for row in total.rows) - before - rows.nbytes)
+            return
+        with self.tally.exposed_time():
+            send = partial(self._comm.reduce_scatter, rows)
+            own = self.tally.carry(rows.nbytes, send)
+        if unit in self._sums:
+            self._sums[unit] += own
+        else:
+            self._sums[unit] = own
+            self._grow(own.nbytes)
+        self._grow(-rows.nbytes)
+
+    def _grow(self, nbytes: int) -> None:
+        self.bytes += nbytes
+        self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def finish(self, unit: Unit, *, as_sum: bool) -> Array | None:
+        """Return this rank's row of a unit's average; None if nothing was added to it.
+
+        All ranks call it for all units, in one order.
+
+        Raises
+        ------
+        BatchError
+            If the weights add up to zero.
+        """
+        if self._count is not None:
+            found = self._ordered.pop(unit, None)
+            if found is None:
+                return None
+            stops = accumulate([1 + unit.row] * self._comm.size, initial=0)
+            held = sum(row.nbytes for row in found.rows)
+            with self.tally.exposed_time():
+                own = self.tally.carry(held, partial(found.part, list(stops), unit.wire))
+            self._grow(-held)
+        else:
+            taken = self._sums.pop(unit, None)
+            if taken is None:
+                return None
+            own = taken
+            self._grow(-own.nbytes)
+        total = own[0].real
+        if total == 0:
+            raise BatchError(
+                f"ShardedOptimizer: no rank of {self._comm.size} has an example; expected at least "
+                "one in the global batch"
+            )
+        if not as_sum:
+            own /= total
+        return own[1:]
+
+    def close(self) -> int:
+        """Keep what the messages cost as the ranks' last report; return the most bytes held."""
+        self.tally.close(self._comm)
+        self.tally = Tally(self.tally.algorithm)
+        peak, self.peak_bytes = self.peak_bytes, self.bytes
+        return peak
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing was added since the last step."""
+        return not self._sums and not self._ordered

@@ -1,0 +1,99 @@
+"""Record a timeline of all ranks: in a block, or of a whole job by an environment variable."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from distgrad.distributed.tracing.clocks import compare_clocks
+from distgrad.distributed.tracing.merging import TimelineError, merge
+from distgrad.distributed.tracing.recording import Recorder
+
+VARIABLE = "DISTGRAD_TIMELINE"
+
+_of_the_job: Timeline | None = None
+
+
+class Timeline:
+    """The recording of what all ranks do; see `distgrad.distributed.timeline`.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Where rank 0 puts the timeline; the ranks' parts lie beside it until then.
+    comm : Communicator
+        The ranks; all make their timelines together.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], comm: Any) -> None:
+        self.path = Path(path)
+        self._comm = comm
+        if comm.rank == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        comm.barrier()
+        self._recorder = Recorder(self.path, comm.rank, comm.size)
+        self._recorder.note_clock(compare_clocks(comm))
+
+    def __enter__(self) -> Timeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:  # the others may not come: what was recorded stays in the parts
+            self._recorder.close()
+
+    def close(self) -> None:
+        """Stop, and write the timeline on rank 0; all ranks call this."""
+        self._recorder.note_clock(compare_clocks(self._comm))
+        self._recorder.close()
+        self._comm.barrier()
+        if self._comm.rank == 0:
+            self._merge()
+        self._comm.barrier()
+
+    def _merge(self) -> None:
+        try:
+            missing = merge(self.path)["missing"]
+        except (TimelineError, OSError) as error:
+            print(f"timeline: {error}", file=sys.stderr)
+            return
+        if missing:
+            print(
+                f"timeline: {self.path} lacks ranks {missing}: rank 0 does not see their files; "
+                f"bring them together and run: distgrad timeline merge {self.path}",
+                file=sys.stderr,
+            )
+
+
+def stand_by() -> None:
+    """Have the job's timeline put together at the very end, if the environment asks for one.
+
+    Called before the departure of ranks is watched, so that it runs after that, when all other
+    ranks are known to have written their parts.
+    """
+    if os.environ.get(VARIABLE):
+        atexit.register(_merge_at_exit, os.getpid())
+
+
+def start_if_asked(comm: Any) -> None:
+    """Start the timeline of the job if the environment asks for one; all ranks call this."""
+    global _of_the_job  # noqa: PLW0603  a process is in one job
+    path = os.environ.get(VARIABLE)
+    if path and _of_the_job is None:
+        _of_the_job = Timeline(path, comm)
+        atexit.register(_of_the_job._recorder.close)
+
+
+def _merge_at_exit(process: int) -> None:
+    if _of_the_job is not None and process == os.getpid() and _of_the_job._comm.rank == 0:
+        _of_the_job._merge()
