@@ -64,13 +64,42 @@ class JobParser(argparse.ArgumentParser):
         add("--learning-rate", type=_rate, default=learning_rate, help="at the start")
         add("--seed", type=_seed, default=0, help="of everything that is drawn at random")
         add("--dtype", choices=("float32", "float64"), default="float32", help="of all numbers")
+        add("--backend", default="numpy", help="numpy, cupy, or another that is installed")
         add(
             "--deterministic",
             action="store_true",
             help="the same bits for any number of ranks and of micro-batches",
         )
+        add("--checkpoint-dir", type=Path, metavar="DIR", help="save what the job needs to go on")
+        add("--checkpoint-every", type=_count, default=100, metavar="K", help="save every K steps")
+        add(
+            "--resume",
+            action="store_true",
+            help="go on from the newest whole checkpoint, if there is one",
+        )
         add("--metrics", type=Path, metavar="FILE.jsonl", help="write a line of JSON a step")
+        add("--tensorboard", type=Path, metavar="DIR", help="write event files for TensorBoard")
+        add(
+            "--timeline",
+            type=Path,
+            metavar="FILE.json",
+            help="record when which rank did what, for Perfetto",
+        )
+        add("--report", type=Path, metavar="FILE.html", help="write a report at the end")
         add("--quiet", action="store_true", help="print nothing but errors")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the arguments; end the program where they make no sense together.
+
+        Raises
+        ------
+        SystemExit
+            On every rank; the first one has said why.
+        """
+        found = super().parse_args(args, namespace)
+        if found.resume and found.checkpoint_dir is None:
+            self.error("argument --resume: there is nothing to resume without --checkpoint-dir")
+        return found
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if self._is_first:

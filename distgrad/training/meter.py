@@ -63,11 +63,25 @@ class MeteredCommunicator:
         self._bytes = 0
         if hasattr(inner, "duplicate"):
             self.duplicate = self._duplicate
+        if hasattr(inner, "swap"):
+            self.swap = inner.swap
+        if hasattr(inner, "split"):
+            whole: Any = inner  # what can be split has these, too
+            self.split, self.machine, self.count = self._split, whole.machine, whole.count
 
     @property
     def started(self) -> int:
         """How many collective operations this rank has begun."""
         return self._inner.started
+
+    @started.setter
+    def started(self, value: int) -> None:
+        self._inner.started = value
+
+    @property
+    def blocked_nanoseconds(self) -> int:
+        """How long this rank has been in verbs so far."""
+        return int(getattr(self._inner, "blocked_nanoseconds", 0))
 
     def read(self) -> Cost:
         """Return the cost since the last reading, and start again from zero."""
@@ -143,6 +157,21 @@ class MeteredCommunicator:
 
     def _duplicate(self) -> "_MeteredLane":
         return _MeteredLane(self._inner.duplicate(), self)  # type: ignore[attr-defined]
+
+    def _split(self, colour: int) -> "_MeteredPart":
+        return _MeteredPart(self._inner.split(colour), self)  # type: ignore[attr-defined]
+
+
+class _MeteredPart(MeteredCommunicator):
+    """The communicator of some of the ranks: what it costs, it costs the whole."""
+
+    def __init__(self, inner: Any, whole: MeteredCommunicator) -> None:
+        super().__init__(inner)
+        self._whole = whole
+
+    def _add(self, started: float, sent: int) -> None:
+        if self.size > 1:
+            self._whole._add(started, sent)
 
 
 class _MeteredLane(MeteredCommunicator):

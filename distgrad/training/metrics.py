@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,6 +20,13 @@ class MetricsFile:
     ----------
     path : path-like
         Replaced if it exists. Its folder has to exist.
+    up_to : int
+        A job that is resumed after this step keeps the lines up to it, and goes on below them.
+
+    Attributes
+    ----------
+    kept : list of dict
+        The lines that were kept.
 
     Raises
     ------
@@ -26,9 +34,23 @@ class MetricsFile:
         If the file cannot be opened for writing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, up_to: int = 0) -> None:
+        self.kept = _lines(Path(path), up_to) if up_to else []
         # Line buffered: a job that is killed leaves every finished step on disk.
-        self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
+        if not self.kept:
+            self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
+            return
+        # Beside it first: a job that is killed here has not lost the lines before.
+        aside = Path(path).with_name(f".{Path(path).name}-{os.getpid()}")
+        self._file = aside.open("w", encoding="utf-8", buffering=1)
+        try:
+            for record in self.kept:
+                self.write(record)
+            aside.replace(path)
+        except BaseException:
+            self._file.close()
+            aside.unlink(missing_ok=True)
+            raise
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one object; floats keep every digit that their double has.
@@ -54,6 +76,24 @@ class MetricsFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _lines(path: Path, up_to: int) -> list[dict[str, Any]]:
+    """Return the records of a metrics file up to a step; the last line may be cut short."""
+    found: list[dict[str, Any]] = []
+    if not path.is_file():
+        return found
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            step = record.get("step") if isinstance(record, dict) else None
+            if not isinstance(step, int) or step > up_to:
+                break
+            found.append(record)
+    return found
 
 
 def variables_sha256(variables: Iterable[Variable]) -> str:

@@ -43,6 +43,8 @@ class Progress:
         Print nothing. Every rank but the first passes True.
     stream : text file, optional
         Where to print; by default `sys.stdout`.
+    done : int
+        Steps that were made before, by a run that this one resumes.
 
     Notes
     -----
@@ -56,9 +58,16 @@ class Progress:
     """
 
     def __init__(
-        self, steps: int, *, columns: int | None, quiet: bool = False, stream: TextIO | None = None
+        self,
+        steps: int,
+        *,
+        columns: int | None,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        done: int = 0,
     ) -> None:
         self._steps = steps
+        self._done = done
         self._stream = sys.stdout if stream is None else stream
         self._columns = columns if importlib.util.find_spec("rich") else None
         self._quiet = quiet
@@ -85,12 +94,13 @@ class Progress:
         now = time.perf_counter()
         self._examples += examples
         elapsed = max(now - self._started, 1e-9)
-        left = elapsed / step * (self._steps - step)
+        left = elapsed / (step - self._done) * (self._steps - step)
         self._state = _State(step, self._steps, figures, self._examples / elapsed, left)
         if self._columns is not None:
             due = self._shown_step == 0 or now - self._shown_at >= SECONDS_PER_FRAME
         else:
-            tenth, shown = (n * LINES_PER_JOB // self._steps for n in (step, self._shown_step))
+            last = max(self._shown_step, self._done)
+            tenth, shown = (n * LINES_PER_JOB // self._steps for n in (step, last))
             due = tenth > shown or now - self._shown_at >= SECONDS_PER_LINE
         if due:
             self._show(self._state, now)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distgrad.data import Draws
+
 pytest.importorskip("sklearn")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -78,21 +80,6 @@ def test_the_seed_decides_what_is_held_out():
     assert splits[0] == splits[1] != splits[2]
 
 
-def test_batches_cut_up_one_permutation_an_epoch():
-    batches = [job.batch_of(step, 3, examples=10, seed=5) for step in range(1, 11)]
-
-    places = np.concatenate(batches).reshape(3, 10)
-    for epoch in places:
-        assert sorted(epoch) == list(range(10))
-    assert not np.array_equal(places[0], places[1])
-
-
-def test_a_batch_may_be_larger_than_the_data():
-    batch = job.batch_of(2, 25, examples=10, seed=0)
-
-    assert set(np.bincount(batch, minlength=10)) == {2, 3}
-
-
 def test_shifted_images_move_by_whole_pixels_and_lose_their_border():
     image = np.arange(64.0).reshape(1, 8, 8) + 1
     images = np.repeat(image, 3, axis=0)
@@ -107,11 +94,18 @@ def test_shifted_images_move_by_whole_pixels_and_lose_their_border():
 
 
 def test_a_third_of_the_images_is_drawn_to_be_shifted():
-    moves = job.shifts_of(1, 9000, seed=0)
+    image = np.zeros((8, 8))
+    image[3, 4] = 1
+    digits = {"images": np.repeat(image[None], 9000, axis=0), "labels": np.zeros(9000, int)}
+    draws = Draws(0, depth=0, epoch=0, places=np.arange(9000))
 
-    assert set(np.unique(moves)) == {-1, 0, 1}
+    shifted = job.shift_some(digits, draws)
+
+    moved = np.argwhere(shifted["images"])[:, 1:] - (3, 4)
+    assert set(np.unique(moved)) == {-1, 0, 1}
     # A third is drawn, and one in nine of those stays where it is.
-    assert abs(np.mean(np.any(moves != 0, axis=1)) - 8 / 27) < 0.02
+    assert abs(np.mean(np.any(moved != 0, axis=1)) - 8 / 27) < 0.02
+    assert shifted["labels"] is digits["labels"]
 
 
 # --- one loss curve ------------------------------------------------------------------------------
@@ -226,6 +220,26 @@ def test_a_terminal_behind_mpirun_sees_a_bar_while_the_job_runs():
     assert len(with_frames) >= 3, "the frames came in one piece, at the end"
 
 
+def test_a_job_that_lost_a_rank_goes_on_with_another_number_of_ranks(tmp_path):
+    words = ("--deterministic", "--steps", 12, "--global-batch", 97)
+    whole = metrics_of(tmp_path, 1, *words)
+    saved = ("--checkpoint-dir", tmp_path / "saved", "--checkpoint-every", 2)
+    path = tmp_path / "parts.jsonl"
+    words = (*words, *saved, "--metrics", path, "--quiet")
+
+    lost = run(2, *words, DISTGRAD_FAULTS="kill:rank=1,step=8")
+    steps_before = len(path.read_text().splitlines())
+    result = run(3, *words, "--resume", "--report", tmp_path / "report.html")
+
+    assert lost.returncode != 0
+    assert 1 < steps_before < 12
+    assert result.returncode == 0, result.stderr
+    parts = [json.loads(line) for line in path.read_text().splitlines()]
+    assert parts[-1] == whole[-1]
+    assert [line["loss"] for line in parts[:-1]] == [line["loss"] for line in whole[:-1]]
+    assert "Handwritten digits, trained" in (tmp_path / "report.html").read_text()
+
+
 # --- what it refuses -----------------------------------------------------------------------------
 
 
@@ -263,7 +277,8 @@ def test_micro_batches_change_the_curve_by_rounding_alone(tmp_path):
         (["--learning-rate", "0"], "expected a positive number, got '0'"),
         (["--learning-rate", "nan"], "expected a positive number, got 'nan'"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),
-        (["--resume"], "unrecognized arguments: --resume"),
+        (["--resume"], "argument --resume: there is nothing to resume without --checkpoint-dir"),
+        (["--backend", "abacus"], "--backend abacus: "),
         (
             ["--metrics", "/nowhere/m.jsonl"],
             "--metrics /nowhere/m.jsonl: No such file or directory",

@@ -23,8 +23,15 @@ def test_a_job_has_its_own_defaults():
         "learning_rate": 0.1,
         "seed": 0,
         "dtype": "float32",
+        "backend": "numpy",
         "deterministic": False,
+        "checkpoint_dir": None,
+        "checkpoint_every": 100,
+        "resume": False,
         "metrics": None,
+        "tensorboard": None,
+        "report": None,
+        "timeline": None,
         "quiet": False,
     }
 
@@ -32,7 +39,8 @@ def test_a_job_has_its_own_defaults():
 def test_every_argument_is_read():
     words = (
         "--steps 7 --global-batch 5 --micro-batches 2 --learning-rate 1e-3 --seed 9 "
-        "--dtype float64 --deterministic"
+        "--dtype float64 --deterministic --backend cupy --checkpoint-dir there "
+        "--checkpoint-every 3 --resume --tensorboard events --report r.html --timeline t"
     )
 
     arguments = parser().parse_args([*words.split(), "--metrics", "a file.jsonl", "--quiet"])
@@ -44,8 +52,15 @@ def test_every_argument_is_read():
         "learning_rate": 1e-3,
         "seed": 9,
         "dtype": "float64",
+        "backend": "cupy",
         "deterministic": True,
+        "checkpoint_dir": Path("there"),
+        "checkpoint_every": 3,
+        "resume": True,
         "metrics": Path("a file.jsonl"),
+        "tensorboard": Path("events"),
+        "report": Path("r.html"),
+        "timeline": Path("t"),
         "quiet": True,
     }
 
@@ -79,3 +94,10 @@ def test_the_other_ranks_end_alike_without_a_word(capsys, words, code):
 
     assert raised.value.code == code
     assert capsys.readouterr() == ("", "")
+
+
+def test_there_is_nothing_to_resume_without_a_directory(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--resume"])
+
+    assert "nothing to resume without --checkpoint-dir" in capsys.readouterr().err

@@ -1,0 +1,428 @@
+"""One training job as one of its ranks: its arguments, its ranks, and averages over batches."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad import tree
+from distgrad.data import Dataset, Loader
+from distgrad.distributed.averaging.ordered import own_range
+from distgrad.distributed.batches.logical import LOGICAL_SHARDS
+from distgrad.distributed.launching.launch import detect
+from distgrad.distributed.launching.supervision import AGAIN
+from distgrad.distributed.verbs.communicator import exchange_json
+from distgrad.errors import DistgradError
+from distgrad.sparse import IndexedSlices
+from distgrad.training.arguments import JobParser
+from distgrad.training.meter import MeteredCommunicator
+from distgrad.training.preemption import Preemption
+
+EVALUATION_BATCH = 1024
+
+
+class JobError(DistgradError):
+    """The job cannot do what it was asked, for a reason that its user can do something about.
+
+    Raised by all ranks alike; the first one says it in one line, and the exit code is 1.
+    """
+
+
+class Preempted(DistgradError):
+    """The job was asked to make room; it has saved its state and leaves with exit code 75."""
+
+
+def run_job(
+    body: Callable[[Job], None],
+    *,
+    name: str,
+    description: str,
+    steps: int,
+    global_batch: int,
+    learning_rate: float,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a job as one of its ranks and return the exit status.
+
+    Parameters
+    ----------
+    body : callable
+        ``body(job)``: does the work; every rank calls it.
+    name, description : str
+        Of the job, in messages and help.
+    steps, global_batch, learning_rate : int, int, float
+        The job's defaults of the arguments that all jobs take.
+    add_arguments : callable, optional
+        Adds the job's own arguments to the parser.
+    argv : sequence of str, optional
+        The words of the command line; those of this process by default.
+
+    Returns
+    -------
+    int
+        0; 1 after a `JobError`, which the first rank prints in one line; 75 (EX_TEMPFAIL) if the
+        job was asked to make room and has saved its state.
+    """
+    try:
+        world = MeteredCommunicator(dist.init())
+        dist.init(communicator=world)
+        parser = JobParser(
+            name,
+            description,
+            is_first=world.rank == 0,
+            steps=steps,
+            global_batch=global_batch,
+            learning_rate=learning_rate,
+        )
+        if add_arguments is not None:
+            add_arguments(parser)
+        arguments = parser.parse_args(argv)
+        preemption = Preemption()
+        if arguments.checkpoint_dir is None:  # nothing can be saved: signals end the job
+            body(Job(name, arguments, world, preemption))
+        else:
+            with preemption:
+                body(Job(name, arguments, world, preemption))
+    except Preempted as asked:
+        if detect().rank == 0:
+            print(f"{name}: {asked}", file=sys.stderr, flush=True)
+        return AGAIN
+    except (JobError, dist.LaunchError) as error:  # on every rank alike: nobody waits for another
+        if detect().rank == 0:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The gradients of a global batch, and what was measured on the way; the same on every rank.
+
+    Attributes
+    ----------
+    gradients : nest of Tensor or None
+        In the structure of the variables.
+    loss : float
+        The mean over the examples of the global batch, in double precision.
+    figures : dict of str to float
+        The means of the further figures that the loss function returned.
+    examples : int
+        How many examples the global batch has.
+    """
+
+    gradients: Any
+    loss: float
+    examples: int
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def grad_norm(self) -> float:
+        """The Euclidean norm of all gradients together, added up in double precision."""
+        return math.sqrt(sum(_square(each) for each in tree.flatten(self.gradients)[0]))
+
+    def record(self) -> dict[str, float]:
+        """Return what a step function returns: loss, grad_norm, examples and the figures."""
+        return {
+            "loss": self.loss,
+            "grad_norm": self.grad_norm,
+            "examples": self.examples,
+            **self.figures,
+        }
+
+
+class Job:
+    """What a job's body is given: arguments, ranks, and averages over all of them.
+
+    Parameters
+    ----------
+    name : str
+        Of the job.
+    arguments : argparse.Namespace
+        As `JobParser` reads them.
+    world : MeteredCommunicator
+        The ranks.
+    preemption : Preemption, optional
+        Hears signals.
+
+    Attributes
+    ----------
+    generator : Generator
+        Of the seed, the same on every rank. Take a child for each purpose: ``fold_in(number)``.
+
+    Raises
+    ------
+    JobError
+        If the backend asked for cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: argparse.Namespace,
+        world: MeteredCommunicator,
+        preemption: Preemption | None = None,
+    ) -> None:
+        self.name, self.arguments, self.world = name, arguments, world
+        self.preemption = Preemption() if preemption is None else preemption
+        _use_backend(arguments.backend, world.local_rank)
+        self.generator = dg.random.Generator(arguments.seed)
+        self.asked_to_stop: bool | None = None  # what the ranks have said in this step, if they did
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank prints what is no error: the first one, unless it is to be quiet."""
+        return self.world.rank == 0 and not self.arguments.quiet
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    def loader(self, dataset: Dataset, *, batch: int | None = None, **options: Any) -> Loader:
+        """Return the batches of a data set for training: this rank reads its own rows alone.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            The examples.
+        batch : int, optional
+            Examples of a global batch; ``--global-batch`` by default.
+        **options
+            Of `distgrad.data.Loader`: ``last``, ``shuffle``, ``threads``, ``ahead``, ``seed``.
+
+        Raises
+        ------
+        JobError
+            If the loader refuses them.
+        """
+        size = self.arguments.global_batch if batch is None else batch
+        options = {"seed": self.arguments.seed, **options}
+        try:
+            return Loader(dataset, size, rows=self.rows, **options)
+        except ValueError as error:
+            raise JobError(str(error)) from error
+
+    def rows(self, size: int) -> tuple[int, int]:
+        """Return which rows of a global batch of this size are this rank's, from and up to."""
+        rank, ranks = self.world.rank, self.world.size
+        if self.arguments.deterministic:
+            own = own_range(LOGICAL_SHARDS, ranks, rank)
+            return own.start * size // LOGICAL_SHARDS, own.stop * size // LOGICAL_SHARDS
+        return rank * size // ranks, (rank + 1) * size // ranks
+
+    def pieces(self, batch: Any) -> Iterator[Any]:
+        """Yield this rank's part of a global batch, in the pieces that are computed by themselves.
+
+        With ``--deterministic`` they are as many for any number of ranks (`dist.logical_shards`),
+        so that ``--micro-batches`` changes nothing; else `dist.micro_batches`.
+        """
+        if self.arguments.deterministic:
+            return dist.logical_shards(batch, self.world)
+        return dist.micro_batches(batch, self.arguments.micro_batches, self.world)
+
+    # --- averages ---------------------------------------------------------------------------------
+
+    def gradients(self, loss: Callable[[Any], Any], batch: Any, variables: Any) -> Averaged:
+        """Return gradients and figures of a global batch, averaged over its examples.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(piece)`` returns the losses of the examples of a piece, of shape (n, ...), or
+            their mean; or a pair of that and a dict of further figures, each of shape (n, ...) or a
+            mean as well. It is called on a tape, once for each piece of this rank.
+        batch : nest of arrays (size, ...)
+            The global batch: what a loader of `loader` gives, or arrays that all ranks hold.
+        variables : nest of Variable
+            To differentiate with respect to.
+
+        Returns
+        -------
+        Averaged
+            The same on every rank; with ``--deterministic``, to the bit for any number of ranks.
+
+        Notes
+        -----
+        All ranks call it together. It may be called several times in a step: for two models, say,
+        or for a line search.
+        """
+        size = int(tree.flatten(batch)[0][0].shape[0])
+        everybody = size >= self.world.size  # each rank has an example then
+        alone = self.arguments.micro_batches == 1 and not self.arguments.deterministic
+        sums = _Sums()
+        if alone and everybody:
+            # Without pieces to add up, gradients can travel while the walk back goes on.
+            (piece,) = self.pieces(batch)
+            with dist.DistributedGradientTape(dg.GradientTape(), self.world) as tape:
+                mean = sums.add(loss(piece), piece)
+            gradients = tape.gradient(mean, variables)
+        else:
+            accumulator = dist.GradientAccumulator(
+                variables, self.world, deterministic=self.arguments.deterministic
+            )
+            for piece in self.pieces(batch):
+                with dg.GradientTape() as local:
+                    mean = sums.add(loss(piece), piece)
+                accumulator.add(local.gradient(mean, variables))
+            gradients = accumulator.gradients()
+        totals = self._totals([sums], size)
+        figures = {name: total / size for name, total in totals.items()}
+        return Averaged(gradients, figures.pop("loss"), size, figures)
+
+    def evaluate(
+        self,
+        function: Callable[[Any], Mapping[str, Any]],
+        dataset: Dataset,
+        *,
+        batch: int = EVALUATION_BATCH,
+    ) -> dict[str, float]:
+        """Return the means of figures over all examples of a data set, each counted once.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(piece)`` returns a dict of figures, each of shape (n, ...) or a mean.
+        dataset : Dataset
+            Every rank reads its own part of it.
+        batch : int
+            How many examples the ranks look at together.
+
+        Notes
+        -----
+        All ranks call it together, and get the same numbers.
+        """
+        totals: dict[str, float] = {}
+        waiting: list[_Sums] = []
+        with Loader(dataset, batch, seed=0, shuffle=False, last="keep", rows=self.rows) as loader:
+            for start in range(0, len(dataset), batch):
+                sums = _Sums()
+                for piece in self.pieces(next(loader)):
+                    sums.add(function(piece), piece)
+                waiting.append(sums)
+                if self.arguments.deterministic:  # what was cut by one call is summed by one call
+                    size = min(batch, len(dataset) - start)
+                    for name, total in self._totals(waiting, size).items():
+                        totals[name] = totals.get(name, 0.0) + total
+                    waiting.clear()
+        totals = totals or self._totals(waiting, len(dataset))
+        return {name: total / len(dataset) for name, total in totals.items()}
+
+    def first_rank(self, action: Callable[[], Any]) -> Any:
+        """Do something on the first rank alone, such as opening a file; None on the others.
+
+        Raises
+        ------
+        JobError
+            On every rank, if it raised an `OSError` or a `JobError` there.
+        """
+        result, refusal = None, ""
+        if self.world.rank == 0:
+            try:
+                result = action()
+            except (OSError, JobError) as error:
+                refusal = str(error) or type(error).__name__
+        refusal = exchange_json(self.world, refusal)[0]
+        if refusal:
+            raise JobError(refusal)
+        return result
+
+    def sum_over_ranks(self, values: Any) -> np.ndarray[Any, Any]:
+        """Return numbers added up over the ranks, in double precision whatever the job's dtype."""
+        # The wish to stop travels along: it costs no message of its own.
+        wish = float(self.preemption.heard > 0)
+        total = self.world.allreduce(np.array([*values, wish], dtype=np.float64))
+        self.asked_to_stop = bool(total[-1]) or bool(self.asked_to_stop)
+        return total[:-1]
+
+    def peak_memory(self) -> int:
+        """Return how many bytes the largest of the ranks has had in memory at most."""
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        return int(self.world.allreduce(np.array([own], dtype=np.float64), "max")[0])
+
+    def hear(self) -> bool:
+        """Return whether any rank was asked to make room; the same on all, once a step."""
+        if self.asked_to_stop is None:
+            self.sum_over_ranks([])
+        heard, self.asked_to_stop = bool(self.asked_to_stop), None
+        return heard
+
+    def _totals(self, sums: Sequence[_Sums], size: int) -> dict[str, float]:
+        """Return the sums of figures over all ranks; the names come from those that have some."""
+        rows = [row for each in sums for row in each.rows]
+        names = next((each.names for each in sums if each.names), [])
+        fewest = LOGICAL_SHARDS if self.arguments.deterministic else 1
+        if size < max(fewest, self.world.size):  # a rank may have nothing
+            names = max(exchange_json(self.world, names), key=len)
+        if self.arguments.deterministic:
+            totals = dist.sum_logical_shards(rows, self.world)
+        else:
+            totals = self.sum_over_ranks(np.sum(rows, axis=0) if rows else np.zeros(len(names)))
+        return {name: float(each) for name, each in zip(names, totals, strict=True)}
+
+
+class _Sums:
+    """The figures of a rank's pieces, each added up over the examples of its piece."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.rows: list[list[float]] = []
+
+    def add(self, found: Any, piece: Any) -> Any:
+        """Take in what a function of the job returned; return the mean of its losses, if any."""
+        examples = int(tree.flatten(piece)[0][0].shape[0])
+        losses, figures = None, found
+        if not isinstance(found, Mapping):
+            losses, figures = found if isinstance(found, tuple) else (found, {})
+            figures = {"loss": losses, **figures}
+        names = list(figures)
+        if self.names and names != self.names:
+            raise ValueError(
+                f"figures: a piece has {', '.join(names)}, the one before had "
+                f"{', '.join(self.names)}; expected the same names each time"
+            )
+        self.names = names
+        self.rows.append([_summed(name, value, examples) for name, value in figures.items()])
+        if losses is None or not getattr(losses, "ndim", 0):
+            return losses
+        return dg.mean(losses)
+
+
+def _summed(name: str, value: Any, examples: int) -> float:
+    host = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+    if not host.ndim:
+        return float(host) * examples
+    if host.shape[0] != examples:
+        raise ValueError(
+            f"figures: {name!r} has shape {host.shape} for {examples} examples; expected one value "
+            "for each example along the first axis, or their mean"
+        )
+    return float(host.sum(dtype=np.float64)) / max(host[:1].size, 1)
+
+
+def _square(gradient: Any) -> float:
+    """Return the squared norm of a gradient."""
+    if gradient is None:
+        return 0.0
+    if isinstance(gradient, IndexedSlices):
+        gradient = gradient.to_dense()
+    if gradient.backend.name == "numpy":
+        return float(np.sum(np.square(np.abs(gradient.numpy())), dtype=np.float64))
+    return float(dg.sum(dg.square(dg.astype(dg.abs(gradient), dg.float64))))
+
+
+def _use_backend(name: str, local_rank: int) -> None:
+    try:
+        dg.set_backend(name)
+        if name == "cupy":
+            import cupy
+
+            cupy.cuda.Device(local_rank % cupy.cuda.runtime.getDeviceCount()).use()
+    except (LookupError, ImportError) as error:
+        raise JobError(f"--backend {name}: {error}") from error

@@ -1,0 +1,188 @@
+"""Where a training tells what it does: progress, metrics file, event file, summary and report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from distgrad.training.events import EventFile
+from distgrad.training.history import History, Trained
+from distgrad.training.job import Job
+from distgrad.training.metrics import MetricsFile
+from distgrad.training.progress import Progress
+from distgrad.training.report import write_report
+from distgrad.training.summary import show_summary
+from distgrad.training.terminal import terminal_columns
+
+
+class Outlets:
+    """All that a training writes, on the first rank; the others keep the history alone.
+
+    Parameters
+    ----------
+    job : Job
+        Whose arguments name the files.
+    begun : int
+        The step after which this run begins.
+    title : str
+        Of summary and report.
+    show : mapping of str to callable
+        Which figures stand beside the loss in the progress, each with how to write it.
+
+    Raises
+    ------
+    JobError
+        On every rank, if a file cannot be opened.
+    """
+
+    def __init__(
+        self, job: Job, begun: int, title: str, show: Mapping[str, Callable[[float], str]]
+    ) -> None:
+        self._job, self._title, self._show = job, title, show
+        self._columns = terminal_columns() if job.speaks else None
+        self.history = History()
+        arguments = job.arguments
+        self._metrics: MetricsFile | None = None
+        self._events: EventFile | None = None
+        if arguments.metrics is not None:
+            self._metrics = job.first_rank(lambda: _opened("--metrics", begun, arguments.metrics))
+        if self._metrics is not None:
+            for record in self._metrics.kept:
+                self.history.add(record)
+        if arguments.tensorboard is not None:
+            self._events = job.first_rank(
+                lambda: _opened_events("--tensorboard", begun, arguments.tensorboard)
+            )
+        if arguments.report is not None:  # known now rather than after hours
+            job.first_rank(lambda: _check_folder("--report", arguments.report))
+        self._begun = begun
+        self._started = time.perf_counter()
+        self._progress = Progress(
+            arguments.steps, columns=self._columns, quiet=not job.speaks, done=begun
+        )
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Take in the record of a step."""
+        clean = {name: _or_none(value) for name, value in record.items()}
+        self.history.add(clean)
+        if self._metrics is not None:
+            self._metrics.write(clean)
+        if self._events is not None:
+            self._events.write(clean)
+        if self._job.speaks:
+            figures = {"loss": f"{record['loss']:.4f}"}
+            figures |= {n: f(record[n]) for n, f in self._show.items() if n in record}
+            self._progress.update(record["step"], examples=record["examples"], figures=figures)
+
+    def finish(self, trained: Trained, facts: Mapping[str, str], hints: Sequence[str]) -> None:
+        """Write the last line, the summary and the report."""
+        job, arguments = self._job, self._job.arguments
+        final = {name: _or_none(value) for name, value in trained.final.items()}
+        last = {"final": True, **final, "variables_sha256": trained.variables_sha256}
+        if self._metrics is not None:
+            self._metrics.write(last)
+            self._metrics.close()
+        if self._events is not None:
+            self._events.write(
+                {"step": trained.steps, **{f"final/{n}": v for n, v in final.items()}}
+            )
+            self._events.close()
+        told = {**self._facts(trained), **facts}
+        if arguments.metrics is not None:
+            told["metrics"] = f"{arguments.metrics}, a line a step"
+        memory = job.peak_memory()
+        if arguments.report is not None:
+            told["report"] = f"{arguments.report}"
+            job.first_rank(
+                lambda: write_report(
+                    arguments.report,
+                    title=self._title,
+                    facts=told,
+                    arguments=vars(arguments),
+                    trained=trained,
+                    memory=memory,
+                )
+            )
+        if job.speaks:
+            show_summary(self._title, told, hints, columns=self._columns)
+
+    def _facts(self, trained: Trained) -> dict[str, str]:
+        arguments, history = self._job.arguments, self.history
+        ranks, seconds = self._job.world.size, max(trained.seconds, 1e-9)
+        steps = trained.steps - self._begun
+        facts = {
+            "ran": f"{steps} steps of {arguments.global_batch} examples, {arguments.dtype}, "
+            f"seed {arguments.seed}",
+            "ranks": f"{ranks}" if ranks > 1 else "1 (a single process, without MPI)",
+        }
+        losses = history.column("loss")
+        if losses:
+            facts["loss"] = f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last"
+        for name, value in trained.final.items():
+            facts[name.replace("_", " ")] = f"{value:.6g}"
+        examples = sum(history.column("examples")[len(history) - steps :])
+        facts["time"] = f"{seconds:.1f} s, {examples / seconds:,.0f} examples/s"
+        if ranks > 1:
+            waited = history.total("exposed_comm_seconds")
+            sent = history.total("bytes_sent")
+            spent = max(history.total("seconds"), 1e-9)
+            facts["communication"] = (
+                f"{100 * waited / spent:.0f} % of the time, {sent / 1e6:,.1f} MB sent by rank 0"
+            )
+        return facts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.close()
+        if error is not None:
+            for each in (self._metrics, self._events):
+                if each is not None:
+                    each.close()
+
+
+def percent(value: float) -> str:
+    """Return a share as text: ``98.1 %``."""
+    return f"{100 * value:.1f} %"
+
+
+def _or_none(value: Any) -> Any:
+    """Return a figure as JSON can say it: what is infinite or no number is null there."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _opened(argument: str, begun: int, path: Any) -> MetricsFile:
+    try:
+        return MetricsFile(path, up_to=begun)
+    except OSError as error:
+        raise _refusal(argument, path, error) from error
+
+
+def _opened_events(argument: str, begun: int, path: Any) -> EventFile:
+    try:
+        return EventFile(path, begun=begun)
+    except OSError as error:
+        raise _refusal(argument, path, error) from error
+
+
+def _check_folder(argument: str, path: Any) -> None:
+    try:
+        with open(path, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise _refusal(argument, path, error) from error
+
+
+def _refusal(argument: str, path: Any, error: OSError) -> OSError:
+    return OSError(f"{argument} {path}: {error.strerror or error}")

@@ -1,0 +1,192 @@
+"""Save what a job needs to go on, and go on from it: exactly, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from distgrad import tree
+from distgrad.checkpoint import CheckpointMismatchError, Manager
+from distgrad.checkpoint.leaves import collect
+from distgrad.errors import CheckpointError
+from distgrad.optimizers import Optimizer
+from distgrad.random import Generator
+from distgrad.training.job import Job, JobError
+from distgrad.variable import Variable
+
+# What a training cannot change on its way and still be the same training.
+FIXED = ("seed", "dtype", "global_batch")
+
+KEPT = 3  # checkpoints: one may be damaged by the disk, and one is being written
+
+
+class Checkpoints:
+    """The checkpoints of a job; without ``--checkpoint-dir`` there are none, and nothing is saved.
+
+    Parameters
+    ----------
+    job : Job
+        Whose arguments say where and how often.
+    state : nest
+        Of models, optimizers, variables, generators, and objects with `state` and `load_state`.
+    variables : sequence of Variable
+        Those of the model, which the state has to hold.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the state could not be loaded again, or lacks a variable.
+    """
+
+    def __init__(self, job: Job, state: Any, variables: Sequence[Variable]) -> None:
+        self._job, self._state = job, state
+        self._check(variables)
+        directory = job.arguments.checkpoint_dir
+        self._manager = None if directory is None else Manager(directory, keep=KEPT, comm=job.world)
+        self._saved: int | None = None
+
+    def _check(self, variables: Sequence[Variable]) -> None:
+        for path, leaf in zip(tree.paths(self._state), tree.flatten(self._state)[0], strict=True):
+            if isinstance(leaf, Optimizer) and not leaf.variables:
+                raise ValueError(
+                    f"train: the optimizer state[{path!r}] has no variables yet, into which a "
+                    "checkpoint could be loaded; call optimizer.build(variables) first"
+                )
+            if not (_keeps_state(leaf) or _is_assigned(leaf)):
+                raise TypeError(
+                    f"train: state[{path!r}] is a {type(leaf).__name__}, to which nothing can be "
+                    "assigned; expected a variable, a model, an optimizer, a generator, or an "
+                    "object with state() and load_state(state)"
+                )
+        held = {
+            leaf.value.key
+            for leaf in collect(_nest(self._state)).values()
+            if isinstance(leaf.value, Variable)
+        }
+        for each in variables:
+            if each.key not in held:
+                raise ValueError(
+                    f"train: the state does not hold the variable {each.name!r}; a training that "
+                    "is resumed would start it anew"
+                )
+
+    # --- load -------------------------------------------------------------------------------------
+
+    def resume(self, wanted: bool) -> int:
+        """Load the newest whole checkpoint if there is one; return its step, 0 for a new start.
+
+        Parameters
+        ----------
+        wanted : bool
+            Whether to go on from it.
+
+        Raises
+        ------
+        JobError
+            If it is of another job, or there is one and to go on is not wanted.
+        """
+        if self._manager is None:
+            return 0
+        newest = self._job.first_rank(self._newest)
+        if self._job.world.size > 1:
+            newest = int(self._job.sum_over_ranks([newest or 0])[0])
+        if not newest:
+            return 0
+        where = self._manager.directory
+        if not wanted:
+            raise JobError(
+                f"--checkpoint-dir {where} holds a checkpoint already (step {newest}); go on from "
+                "it with --resume, or name another directory"
+            )
+        try:
+            found = self._manager.load({"job": _nest(self._state)})
+        except CheckpointMismatchError as error:
+            raise JobError(f"--resume: the checkpoint is of another job: {error}") from error
+        except CheckpointError as error:
+            raise JobError(f"--resume: {error}") from error
+        self._compare(found.metadata or {})
+        leaves, treedef = tree.flatten(self._state)
+        for leaf, value in zip(leaves, tree.flatten_like(treedef, found.nest["job"]), strict=True):
+            if _keeps_state(leaf):
+                leaf.load_state(value)
+        self._saved = found.step
+        return found.step
+
+    def _newest(self) -> int:
+        if self._manager is None or not self._manager.directory.is_dir():
+            return 0
+        return self._manager.latest or 0
+
+    def _compare(self, metadata: dict[str, Any]) -> None:
+        arguments = vars(self._job.arguments)
+        there = metadata.get("arguments", {})
+        pairs = [("job", metadata.get("job"), self._job.name)]
+        pairs += [(f"--{n.replace('_', '-')}", there.get(n), arguments[n]) for n in FIXED]
+        for name, saved, own in pairs:
+            if saved is not None and saved != own:
+                raise JobError(f"--resume: the checkpoint was saved with {name} {saved}, not {own}")
+
+    # --- save -------------------------------------------------------------------------------------
+
+    def save(self, step: int, *, wait: bool = False) -> None:
+        """Save after a step, unless that is done already; return at once unless `wait`.
+
+        Raises
+        ------
+        JobError
+            On every rank, if one could not write.
+        """
+        if self._manager is None:
+            return
+        try:
+            if self._saved != step:
+                arguments = {n: vars(self._job.arguments)[n] for n in FIXED}
+                self._manager.save(
+                    {"job": _nest(self._state)},
+                    step=step,
+                    metadata={"job": self._job.name, "arguments": arguments},
+                )
+                self._saved = step
+            if wait:
+                self._manager.wait()
+        except CheckpointError as error:
+            raise JobError(str(error)) from error
+
+    def after(self, step: int) -> None:
+        """Save if it is time to, and let one that is under way appear."""
+        if self._manager is None:
+            return
+        if step % self._job.arguments.checkpoint_every == 0:
+            self.save(step)
+        else:
+            try:
+                self._manager.poll()
+            except CheckpointError as error:
+                raise JobError(str(error)) from error
+
+    def leave(self, kind: Any, error: Any, trace: Any) -> None:
+        """Give up what is under way after an error."""
+        if self._manager is not None:
+            self._manager.__exit__(kind, error, trace)
+
+
+def closed(state: Any) -> Iterator[Any]:
+    """Yield the objects of a state that have threads to end."""
+    for leaf in tree.flatten(state)[0]:
+        if _keeps_state(leaf) and callable(getattr(leaf, "close", None)):
+            yield leaf
+
+
+def _nest(state: Any) -> Any:
+    """Return what a checkpoint holds for a state."""
+    return tree.map(lambda leaf: leaf.state() if _keeps_state(leaf) else leaf, state)
+
+
+def _keeps_state(leaf: Any) -> bool:
+    if hasattr(leaf, "variables"):  # a `nn.Module` has `state` too, but its variables are assigned
+        return False
+    return callable(getattr(leaf, "state", None)) and callable(getattr(leaf, "load_state", None))
+
+
+def _is_assigned(leaf: Any) -> bool:
+    return isinstance(leaf, (Variable, Generator)) or hasattr(leaf, "variables")

@@ -1,0 +1,173 @@
+"""A job that was killed or asked to make room goes on as if nothing had happened."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+
+needs_mpirun = pytest.mark.skipif(
+    not Path(sys.executable).with_name("mpirun").exists(), reason="no mpirun beside this Python"
+)
+
+ALL = ("--deterministic", "--checkpoint-every", 3)
+
+
+def lines(path):
+    try:
+        return path.read_text().count("\n")
+    except FileNotFoundError:
+        return 0
+
+
+def kill_at(jobs, path, step, wait, arguments):
+    """Start the job, and kill it some time after it has written a step; say whether it died."""
+    child = jobs.start(*arguments)
+    deadline = time.monotonic() + 60
+    while lines(path) < step and time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.0005)
+    time.sleep(wait)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    return jobs.wait(child) == -signal.SIGKILL
+
+
+def test_a_job_killed_at_any_moment_ends_with_the_same_bits(jobs, tmp_path):
+    arguments = (*ALL, "--steps", 60)
+    whole = tmp_path / "whole.jsonl"
+    assert jobs.wait(jobs.start(*arguments, "--metrics", whole)) == 0, jobs.output()
+    chance = np.random.default_rng(5)
+    path = tmp_path / "killed.jsonl"
+    more = ("--metrics", path, "--checkpoint-dir", tmp_path / "saved", "--resume")
+
+    kills, step = 0, 0
+    while step < 58:
+        step += int(chance.integers(1, 6))
+        kills += kill_at(jobs, path, step, chance.uniform(0, 0.004), (*arguments, *more))
+    status = jobs.wait(jobs.start(*arguments, *more))
+
+    assert status == 0, jobs.output()
+    assert kills >= 10
+    assert jobs.curve(path) == jobs.curve(whole)
+
+
+def test_a_finished_job_that_is_resumed_says_the_same_again(jobs, tmp_path):
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved", "--metrics", tmp_path / "m.jsonl")
+    assert jobs.wait(jobs.start(*arguments)) == 0, jobs.output()
+    before = jobs.curve(tmp_path / "m.jsonl")
+
+    assert jobs.wait(jobs.start(*arguments, "--resume")) == 0, jobs.output()
+
+    assert jobs.curve(tmp_path / "m.jsonl") == before
+
+
+def test_more_steps_may_follow(jobs, tmp_path):
+    first = (*ALL, "--checkpoint-dir", tmp_path / "saved", "--metrics", tmp_path / "m.jsonl")
+    jobs.wait(jobs.start(*first, "--steps", 8))
+    jobs.wait(jobs.start(*first, "--steps", 20, "--resume"))
+    jobs.wait(jobs.start(*ALL, "--steps", 20, "--metrics", tmp_path / "whole.jsonl"))
+
+    assert jobs.curve(tmp_path / "m.jsonl")[:20] == jobs.curve(tmp_path / "whole.jsonl")[:20]
+    assert jobs.records(tmp_path / "m.jsonl")[-1]["final"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_asked_to_make_room_saves_and_leaves_with_75(jobs, tmp_path, number):
+    arguments = (*ALL, "--metrics", tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved")
+    whole = tmp_path / "whole.jsonl"
+    jobs.wait(jobs.start(*ALL, "--metrics", whole))
+
+    status = jobs.wait(jobs.start(*arguments, "--signal", f"{int(number)}:0:7"))
+    saved = sorted(os.listdir(tmp_path / "saved"))
+    again = jobs.wait(jobs.start(*arguments, "--resume"))
+
+    assert status == 75
+    assert "saved after step 7" in jobs.output()
+    assert saved[-1] == "step-0000000007"
+    assert again == 0
+    assert jobs.curve(tmp_path / "m.jsonl") == jobs.curve(whole)
+
+
+def test_without_a_place_to_save_a_signal_ends_the_job(jobs):
+    assert jobs.wait(jobs.start("--signal", f"{int(signal.SIGTERM)}:0:7")) == -signal.SIGTERM
+
+
+@needs_mpirun
+def test_a_signal_to_one_rank_stops_all_and_other_ranks_go_on(jobs, tmp_path):
+    arguments = (*ALL, "--metrics", tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*ALL, "--metrics", tmp_path / "whole.jsonl"))
+
+    first = jobs.run(2, *arguments, "--signal", f"{int(signal.SIGUSR1)}:1:8")
+    second = jobs.run(3, *arguments, "--resume")
+
+    assert first.returncode == 75, first.stderr
+    assert first.stderr.count("saved after step 8") == 1
+    assert second.returncode == 0, second.stderr
+    records = jobs.records(tmp_path / "m.jsonl")
+    assert [each["ranks"] for each in records[:-1]] == [2] * 8 + [3] * 12
+    assert jobs.curve(tmp_path / "m.jsonl") == jobs.curve(tmp_path / "whole.jsonl")
+
+
+@needs_mpirun
+def test_ranks_killed_at_different_moments_leave_nothing_wrong(jobs, tmp_path):
+    arguments = (*ALL, "--metrics", tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*ALL, "--metrics", tmp_path / "whole.jsonl"))
+    for rank, step in ((1, 5), (0, 13)):
+        killed = jobs.run(2, *arguments, "--resume", "--signal", f"9:{rank}:{step}")
+        assert killed.returncode != 0
+
+    last = jobs.run(1, *arguments, "--resume")
+
+    assert last.returncode == 0, last.stderr
+    assert jobs.curve(tmp_path / "m.jsonl") == jobs.curve(tmp_path / "whole.jsonl")
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_a_directory_with_a_checkpoint_is_not_overwritten(jobs, tmp_path):
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*arguments))
+
+    assert jobs.wait(jobs.start(*arguments)) == 1
+    assert "holds a checkpoint already (step 20); go on from it with --resume" in jobs.output()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--seed", 1), "was saved with --seed 0, not 1"),
+        (("--dtype", "float64"), "the checkpoint is of another job"),
+        (("--global-batch", 8), "was saved with --global-batch 7, not 8"),
+        (("--steps", 10), "the checkpoint is of step 20 already"),
+    ],
+)
+def test_another_job_is_not_resumed(jobs, tmp_path, change, message):
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*arguments))
+
+    assert jobs.wait(jobs.start(*arguments, "--resume", *change)) == 1
+    assert message in jobs.output()
+
+
+def test_a_damaged_checkpoint_is_passed_over(jobs, tmp_path):
+    arguments = (*ALL, "--metrics", tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*arguments))
+    before = jobs.curve(tmp_path / "m.jsonl")
+    newest = sorted((tmp_path / "saved").iterdir())[-1]
+    (victim,) = newest.glob("*.safetensors")
+    data = bytearray(victim.read_bytes())
+    data[-3] ^= 1
+    victim.write_bytes(data)
+
+    assert jobs.wait(jobs.start(*arguments, "--resume")) == 0, jobs.output()
+    assert dg.checkpoint.load(tmp_path / "saved").step == 20  # written again, without a warning
+    assert jobs.curve(tmp_path / "m.jsonl") == before
