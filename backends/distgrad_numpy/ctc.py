@@ -105,7 +105,7 @@ def _walk(
     penalty[:, 2:][over] = 0
     total = np.zeros((rows, 1), dtype)
     top, second, third = (np.empty((rows, width), dtype) for _ in range(3))
-    everyone: list[bool] = running.all(axis=(1, 2)).tolist()
+    everyone: Any = running.all(axis=(1, 2))
     for t in range(count):
         before, after = (history[t], history[t + 1]) if kept else history[:: 1 - 2 * (t % 2)]
         here, there = before[:, 2:], after[:, 2:]
