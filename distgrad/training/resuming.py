@@ -8,6 +8,7 @@ from typing import Any
 from distgrad import tree
 from distgrad.checkpoint import CheckpointMismatchError, Manager
 from distgrad.checkpoint.leaves import collect
+from distgrad.distributed import DistributedOptimizer
 from distgrad.errors import CheckpointError
 from distgrad.optimizers import Optimizer
 from distgrad.random import Generator
@@ -47,7 +48,7 @@ class Checkpoints:
 
     def _check(self, variables: Sequence[Variable]) -> None:
         for path, leaf in zip(tree.paths(self._state), tree.flatten(self._state)[0], strict=True):
-            if isinstance(leaf, Optimizer) and not leaf.variables:
+            if isinstance(leaf, (Optimizer, DistributedOptimizer)) and not leaf.variables:
                 raise ValueError(
                     f"train: the optimizer state[{path!r}] has no variables yet, into which a "
                     "checkpoint could be loaded; call optimizer.build(variables) first"
@@ -58,13 +59,12 @@ class Checkpoints:
                     "assigned; expected a variable, a model, an optimizer, a generator, or an "
                     "object with state() and load_state(state)"
                 )
-        held = {
-            leaf.value.key
-            for leaf in collect(_nest(self._state)).values()
-            if isinstance(leaf.value, Variable)
-        }
+        leaves = collect(_nest(self._state))
+        held = {leaf.value.key for leaf in leaves.values() if isinstance(leaf.value, Variable)}
+        # Of parameters in parts (ZeRO's stage 3) the optimizer saves the parts, by their names.
+        cut = {path.partition("/parameters/")[2] for path in leaves}
         for each in variables:
-            if each.key not in held:
+            if each.key not in held and each.name not in cut:
                 raise ValueError(
                     f"train: the state does not hold the variable {each.name!r}; a training that "
                     "is resumed would start it anew"

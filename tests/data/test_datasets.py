@@ -243,6 +243,15 @@ def test_series_come_with_statsmodels():
     )  # fmt: skip
 
 
+def test_python_brings_a_text_about_itself():
+    pytest.importorskip("pydoc_data.topics")
+    text = packaged.python_reference()
+
+    assert len(text) > 300_000
+    assert 'The "assert" statement' in text.decode()[:100]
+    assert text == packaged.python_reference()
+
+
 def write_idx(path, array):
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     path.write_bytes(gzip.compress(header + array.tobytes()))

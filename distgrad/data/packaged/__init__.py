@@ -4,6 +4,7 @@ from distgrad.data.missing import MissingDataError
 from distgrad.data.packaged.debian import unpack_debian
 from distgrad.data.packaged.images import FASHION_CLASSES, digits, fashion_mnist, mnist_subset
 from distgrad.data.packaged.series import carbon_dioxide, sunspots
+from distgrad.data.packaged.text import python_reference
 
 __all__ = [
     "FASHION_CLASSES",
@@ -12,6 +13,7 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "mnist_subset",
+    "python_reference",
     "sunspots",
     "unpack_debian",
 ]
