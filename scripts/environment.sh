@@ -34,6 +34,20 @@ let_open_mpi_run_here() {
     export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
 }
 
+# Print the extra for this machine's CUDA driver; fail where there is no device.
+cuda_extra() {
+    if nvidia-smi -L >/dev/null 2>&1; then
+        case $(nvidia-smi | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p') in
+            '' | [0-9] | 1[0-2]) say cuda12 ;;
+            *) say cuda13 ;;
+        esac
+    elif [ -e /dev/nvidia0 ]; then
+        say cuda12
+    else
+        return 1
+    fi
+}
+
 # Set $PYTHON to the first Python that is new enough; DISTGRAD_PYTHON names one to use instead.
 find_python() {
     local candidate found tried=""

@@ -15,6 +15,11 @@ from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.backends_in_force import kernels_of
 from distgrad_cupy import elementwise, special
+from distgrad_cupy.choosing import device_of_rank
+from distgrad_cupy.cuda_kernels import cuda_kernels
+from distgrad_cupy.running import DeviceRunner
+from distgrad_cupy.staging import Staging
+from distgrad_cupy.stepping import Steps
 
 
 class CuPyBackend(ArrayModuleBackend):
@@ -23,6 +28,8 @@ class CuPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
         self.pullback = elementwise.Pullbacks()
+        self.change_in_place = Steps()
+        self._staging = Staging(cupy, _pinned)
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a CuPy array; what lies in host memory is copied to the device."""
@@ -30,8 +37,7 @@ class CuPyBackend(ArrayModuleBackend):
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""
-        host: np.ndarray[Any, Any] = cupy.asnumpy(array)
-        return host
+        return self._staging.to_host(array)
 
     def device(self, array: Any) -> str:
         """Return the CUDA device that holds the array, such as ``"cuda:0"``."""
@@ -69,6 +75,9 @@ class CuPyBackend(ArrayModuleBackend):
 def create() -> CuPyBackend:
     """Return the backend; the value of the entry point ``cupy``.
 
+    Under a launcher such as `mpirun` the process takes the device of its rank, see
+    `distgrad_cupy.choosing`.
+
     Raises
     ------
     RuntimeError
@@ -80,7 +89,16 @@ def create() -> CuPyBackend:
         raise RuntimeError(f"no CUDA device answers ({error})") from error
     if count == 0:
         raise RuntimeError("no CUDA device is visible")
+    chosen = device_of_rank(count)
+    if chosen is not None:
+        cupy.cuda.Device(chosen).use()
     return CuPyBackend()
+
+
+def _pinned(nbytes: int) -> np.ndarray[Any, Any]:
+    """Return bytes in pinned memory."""
+    block = cupy.cuda.alloc_pinned_memory(nbytes)
+    return np.frombuffer(block, np.uint8, nbytes)
 
 
 def _astype(x: Any, dtype: Any) -> Any:
@@ -91,11 +109,13 @@ def _has(name: str) -> bool:
     return name in ("astype", *special.KERNELS, *ADAPTERS) or hasattr(cupy, name)
 
 
+def _namespace() -> Any:
+    return kernels_of("cupy")
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
     **special.KERNELS,
-    **{
-        op.name: elementwise.fused(op, lambda: kernels_of("cupy"))
-        for op in elementwise.operations(_has)
-    },
+    **cuda_kernels(DeviceRunner(cupy, _namespace)),
+    **{op.name: elementwise.fused(op, _namespace) for op in elementwise.operations(_has)},
 }

@@ -189,11 +189,13 @@ class ScalarCode:
         name : str
             A variable of the surrounding kernel.
         dtype : dtype, optional
-            Bool, or by default the one of the code.
+            Bool, float16 in code of float32, or by default the one of the code.
         """
         own = self.dtype if dtype is None else as_dtype(dtype)
         if own.kind == "b" or own == self.dtype:
             return self._named(name, own)
+        if own.name in _COMPUTED_IN and self.c_type == _COMPUTED_IN[own.name]:
+            return self._named(f"({self.c_type}){name}", self.dtype)
         raise NoScalarCode(f"argument {name} is {own}; this code computes in {self.dtype}")
 
     def compute(self, name: str, operands: Sequence[Any], params: Mapping[str, Any]) -> Any:

@@ -63,6 +63,8 @@ def change_array(
     numbers : tuple
         Those of the step.
     """
+    if f.fused is not None and f.fused(rule, x, gradient, slots, master, numbers):
+        return
     arrays = (x, gradient, *slots, *(() if master is None else (master,)))
     for block in _blocks(arrays) if rule.elementwise else [arrays]:
         own, g = block[:2]

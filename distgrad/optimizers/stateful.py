@@ -104,34 +104,58 @@ class Optimizer:
         ValueError
             If there are none, one is there twice, or one is not among those of the first call.
         """
-        leaves = tree.flatten(variables)[0]
+        leaves = _distinct("apply", variables)
         for leaf in leaves:
-            if not isinstance(leaf, Variable):
-                raise TypeError(
-                    f"apply: expected variables, got {type(leaf).__name__}; for tensors use the "
-                    "pure update(gradients, state, parameters)"
-                )
-        if not leaves:
-            raise ValueError("apply: there are no variables; expected one or more")
-        keys = [leaf.key for leaf in leaves]
-        for place, leaf in enumerate(leaves):
-            if leaf.key in keys[:place]:
-                raise ValueError(
-                    f"apply: the variable {leaf.name!r} is there twice; expected each one once, "
-                    "with its whole gradient"
-                )
             if self._names and leaf.key not in self._names:
                 raise ValueError(
                     f"apply: the variable {leaf.name!r} is not among the {len(self._names)} that "
                     "this optimizer was built for; call optimizer.build(all_variables) before the "
-                    "first step, or take another optimizer"
+                    "first step, optimizer.extend(variables) for those that came later, or take "
+                    "another optimizer"
                 )
         if not self._names:
             self._create(leaves)
 
+    def extend(self, variables: Any) -> None:
+        """Take in variables that came later, such as those of a layer that was added.
+
+        They start with fresh slots. What is counted in steps (corrections of moments, schedules)
+        goes on from where it is, for all alike.
+
+        Parameters
+        ----------
+        variables : Variable or nest of Variable
+            Those that are known stay as they are.
+
+        Raises
+        ------
+        TypeError
+            If a leaf is no variable.
+        ValueError
+            If there are none, one is there twice, or the transform keeps arrays of all variables
+            together, whose shapes would change.
+
+        Examples
+        --------
+        >>> import distgrad as dg
+        >>> x, y = dg.Variable(3.0, name="x"), dg.Variable(1.0, name="y")
+        >>> optimizer = dg.optimizers.SGD(0.5, momentum=0.9)
+        >>> optimizer.apply(dg.asarray(2.0), x)
+        >>> optimizer.extend(y)
+        >>> sorted(optimizer.state_dict())
+        ['optimizer/iterations', 'optimizer/step', 'x/velocity', 'y/velocity']
+        """
+        leaves = _distinct("extend", variables)
+        fresh = [leaf for leaf in leaves if leaf.key not in self._names]
+        if fresh:
+            self._create([*self._variables.values(), *fresh])
+
     def _create(self, leaves: list[Variable]) -> None:
-        names: dict[int, str] = {}
+        """Make the state for variables; what there is for some of them stays."""
+        names = dict(self._names)
         for leaf in leaves:
+            if leaf.key in names:
+                continue
             name, again = leaf.name, 1
             while name in names.values():  # variables without a name of their own
                 name, again = f"{leaf.name}_{again}", again + 1
@@ -139,17 +163,31 @@ class Optimizer:
         # Values below any trace: a state that is created while tracing starts from numbers.
         now = {names[leaf.key]: Tensor(leaf.array, leaf.kernels) for leaf in leaves}
         values, treedef = tree.flatten(self.transform.init(now))
-        paths = _readable(tree.paths(tree.unflatten(treedef, values)), list(now))
-        states = [
-            Variable(value, trainable=False, name=path)
-            for value, path in zip(values, paths, strict=True)
-        ]
-        self._iterations = Variable(
-            np.zeros((), np.int64),
-            trainable=False,
-            name="optimizer/iterations",
-            backend=leaves[0].backend,
-        )
+        full = tree.paths(tree.unflatten(treedef, values))
+        before = tree.flatten(self._state)[0]
+        known = dict(zip(tree.paths(self._state), before, strict=True)) if before else {}
+        for path, value in zip(full, values, strict=True):
+            if path in known and known[path].shape != tuple(value.shape):
+                raise ValueError(
+                    f"extend: {known[path].name!r} has shape {known[path].shape} and would have "
+                    f"{tuple(value.shape)} with the new variables, because "
+                    f"{type(self.transform).__name__} keeps it for all together; take another "
+                    "optimizer"
+                )
+        states = []
+        for path, value, name in zip(full, values, _readable(full, list(now)), strict=True):
+            own = known.get(path)
+            if own is None:
+                own = Variable(value, trainable=False, name=name)
+            own.name = name
+            states.append(own)
+        if self._iterations is None:
+            self._iterations = Variable(
+                np.zeros((), np.int64),
+                trainable=False,
+                name="optimizer/iterations",
+                backend=leaves[0].backend,
+            )
         self._state = tree.unflatten(treedef, states)
         self._names = names
         self._variables = {names[leaf.key]: leaf for leaf in leaves}
@@ -295,6 +333,28 @@ class Optimizer:
                 )
         for name, variable in own.items():
             variable.assign(values[name])
+
+
+def _distinct(method: str, variables: Any) -> list[Variable]:
+    """Return the variables of a nest, or raise what `Optimizer.build` says."""
+    leaves: list[Variable] = tree.flatten(variables)[0]
+    for leaf in leaves:
+        if not isinstance(leaf, Variable):
+            raise TypeError(
+                f"{method}: expected variables, got {type(leaf).__name__}; for tensors use the "
+                "pure update(gradients, state, parameters)"
+            )
+    if not leaves:
+        raise ValueError(f"{method}: there are no variables; expected one or more")
+    seen: set[int] = set()
+    for leaf in leaves:
+        if leaf.key in seen:
+            raise ValueError(
+                f"{method}: the variable {leaf.name!r} is there twice; expected each one once, "
+                "with its whole gradient"
+            )
+        seen.add(leaf.key)
+    return leaves
 
 
 def _readable(paths: list[str], names: list[str]) -> list[str]:

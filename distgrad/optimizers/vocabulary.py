@@ -18,7 +18,11 @@ from distgrad.ops.reducing.reductions import sum as sum_over
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The functions that formulas use beside operators: of tensors, or of a backend's arrays."""
+    """The functions that formulas use beside operators: of tensors, or of a backend's arrays.
+
+    A backend may have ``change_in_place(rule, x, gradient, slots, master, numbers)``, which does a
+    whole step on raw arrays, or returns False where it cannot; it is `fused` here.
+    """
 
     sqrt: Callable[[Any], Any]
     maximum: Callable[[Any, Any], Any]
@@ -26,6 +30,7 @@ class Vocabulary:
     sum: Callable[[Any], Any]
     real: Callable[[Any], Any]
     conj: Callable[[Any], Any]
+    fused: Callable[..., bool] | None = None
 
     def squared(self, x: Any) -> Any:
         """Return |x|², which is real."""
@@ -45,5 +50,11 @@ def vocabulary_of(backend: Backend, array: Any) -> Vocabulary | None:
     if module is None or not (module is np or getattr(backend, "speaks_numpy", False)):
         return None
     return Vocabulary(
-        module.sqrt, module.maximum, module.where, module.sum, module.real, module.conj
+        module.sqrt,
+        module.maximum,
+        module.where,
+        module.sum,
+        module.real,
+        module.conj,
+        getattr(backend, "change_in_place", None),
     )

@@ -42,6 +42,7 @@ def compiled_cxx(tmp_path):
 
 # --- CUDA sources on the host ---------------------------------------------------------------------
 SHIM = Path(__file__).with_name("host_shim.h")
+_MACRO = re.compile(r"#define ([A-Z]+) *\\\n((?:.*\\\n)*.*)\n")
 _KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 
@@ -61,13 +62,19 @@ def compile_for_host(source, folder):
 def host_source(text):
     """Return a CUDA source with the shim before it and, behind it, what starts each kernel."""
     starts = []
-    for name, parameters in _KERNEL.findall(text):
+    # Parameters that several kernels have stand in a macro.
+    macros = {
+        name: " ".join(body.replace("\\", " ").split()) for name, body in _MACRO.findall(text)
+    }
+    for name, written in _KERNEL.findall(text):
+        parameters = re.sub(r"\b[A-Z]{2,}\b", lambda word: macros[word.group()], written)
         names = [re.search(r"(\w+)\s*$", each).group(1) for each in parameters.split(",")]
         starts.append(
             f'extern "C" int run_{name}(unsigned gx, unsigned gy, unsigned gz, unsigned threads, '
             f"int backwards, {parameters}) {{\n return shim::launch(gx, gy, gz, threads, "
             f"backwards, [=] {{ {name}({', '.join(names)}); }}); }}\n"
         )
+    text = text.replace("#include <cupy/float16.cuh>\n", "")
     return SHIM.read_text() + text + "".join(starts)
 
 
@@ -95,10 +102,15 @@ class HostRunner:
     def launch(self, source, name, elements, grid, threads, arguments):
         from distgrad_cupy.running import source_of
 
-        library = compile_for_host(host_source(source_of(source, elements)), self.folder)
+        self.run(source_of(source, elements), name, grid, threads, arguments)
+
+    def run(self, text, name, grid, threads, arguments):
+        """Run a kernel of a text, in both orders of a block's threads."""
+        library = compile_for_host(host_source(text), self.folder)
         self.launched.append(name)
         arrays = [each for each in arguments if isinstance(each, np.ndarray)]
         assert all(array.flags.c_contiguous for array in arrays)
+        arrays = [array for array in arrays if array.flags.writeable]
         before = [array.copy() for array in arrays]
         function = getattr(library, f"run_{name}")
         dimensions = [ctypes.c_uint(n) for n in (*grid, 1, 1)[:3]]

@@ -16,7 +16,11 @@ pytestmark = pytest.mark.skipif(
 ARCHITECTURES = {"float16": "compute_90", "float32": "compute_80", "float64": "compute_100"}
 
 
-def compiled(source, architecture):
+# What a source is not compiled for.
+UNUSED = {("philox", "float16")}
+
+
+def compiled(source, architecture, extra=()):
     """Return the PTX of a CUDA source, by NVRTC alone."""
     import cupy
     from cupy.cuda import nvrtc
@@ -26,6 +30,7 @@ def compiled(source, architecture):
     toolkit = packages / "nvidia" / "cuda_runtime" / "include"
     program = nvrtc.createProgram(source, "distgrad.cu", (), ())
     options = (f"--gpu-architecture={architecture}", "--std=c++17", f"-I{headers}", f"-I{toolkit}")
+    options += tuple(extra)
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError as error:
@@ -60,3 +65,17 @@ def test_formulas_of_elementwise_operations_compile(dtype, architecture):
 
     assert len(formulas) >= 160
     assert compiled(source, architecture).count(".entry") == len(formulas)
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
+def test_sources_written_in_cuda_compile(dtype, architecture):
+    from distgrad_cupy.running import options_of, source_of, sources
+
+    names = [name for name in sources() if (name, dtype) not in UNUSED]
+    for name in names:
+        text = source_of(name, dtype)
+        extra = [each for each in options_of(name) if each != "--std=c++17"]
+        kernels = text.count('extern "C" __global__')
+
+        assert compiled(text, architecture, extra).count(".entry") == kernels > 0
+    assert len(names) >= 3

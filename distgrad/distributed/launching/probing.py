@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 from distgrad.distributed.launching.processes import outer_environment
 
@@ -41,6 +42,43 @@ print(json.dumps(said), flush=True)
 
 # By which each MPI that can take device buffers is told to.
 _SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU", "MV2_USE_CUDA", "PSP_CUDA")
+
+
+# A message to itself and a reduction, of numbers in device memory. A library that takes the pointer
+# for one of the host's ends the process, or gives something else.
+_DEVICE_PROBE = r"""
+import sys
+import cupy
+from mpi4py import MPI
+sent = cupy.arange(4097, dtype=cupy.float32)
+arrived, total = cupy.zeros_like(sent), cupy.zeros_like(sent)
+cupy.cuda.Device().synchronize()
+MPI.COMM_SELF.Sendrecv(sent, 0, 0, arrived, 0, 0)
+MPI.COMM_SELF.Allreduce(sent, total)
+sys.exit(0 if bool((arrived == sent).all()) and bool((total == sent).all()) else 1)
+"""
+
+
+@cache
+def takes_device_arrays() -> bool:
+    """Return whether the MPI library was seen to take arrays in CUDA memory, in another process.
+
+    Only a library that says it can, or whose switch is set, is tried: the others end the process.
+    """
+    library = probe_library()
+    if library.reason or not (library.takes_device_buffers or library.switches):
+        return False
+    try:
+        done = subprocess.run(  # noqa: S603  the program stands above
+            [sys.executable, "-c", _DEVICE_PROBE],
+            capture_output=True,
+            timeout=_SECONDS,
+            env=outer_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 @dataclass(frozen=True)

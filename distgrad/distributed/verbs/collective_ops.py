@@ -21,6 +21,7 @@ from distgrad.core.op import Composed, Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
+from distgrad.distributed.verbs.device_buffers import Line, line_of
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import DesyncError
 from distgrad.tensor import Tensor
@@ -29,6 +30,7 @@ Params = dict[str, Any]
 Travel = Callable[..., Array]  # (host, comm, **particulars) -> host
 
 _travels: dict[Op, Travel] = {}
+_device_travels: dict[Op, Callable[..., Any]] = {}  # (array, line, **particulars) -> array
 _calls: WeakKeyDictionary[Communicator, int] = WeakKeyDictionary()
 
 
@@ -61,14 +63,19 @@ def record(op: Op, x: Tensor, params: Params) -> Tensor:
 def _exchange(
     op: Op, host: Array, comm: Communicator, what: str, call: int, followed: bool, rest: Params
 ) -> Array:
+    _agree_on(op, host, comm, what, call, followed)
+    return _travels[op](host, comm, **rest)
+
+
+def _agree_on(op: Op, array: Any, comm: Communicator, what: str, call: int, followed: bool) -> None:
+    """Return once all ranks are known to do the same with arrays that fit."""
     uneven = op in (ALLGATHER, ALLTOALL)  # along their first axis
-    shape = host.shape[1:] if uneven else host.shape
-    plan = Plan(what, (Entry("x", host.dtype.name, shape),))
+    shape = tuple(array.shape[1:] if uneven else array.shape)
+    plan = Plan(what, (Entry("x", array.dtype.name, shape),))
     # The number of the call matters on the way back alone: forward the order is the program's.
     answers = agree(comm, plan, (followed, not followed), call=call if " of " in what else 0)
     if all(answers):
         _explain_following(comm, what, followed)
-    return _travels[op](host, comm, **rest)
 
 
 def _explain_following(comm: Communicator, what: str, followed: bool) -> None:
@@ -142,6 +149,11 @@ def _collective(
     def compose(
         xp: Any, x: Any, *, comm: Any, what: str, call: int, followed: bool, **rest: Any
     ) -> Any:
+        on_device = _device_travels.get(op)
+        line = None if on_device is None else line_of(comm, xp.backend, x)
+        if on_device is not None and line is not None:
+            _agree_on(op, x, comm, what, call, followed)
+            return on_device(x, line, **rest)
         host = xp.backend.to_host(x)
         return xp.backend.asarray(_exchange(op, host, comm, what, call, followed, rest))
 
@@ -318,3 +330,28 @@ REDUCE_SCATTER = _collective(
     "reduce_scatter", _scattered, _scattered_spec, adjoint=_to_whole, along_first=True
 )
 ALLTOALL = _collective("alltoall", _exchanged, _exchanged_spec, adjoint=_back, along_first=True)
+
+
+# --- of arrays in a device's memory ---------------------------------------------------------------
+
+
+def _reduced_on_device(x: Any, line: Line, reduction: str = "sum") -> Any:
+    return line.allreduce(x, reduction)
+
+
+def _multiplied_on_device(x: Any, line: Line) -> Any:
+    return line.allreduce(x, "prod")
+
+
+def _from_root_on_device(x: Any, line: Line, root: int) -> Any:
+    return line.broadcast(x, root)
+
+
+_device_travels.update(
+    {
+        ALLREDUCE: _reduced_on_device,
+        EXTREMUM: _reduced_on_device,
+        PRODUCT: _multiplied_on_device,
+        BROADCAST: _from_root_on_device,
+    }
+)

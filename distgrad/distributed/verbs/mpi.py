@@ -123,6 +123,24 @@ class MPICommunicator:
             out[...] = buffer.reshape(array.shape)
         return out
 
+    def allreduce_on_device(self, array: Any, op: str = "sum") -> None:
+        """Reduce all ranks' arrays in a device's memory in place, by an MPI that takes these.
+
+        Parameters
+        ----------
+        array : array with ``__cuda_array_interface__``
+            Contiguous, its values computed, of the same shape and dtype on every rank.
+        op : str
+            As for `allreduce`.
+        """
+        flat, reduction = array.reshape(-1), self._reductions[op]
+
+        def requests() -> Iterator[Any]:
+            for piece in _pieces(flat):
+                yield self._communicator.Iallreduce(self._mpi.IN_PLACE, piece, reduction)
+
+        self._run(requests, lambda: describe(f"allreduce ({op})", array.dtype, array.shape))
+
     def broadcast(self, array: Array, root: int = 0) -> Array:
         """Return the root's array; see `Communicator`."""
         check_root(root, self.size)

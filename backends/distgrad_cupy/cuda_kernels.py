@@ -1,0 +1,22 @@
+"""Every kernel that is written in CUDA, by the operation that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distgrad_cupy import drawing, pooling, recurrent, rows, segments
+from distgrad_cupy.running import Runner
+
+SUBJECTS = (rows, pooling, recurrent, segments, drawing)
+
+
+def cuda_kernels(run: Runner) -> dict[str, Callable[..., Any]]:
+    """Return the kernels of all subjects.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts them.
+    """
+    return {name: kernel for subject in SUBJECTS for name, kernel in subject.kernels(run).items()}

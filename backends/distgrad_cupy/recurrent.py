@@ -1,0 +1,156 @@
+"""LSTM and GRU on the device: one product for all inputs, then a product and a kernel a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from distgrad.ops import VOCABULARY
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for
+
+Array = Any
+
+
+def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
+    """Return the kernels of recurrent networks.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts them.
+    """
+    own: dict[str, Callable[..., Any]]
+    own = {"lstm": _lstm, "lstm_vjp": _lstm_vjp, "gru": _gru, "gru_vjp": _gru_vjp}
+    return {name: partial(_taken, run, name, kernel) for name, kernel in own.items()}
+
+
+def _taken(run: Runner, name: str, kernel: Callable[..., Any], *arrays: Array) -> Any:
+    """Run a kernel on contiguous arrays of one floating dtype, and the composition on others."""
+    first = arrays[0]
+    alike = first.dtype.name in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
+    if not alike or not first.size:
+        compose: Any = VOCABULARY[name].compose
+        return compose(run.namespace(), *arrays)
+    return kernel(run, *map(run.module.ascontiguousarray, arrays))
+
+
+def _step(run: Runner, name: str, like: Array, *arrays: Array) -> None:
+    """Start the kernel of one step; `like` has an element for each unit of each example."""
+    batch, units = (np.int64(length) for length in like.shape)
+    arguments = (*arrays, batch, units)
+    run.launch("recurrent", name, like.dtype.name, (blocks_for(like.size),), THREADS, arguments)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _projected(x: Array, kernel: Array) -> Array:
+    return (_flat(x) @ kernel).reshape(*x.shape[:2], kernel.shape[1])
+
+
+def _before(run: Runner, first: Array, states: Array) -> Array:
+    """Return for each step the state before it."""
+    return run.module.concatenate((first[None], states[:-1]))
+
+
+def _lstm(
+    run: Runner, x: Array, h: Array, c: Array, kernel: Array, recurrent: Array, bias: Array
+) -> tuple[Array, Array, Array]:
+    gates = _projected(x, kernel)
+    gates += bias
+    shape = (*x.shape[:2], recurrent.shape[0])
+    outputs, cells = run.module.empty(shape, x.dtype), run.module.empty(shape, x.dtype)
+    for t in range(x.shape[0]):
+        _step(run, "lstm_step", h, gates[t], h @ recurrent, c, cells[t], outputs[t])
+        h, c = outputs[t], cells[t]
+    return outputs, cells, gates
+
+
+def _lstm_vjp(
+    run: Runner,
+    x: Array,
+    h: Array,
+    c: Array,
+    kernel: Array,
+    recurrent: Array,
+    bias: Array,
+    outputs: Array,
+    cells: Array,
+    gates: Array,
+    g_outputs: Array,
+    g_cells: Array,
+    g_gates: Array,
+) -> tuple[Array, ...]:
+    sums = run.module.empty(gates.shape, gates.dtype)
+    to_h, to_c = run.module.zeros(h.shape, h.dtype), run.module.zeros(c.shape, c.dtype)
+    for t in range(x.shape[0] - 1, -1, -1):
+        of_step = (gates[t], cells[t], cells[t - 1] if t else c)
+        given = (g_outputs[t], g_cells[t], g_gates[t])
+        _step(run, "lstm_step_vjp", h, *of_step, *given, to_h, to_c, sums[t])
+        to_h = sums[t] @ recurrent.T
+    flat = _flat(sums)
+    return (
+        (flat @ kernel.T).reshape(x.shape),
+        to_h,
+        to_c,
+        _flat(x).T @ flat,
+        _flat(_before(run, h, outputs)).T @ flat,
+        flat.sum(axis=0),
+    )
+
+
+def _gru(
+    run: Runner,
+    x: Array,
+    h: Array,
+    kernel: Array,
+    recurrent: Array,
+    bias: Array,
+    recurrent_bias: Array,
+) -> tuple[Array, Array]:
+    inputs = _projected(x, kernel)
+    inputs += bias
+    units = recurrent.shape[0]
+    outputs = run.module.empty((*x.shape[:2], units), x.dtype)
+    gates = run.module.empty((*x.shape[:2], 4 * units), x.dtype)
+    for t in range(x.shape[0]):
+        past = h @ recurrent
+        _step(run, "gru_step", h, inputs[t], past, recurrent_bias, h, gates[t], outputs[t])
+        h = outputs[t]
+    return outputs, gates
+
+
+def _gru_vjp(
+    run: Runner,
+    x: Array,
+    h: Array,
+    kernel: Array,
+    recurrent: Array,
+    bias: Array,
+    recurrent_bias: Array,
+    outputs: Array,
+    gates: Array,
+    g_outputs: Array,
+    g_gates: Array,
+) -> tuple[Array, ...]:
+    shape = (*x.shape[:2], 3 * recurrent.shape[0])
+    own, past = run.module.empty(shape, x.dtype), run.module.empty(shape, x.dtype)
+    to_h = run.module.zeros(h.shape, h.dtype)
+    for t in range(x.shape[0] - 1, -1, -1):
+        before = outputs[t - 1] if t else h
+        given = (g_outputs[t], g_gates[t])
+        _step(run, "gru_step_vjp", h, gates[t], before, *given, to_h, own[t], past[t])
+        to_h = to_h + past[t] @ recurrent.T
+    to_own, to_past = _flat(own), _flat(past)
+    return (
+        (to_own @ kernel.T).reshape(x.shape),
+        to_h,
+        _flat(x).T @ to_own,
+        _flat(_before(run, h, outputs)).T @ to_past,
+        to_own.sum(axis=0),
+        to_past.sum(axis=0),
+    )

@@ -1,0 +1,152 @@
+"""Softmax, cross-entropy and norms over the last axis: a block of threads for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from distgrad.core.op import Op
+from distgrad.ops import VOCABULARY
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, addition_dtype, threads_for_row
+
+Array = Any
+
+_MOST_BLOCKS = 2**31 - 1  # along the first axis of a grid
+_PARTS = 64  # into so many parts rows are cut at most, where columns are summed
+
+
+def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
+    """Return the kernels of operations over rows.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts them.
+    """
+    return {
+        "softmax": partial(_mapped, run, VOCABULARY["softmax"]),
+        "log_softmax": partial(_mapped, run, VOCABULARY["log_softmax"]),
+        "softmax_vjp": partial(_softmax_vjp, run),
+        "label_cross_entropy": partial(_cross_entropy, run),
+        "label_cross_entropy_vjp": partial(_cross_entropy_vjp, run),
+        "layer_norm": partial(_norm, run, VOCABULARY["layer_norm"], centred=True),
+        "rms_norm": partial(_norm, run, VOCABULARY["rms_norm"], centred=False),
+        "layer_norm_vjp": partial(_norm_vjp, run, VOCABULARY["layer_norm_vjp"], centred=True),
+        "rms_norm_vjp": partial(_norm_vjp, run, VOCABULARY["rms_norm_vjp"], centred=False),
+    }
+
+
+def _takes(*arrays: Array) -> bool:
+    """Return whether kernels take these arrays: of one floating dtype, with elements in rows."""
+    first = arrays[0]
+    return (
+        first.dtype.name in ELEMENTS
+        and first.ndim > 0
+        and first.size > 0
+        and all(each.dtype == first.dtype for each in arrays)
+    )
+
+
+def _composed(run: Runner, op: Op, *arrays: Array, **params: Any) -> Any:
+    compose: Any = op.compose
+    return compose(run.namespace(), *arrays, **params)
+
+
+def _lengths(x: Array) -> tuple[np.int64, np.int64]:
+    """Return how many rows there are, and how many elements each has."""
+    return np.int64(prod(x.shape[:-1])), np.int64(x.shape[-1])
+
+
+def _launch(run: Runner, source: str, name: str, x: Array, *arguments: Any) -> None:
+    """Start a kernel that has a block for each row of x."""
+    rows, width = _lengths(x)
+    grid = (min(int(rows), _MOST_BLOCKS),)
+    run.launch(source, name, x.dtype.name, grid, threads_for_row(int(width)), arguments)
+
+
+# --- softmax --------------------------------------------------------------------------------------
+
+
+def _mapped(run: Runner, op: Op, x: Array, axis: int) -> Array:
+    if not (_takes(x) and axis in (-1, x.ndim - 1)):
+        return _composed(run, op, x, axis=axis)
+    own = run.module.ascontiguousarray(x)
+    out = run.module.empty(x.shape, x.dtype)
+    _launch(run, "softmax", op.name, own, own, out, *_lengths(x))
+    return out
+
+
+def _softmax_vjp(run: Runner, g: Array, y: Array, axis: int) -> Array:
+    if not (_takes(g, y) and g.shape == y.shape and axis in (-1, g.ndim - 1)):
+        return _composed(run, VOCABULARY["softmax_vjp"], g, y, axis=axis)
+    given, weights = map(run.module.ascontiguousarray, (g, y))
+    out = run.module.empty(g.shape, g.dtype)
+    _launch(run, "softmax", "softmax_vjp", given, given, weights, out, *_lengths(g))
+    return out
+
+
+def _cross_entropy(run: Runner, logits: Array, labels: Array) -> Array:
+    if not _takes(logits):
+        return _composed(run, VOCABULARY["label_cross_entropy"], logits, labels)
+    own = run.module.ascontiguousarray(logits)
+    picks = run.module.ascontiguousarray(labels.astype(np.int64, copy=False))
+    out = run.module.empty(labels.shape, logits.dtype)
+    _launch(run, "softmax", "label_cross_entropy", own, own, picks, out, *_lengths(own))
+    return out
+
+
+def _cross_entropy_vjp(run: Runner, g: Array, logits: Array, labels: Array) -> Array:
+    if not _takes(logits, g):
+        return _composed(run, VOCABULARY["label_cross_entropy_vjp"], g, logits, labels)
+    own, given = map(run.module.ascontiguousarray, (logits, g))
+    picks = run.module.ascontiguousarray(labels.astype(np.int64, copy=False))
+    out = run.module.empty(logits.shape, logits.dtype)
+    arguments = (given, own, picks, out, *_lengths(own))
+    _launch(run, "softmax", "label_cross_entropy_vjp", own, *arguments)
+    return out
+
+
+# --- norms ----------------------------------------------------------------------------------------
+
+
+def _norm(run: Runner, op: Op, x: Array, *affine: Array, epsilon: float, centred: bool) -> Array:
+    if not _takes(x, *affine):
+        return _composed(run, op, x, *affine, epsilon=epsilon)
+    own, *rest = map(run.module.ascontiguousarray, (x, *affine))
+    scale, shift = (*rest, None, None)[:2]
+    out = run.module.empty(x.shape, x.dtype)
+    how = (np.int32(centred), np.float64(epsilon))
+    _launch(run, "norms", "row_norm", own, own, scale, shift, out, *_lengths(x), *how)
+    return out
+
+
+def _norm_vjp(
+    run: Runner, op: Op, g: Array, x: Array, *affine: Array, epsilon: float, centred: bool
+) -> tuple[Array, ...]:
+    if not (_takes(x, g, *affine) and g.shape == x.shape):
+        composed: tuple[Array, ...] = _composed(run, op, g, x, *affine, epsilon=epsilon)
+        return composed
+    module = run.module
+    given, own, *rest = map(module.ascontiguousarray, (g, x, *affine))
+    rows, width = _lengths(x)
+    added = addition_dtype(x.dtype.name)
+    means, inverses = module.empty(int(rows), added), module.empty(int(rows), added)
+    out = module.empty(x.shape, x.dtype)
+    how = (rows, width, np.int32(centred), np.float64(epsilon))
+    scale = rest[0] if rest else None
+    _launch(run, "norms", "row_norm_vjp", own, given, own, scale, out, means, inverses, *how)
+    if not affine:
+        return (out,)
+    # As many parts as keep a device busy, each of rows enough to be worth its line of sums.
+    length = max(16, -(-int(rows) // _PARTS))
+    parts = -(-int(rows) // length)
+    sums = module.empty((2, parts, int(width)), added)
+    grid = (-(-int(width) // THREADS), parts)
+    arguments = (given, own, means, inverses, sums[0], sums[1], rows, width, np.int64(length))
+    run.launch("norms", "norm_columns", x.dtype.name, grid, THREADS, arguments)
+    totals = sums.sum(axis=1).astype(x.dtype, copy=False)
+    return (out, *(totals[place] for place in range(len(affine))))

@@ -1,0 +1,144 @@
+"""Compile the CUDA sources of this package, and start their kernels.
+
+A source stands in `cuda/` and is compiled for one type of elements at a time: `T` is how they are
+stored, `A` in what they are added up. Whoever prepares a kernel's arguments asks a `Runner` for
+it, so that tests run the same preparation, and the same source, on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "cuda"
+
+# What each source reads before itself, and what it wants of the compiler.
+_INCLUDES = {"softmax": ("reducing.cuh",), "norms": ("reducing.cuh",)}
+_OPTIONS = {"philox": ("--fmad=false",)}
+
+# The types of elements: how they are stored, and what they are added up in.
+ELEMENTS = {"float16": ("float16", "float"), "float32": ("float",) * 2, "float64": ("double",) * 2}
+
+THREADS = 256  # of a block whose threads know nothing of each other
+_MOST_BLOCKS = 65_535  # of a grid; kernels go on in strides
+
+
+class Runner(Protocol):
+    """What starts kernels on one kind of array.
+
+    Attributes
+    ----------
+    module : module
+        The arrays' module, such as CuPy.
+    """
+
+    module: Any
+
+    def launch(
+        self,
+        source: str,
+        name: str,
+        elements: str,
+        grid: tuple[int, ...],
+        threads: int,
+        arguments: Sequence[Any],
+    ) -> None:
+        """Start a kernel.
+
+        Parameters
+        ----------
+        source : str
+            The file in `cuda/` without its ending.
+        name : str
+            The kernel.
+        elements : str
+            The dtype that it is compiled for.
+        grid : tuple of int
+            How many blocks there are, along one to three axes.
+        threads : int
+            How many threads a block has.
+        arguments : sequence
+            Contiguous arrays, NumPy's scalars of the types that the kernel declares, and None for
+            a null pointer.
+        """
+        ...
+
+    def namespace(self) -> Any:
+        """Return the vocabulary on these arrays, for what a kernel does not take."""
+        ...
+
+
+def source_of(source: str, elements: str) -> str:
+    """Return the text of a source, to be compiled for one dtype of elements."""
+    stored, added = ELEMENTS[elements]
+    head = "#include <cupy/float16.cuh>\n" if stored == "float16" else ""
+    types = f"{head}typedef {stored} T;\ntypedef {added} A;\n"
+    files = (*_INCLUDES.get(source, ()), f"{source}.cu")
+    return types + "\n".join((FOLDER / name).read_text(encoding="ascii") for name in files)
+
+
+def options_of(source: str) -> tuple[str, ...]:
+    """Return what a source wants of the compiler."""
+    return ("--std=c++17", *_OPTIONS.get(source, ()))
+
+
+def sources() -> tuple[str, ...]:
+    """Return the names of all sources."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.cu")))
+
+
+def blocks_for(count: int) -> int:
+    """Return how many blocks compute `count` elements, one or more each thread."""
+    return max(1, min(-(-count // THREADS), _MOST_BLOCKS))
+
+
+def threads_for_row(width: int) -> int:
+    """Return how many threads share a row: whole warps, four elements each while they suffice."""
+    threads = 32
+    while threads < 1024 and threads * 4 < width:
+        threads *= 2
+    return threads
+
+
+def addition_dtype(elements: str) -> np.dtype[Any]:
+    """Return the dtype in which elements are added up."""
+    return np.dtype(np.float64 if elements == "float64" else np.float32)
+
+
+class DeviceRunner:
+    """Starts kernels on CuPy's arrays, on the current device and its current stream.
+
+    Parameters
+    ----------
+    module : module
+        CuPy.
+    namespace : callable
+        Returns the vocabulary on CuPy's arrays.
+    """
+
+    def __init__(self, module: Any, namespace: Callable[[], Any]) -> None:
+        self.module = module
+        self.namespace = namespace
+        self._kernel = cache(self._compiled)
+
+    def _compiled(self, source: str, name: str, elements: str) -> Callable[..., None]:
+        text = source_of(source, elements)
+        kernel: Callable[..., None] = self.module.RawKernel(text, name, options=options_of(source))
+        return kernel
+
+    def launch(
+        self,
+        source: str,
+        name: str,
+        elements: str,
+        grid: tuple[int, ...],
+        threads: int,
+        arguments: Sequence[Any],
+    ) -> None:
+        """Start a kernel; see `Runner`."""
+        given = tuple(np.uint64(0) if each is None else each for each in arguments)
+        self._kernel(source, name, elements)(grid, (threads,), given)

@@ -1,0 +1,263 @@
+"""Which way arrays in a device's memory travel: by NCCL, by an MPI that takes them, or by the host.
+
+All ranks of a communicator decide together, once, from what each of them found: a way that one rank
+cannot go is no way. What the way does not take (booleans, extrema of floating numbers, whose NaN
+NCCL does not define) goes by the host, through the backend's staging buffers; so does everything
+where sums have to be the same for any number of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from distgrad.distributed.launching.probing import takes_device_arrays
+from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
+from distgrad.distributed.verbs.nccl import NCCLGroup, device_identity, nccl_version
+from distgrad.dtypes import as_dtype
+from distgrad.errors import LaunchError
+
+VARIABLE = "DISTGRAD_DEVICE_BUFFERS"
+WAYS = ("auto", "nccl", "mpi", "host")
+
+# NCCL 2.4 is the first whose communicators can be given up while they wait for a lost rank.
+_OLDEST_NCCL = 2400
+
+
+@dataclass(frozen=True)
+class Ability:
+    """What one rank can do with device buffers.
+
+    Attributes
+    ----------
+    device : str
+        The device's own identity, the same for whoever uses it.
+    nccl : int
+        The version of NCCL as a number such as 22304; 0 without it.
+    mpi : bool
+        Whether the MPI library was seen to take device buffers.
+    asked : str
+        What the rank's environment asks for: one of `WAYS`.
+    """
+
+    device: str
+    nccl: int = 0
+    mpi: bool = False
+    asked: str = "auto"
+
+
+def choose(abilities: list[Ability]) -> tuple[str, str]:
+    """Return the way for a group of ranks, ``"nccl"``, ``"mpi"`` or ``"host"``, and why.
+
+    Parameters
+    ----------
+    abilities : list of Ability
+        One for each rank.
+
+    Raises
+    ------
+    LaunchError
+        If ranks ask for different ways, or for one that is not there.
+    """
+    asked = sorted({each.asked for each in abilities})
+    if len(asked) > 1:
+        raise LaunchError(
+            f"{VARIABLE} is {' on some ranks, '.join(asked)} on others; expected the same on every "
+            "rank"
+        )
+    devices = {each.device for each in abilities}
+    if any(not each.nccl for each in abilities):
+        without_nccl = "a rank has no NCCL (pip install nvidia-nccl-cu12)"
+    elif min(each.nccl for each in abilities) < _OLDEST_NCCL:
+        without_nccl = "a rank's NCCL is older than 2.4"
+    elif len(devices) < len(abilities):
+        without_nccl = "ranks share a device, which NCCL refuses"
+    else:
+        without_nccl = ""
+    without_mpi = "" if all(each.mpi for each in abilities) else "MPI does not take device buffers"
+    wish = asked[0]
+    missing = {"nccl": without_nccl, "mpi": without_mpi}.get(wish, "")
+    if missing:
+        raise LaunchError(f"{VARIABLE}={wish} cannot be had: {missing}; leave it out for a choice")
+    if wish in ("nccl", "mpi", "host"):
+        return wish, f"{VARIABLE}={wish}"
+    if not without_nccl:
+        return "nccl", "every rank has NCCL and a device of its own"
+    if not without_mpi:
+        return "mpi", f"{without_nccl}; every rank's MPI takes device buffers"
+    return "host", f"{without_nccl}; {without_mpi}"
+
+
+class Line:
+    """The way of one communicator's device arrays, on one rank.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    backend : Backend
+        Whose arrays travel; its `to_host` and `asarray` do the staging.
+    way, reason : str
+        What `choose` returned.
+    group : NCCLGroup, optional
+        The ranks as NCCL knows them, where that is the way.
+
+    Attributes
+    ----------
+    counts : Counter
+        How many arrays went which way.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        backend: Any,
+        way: str,
+        reason: str = "",
+        group: NCCLGroup | None = None,
+    ) -> None:
+        self._comm = comm
+        self._backend = backend
+        self.way = way
+        self.reason = reason
+        self._group = group
+        self.counts: Counter[str] = Counter()
+
+    def way_of(self, dtype: Any, op: str, *, deterministic: bool = False) -> str:
+        """Return the way of a reduction.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Of the array.
+        op : str
+            As for `Communicator.allreduce`.
+        deterministic : bool
+            Whether the result has to be the same for any number of ranks.
+        """
+        wire = wire_dtype(np.dtype(dtype), op)
+        if deterministic or np.dtype(dtype).kind == "b" or op == "bor":
+            return "host"
+        if wire.kind == "c" and op != "sum":
+            return "host"  # NCCL knows complex numbers as pairs
+        if op in ("min", "max") and wire.kind == "f":
+            return "host"
+        return self.way
+
+    def allreduce(self, array: Any, op: str = "sum", *, deterministic: bool = False) -> Any:
+        """Return the elementwise reduction of all ranks' device arrays, as a device array.
+
+        Parameters
+        ----------
+        array : array
+            On the device, of the same shape and dtype on every rank; not changed.
+        op, deterministic
+            As for `way_of`.
+        """
+        dtype = as_dtype(array.dtype)
+        way = self.way_of(dtype, op, deterministic=deterministic)
+        self.counts[way] += 1
+        if way == "host":
+            host = self._backend.to_host(array)
+            return self._backend.asarray(self._comm.allreduce(host, op))
+        # A copy in the dtype of the wire: half precision is added up in float32.
+        wire = array.astype(wire_dtype(np.dtype(dtype), op), order="C", copy=True)
+        if self._group is not None and way == "nccl":
+            self._group.allreduce(wire, op)
+        else:
+            self._backend.synchronize()  # MPI knows nothing of streams
+            self._comm.allreduce_on_device(wire, op)  # type: ignore[attr-defined]  # MPI's has it
+        return wire.astype(dtype, copy=False)
+
+    def empty(self, length: int, dtype: Any) -> Any:
+        """Return a flat array on the device for a message."""
+        return self._backend.module.empty(length, dtype)
+
+    def add_up(self, message: Any) -> None:
+        """Put the sum of all ranks' messages, in a dtype of the wire, into this rank's."""
+        self.counts[self.way] += 1
+        if self._group is not None:
+            self._group.allreduce(message)
+        else:
+            self._backend.synchronize()
+            self._comm.allreduce_on_device(message)  # type: ignore[attr-defined]  # MPI's has it
+
+    def broadcast(self, array: Any, root: int = 0) -> Any:
+        """Return the root's device array, as a device array."""
+        way = "nccl" if self._group is not None else "host"
+        self.counts[way] += 1
+        if self._group is None:
+            host = self._backend.to_host(array)
+            return self._backend.asarray(self._comm.broadcast(host, root))
+        result = array.astype(array.dtype, order="C", copy=True)
+        self._group.broadcast(result, root)
+        return result
+
+
+_lines: WeakKeyDictionary[Communicator, Line] = WeakKeyDictionary()
+
+
+def is_on_device(array: Any) -> bool:
+    """Return whether an array lies in the memory of a CUDA device."""
+    return hasattr(type(array), "__cuda_array_interface__")
+
+
+def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
+    """Return the way of a communicator's device arrays; None for an array of the host.
+
+    All ranks call this together the first time that an array of a device travels.
+
+    Raises
+    ------
+    DesyncError
+        If other ranks do something else, such as send arrays of the host.
+    LaunchError
+        As `choose`.
+    """
+    if not is_on_device(array) or comm.size == 1:
+        return None
+    known = _lines.get(comm)
+    if known is not None:
+        return known
+    agree(comm, Plan("choice of the way for device buffers"))
+    own = _ability(array)
+    abilities = [Ability(**each) for each in exchange_json(comm, asdict(own))]
+    way, reason = choose(abilities)
+    group = NCCLGroup(comm, _module_of(array)) if way == "nccl" else None
+    made = _lines[comm] = Line(comm, backend, way, reason, group)
+    return made
+
+
+def line_of_sources(comm: Communicator, sources: Sequence[Any]) -> Line | None:
+    """Return the way of the gradients of variables or tensors that all lie on a device.
+
+    None where they do not, or where the way is the host's: then they travel as those of the host.
+    """
+    if not sources or not all(is_on_device(source.array) for source in sources):
+        return None
+    line = line_of(comm, sources[0].kernels.backend, sources[0].array)
+    return None if line is None or line.way == "host" else line
+
+
+def _ability(array: Any) -> Ability:
+    """Return what this rank can do."""
+    asked = os.environ.get(VARIABLE, "auto")
+    if asked not in WAYS:
+        raise LaunchError(f"{VARIABLE}={asked!r}; expected one of {', '.join(WAYS)}")
+    module = _module_of(array)
+    version = 0 if asked == "host" else nccl_version(module)
+    # Asked for by a process of its own, and only where nothing better is there.
+    mpi = asked == "mpi" or (asked == "auto" and not version)
+    return Ability(device_identity(module), version, mpi and takes_device_arrays(), asked)
+
+
+def _module_of(array: Any) -> Any:
+    return sys.modules[type(array).__module__.partition(".")[0]]

@@ -1,0 +1,178 @@
+"""Reductions on device arrays by NCCL, its groups made over another communicator.
+
+NCCL is that of CuPy (`cupy.cuda.nccl`). A call is given to the current stream and waited for as
+every message is: a rank that fails or leaves meanwhile is heard of, and the group is given up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from distgrad.distributed.verbs.communicator import Communicator, describe
+from distgrad.errors import CommunicationError, DistgradError
+
+_PAUSE = 0.0002  # seconds between two looks at an event
+
+_IDENTITY_BYTES = 128  # NCCL_UNIQUE_ID_BYTES of nccl.h, which CuPy does not tell
+
+# NCCL's name of each dtype, and how many of its numbers an element has.
+_NAMES = {
+    "int8": ("NCCL_INT8", 1),
+    "uint8": ("NCCL_UINT8", 1),
+    "int32": ("NCCL_INT32", 1),
+    "uint32": ("NCCL_UINT32", 1),
+    "int64": ("NCCL_INT64", 1),
+    "uint64": ("NCCL_UINT64", 1),
+    "float16": ("NCCL_FLOAT16", 1),
+    "float32": ("NCCL_FLOAT32", 1),
+    "float64": ("NCCL_FLOAT64", 1),
+    "complex64": ("NCCL_FLOAT32", 2),
+    "complex128": ("NCCL_FLOAT64", 2),
+}
+_OPERATIONS = {"sum": "NCCL_SUM", "prod": "NCCL_PROD", "min": "NCCL_MIN", "max": "NCCL_MAX"}
+
+
+def nccl_version(module: Any) -> int:
+    """Return the version of a module's NCCL as a number such as 22304; 0 where there is none."""
+    nccl = getattr(getattr(module, "cuda", None), "nccl", None)
+    if nccl is None or not getattr(nccl, "available", False):
+        return 0
+    return int(nccl.get_version())
+
+
+def device_identity(module: Any) -> str:
+    """Return the identity of the current device, the same in every process that uses it."""
+    device = module.cuda.Device()
+    # Its place on the bus, which CUDA_VISIBLE_DEVICES does not change; one of MIG's parts of a
+    # device counts as the whole: NCCL refuses two of one device.
+    return f"{_host_name()}/{device.pci_bus_id}"
+
+
+def _host_name() -> str:
+    import platform  # for this alone
+
+    return platform.node()
+
+
+class NCCLGroup:
+    """The ranks of a communicator as a group of NCCL's; all of them make it together.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks, each with a device of its own.
+    module : module
+        CuPy.
+    """
+
+    def __init__(self, comm: Communicator, module: Any) -> None:
+        self._comm = comm
+        self._module = module
+        self._nccl = nccl = module.cuda.nccl
+        own = _as_bytes(nccl.get_unique_id()) if comm.rank == 0 else bytes(_IDENTITY_BYTES)
+        shared = comm.broadcast(np.frombuffer(own, np.uint8)).tobytes()
+        try:
+            self._group = nccl.NcclCommunicator(comm.size, shared, comm.rank)
+        except TypeError:  # before CuPy 14 it was a tuple of signed integers
+            signed = tuple(np.frombuffer(shared, np.int8).tolist())
+            self._group = nccl.NcclCommunicator(comm.size, signed, comm.rank)
+
+    def allreduce(self, array: Any, op: str = "sum") -> None:
+        """Reduce all ranks' arrays in place.
+
+        Parameters
+        ----------
+        array : array
+            Contiguous, on the current device, of the same shape and dtype on every rank.
+        op : {"sum", "prod", "min", "max"}
+            What to do with the elements.
+        """
+        dtype, count = self._counted(array)
+        reduction = getattr(self._nccl, _OPERATIONS[op])
+        pointer = array.data.ptr
+
+        def start(stream: Any) -> None:
+            self._group.allReduce(pointer, pointer, count, dtype, reduction, stream.ptr)
+
+        self._run(start, array, f"allreduce ({op})")
+
+    def broadcast(self, array: Any, root: int = 0) -> None:
+        """Put the root's numbers into every rank's array."""
+        pointer, count = array.data.ptr, array.nbytes
+
+        def start(stream: Any) -> None:
+            kind = self._nccl.NCCL_UINT8
+            self._group.broadcast(pointer, pointer, count, kind, root, stream.ptr)
+
+        self._run(start, array, "broadcast")
+
+    def _counted(self, array: Any) -> tuple[Any, int]:
+        """Return NCCL's dtype of an array, and how many numbers it has."""
+        found = _NAMES.get(array.dtype.name)
+        if found is None:
+            raise CommunicationError(
+                f"NCCL has no dtype {array.dtype}; expected one of {', '.join(_NAMES)}"
+            )
+        name, width = found
+        return getattr(self._nccl, name), array.size * width
+
+    def _run(self, start: Any, array: Any, verb: str) -> None:
+        """Start an operation on the current stream, and return once it is done."""
+        if not array.size:
+            return
+        what = describe(f"{verb} by NCCL", array.dtype, array.shape)
+        stream = self._module.cuda.get_current_stream()
+        note = getattr(self._comm, "count", None)
+        if note is not None:
+            note(what)
+        try:
+            start(stream)
+        except self._nccl.NcclError as error:
+            raise CommunicationError(f"rank {self._comm.rank}: {what}: {error}") from error
+        event = self._module.cuda.Event(disable_timing=True)
+        event.record(stream)
+        wait_for = getattr(self._comm, "wait_for", None)
+        try:
+            if wait_for is None:
+                event.synchronize()
+            else:
+                wait_for(DeviceEvent(event))
+        except DistgradError:
+            self._group.abort()  # the kernel on the device would wait for the lost rank for ever
+            raise
+
+
+def _as_bytes(identity: Any) -> bytes:
+    """Return a group's identity as bytes: CuPy 14's own, or signed integers of those before it."""
+    return identity if isinstance(identity, bytes) else np.array(identity, np.int8).tobytes()
+
+
+class DeviceEvent(threading.Event):
+    """An event of a device, to be waited for as one of a thread.
+
+    Parameters
+    ----------
+    event : cupy.cuda.Event
+        Recorded on a stream.
+    """
+
+    def __init__(self, event: Any) -> None:
+        super().__init__()
+        self._event = event
+
+    def is_set(self) -> bool:
+        """Return whether the device has come to it."""
+        return bool(self._event.done)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return once the device has come to it or the time is over: whether it has."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            if end is not None and time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE)
+        return True

@@ -1,0 +1,109 @@
+"""The formula of a rule as C++ for one element, of which a device makes one kernel in place.
+
+A step of Adam on arrays is a dozen operations, each with a pass over memory of its own and a
+temporary as large as the parameter. Run on the values of `distgrad.backend.scalar_code`, the same
+formula becomes one kernel, which reads each array once and writes it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from distgrad.backend.scalar_code import Formula, NoScalarCode, ScalarCode
+from distgrad.ops import VOCABULARY
+from distgrad.optimizers.in_place import Formula as Rule
+from distgrad.optimizers.vocabulary import Vocabulary
+
+
+def formula_of(
+    rule: Rule,
+    parameter: Any,
+    gradient: Any,
+    slots: Sequence[Any],
+    master: Any,
+    count: int,
+) -> Formula:
+    """Return what a rule does with one element of each array.
+
+    Parameters
+    ----------
+    rule : Rule
+        Whose formula it is; its elements know nothing of each other.
+    parameter, gradient : dtype
+        Of the parameter and of its gradient.
+    slots : sequence of dtype
+        Of the slots.
+    master : dtype or None
+        Of the copy that counts where the parameter is in half precision.
+    count : int
+        How many numbers a step has.
+
+    Returns
+    -------
+    Formula
+        It reads ``x``, ``g``, ``s0``, ``s1``, ..., ``master`` where there is one, and the numbers
+        ``n0``, ``n1``, ..., and assigns ``x_next``, ``s0_next``, ..., ``master_next``.
+
+    Raises
+    ------
+    NoScalarCode
+        If the formula is not one of single real elements of one floating dtype.
+
+    Notes
+    -----
+    Numbers of a step are rounded to the dtype of the parameter, where arrays would have them
+    rounded after each product with another number.
+    """
+    if not rule.elementwise:
+        raise NoScalarCode("the elements of a parameter know of each other")
+    exact = np.dtype(parameter if master is None else master)
+    writer = ScalarCode(VOCABULARY, exact)
+    arrays = [("x", parameter), ("g", gradient)]
+    arrays += [(f"s{place}", dtype) for place, dtype in enumerate(slots)]
+    if master is not None:
+        arrays.append(("master", master))
+    numbers = [(f"n{place}", exact) for place in range(count)]
+    of_slots = [writer.argument(*each) for each in arrays[2 : 2 + len(slots)]]
+    x = writer.argument("x" if master is None else "master", exact)
+    change, after = rule.change(
+        _vocabulary(writer),
+        x,
+        writer.argument("g", gradient),
+        tuple(of_slots),
+        tuple(writer.argument(*each) for each in numbers),
+    )
+    value = x + change
+    outputs = [("x_next", parameter, value)]
+    outputs += [
+        (f"s{place}_next", dtype, new)
+        for place, (dtype, new) in enumerate(zip(slots, after, strict=True))
+    ]
+    if master is not None:
+        outputs.append(("master_next", master, value))
+    return Formula(
+        f"{type(rule).__name__.lower()}_step",
+        tuple((name, np.dtype(dtype)) for name, dtype in (*arrays, *numbers)),
+        tuple((name, np.dtype(dtype)) for name, dtype, _ in outputs),
+        writer.text({name: new for name, _, new in outputs}),
+    )
+
+
+def signature_of(rule: Rule) -> tuple[Any, ...]:
+    """Return what of a rule its formula depends on: its class and its own numbers."""
+    own = vars(rule).items()
+    plain = [(k, v) for k, v in own if isinstance(v, (bool, int, float, str, type(None)))]
+    return (type(rule), *plain)
+
+
+def _vocabulary(writer: ScalarCode) -> Vocabulary:
+    def same(x: Any) -> Any:
+        return x
+
+    return Vocabulary(writer.sqrt, writer.maximum, writer.where, _refuse, same, same)
+
+
+def _refuse(x: Any) -> NoReturn:
+    raise NoScalarCode("the formula sums over elements")

@@ -1,0 +1,171 @@
+"""The CUDA sources of the CuPy backend on the host: their operations' samples, against NumPy.
+
+Every sample goes through what prepares the arguments and through the kernel's own source, compiled
+for the host with a shim for threads and barriers.
+"""
+
+import importlib.util
+import re
+
+import numpy as np
+import pytest
+
+from distgrad.backend import ArrayModuleBackend, philox
+from distgrad.backend.philox import Stream
+from distgrad.backends_in_force import kernels_of
+from distgrad.core.op import Placeholder
+from distgrad.testing import rules
+from distgrad.testing.samples import samples
+
+if importlib.util.find_spec("cupy") is None:
+    pytest.skip("CuPy is not installed", allow_module_level=True)
+
+from distgrad_cupy.cuda_kernels import cuda_kernels
+from distgrad_cupy.running import source_of, sources
+
+ROWS = (Placeholder.ARRAY,)
+NAMES = set(cuda_kernels(None))
+SAMPLES = [
+    sample
+    for sample in samples()
+    if NAMES & {sample.operation, f"{sample.operation}_vjp", f"{sample.operation}_jvp"}
+    or sample.operation in ("getitem", "take")  # whose gradients add up rows
+]
+
+
+@pytest.fixture(scope="module")
+def host(host_runner):
+    """A backend over NumPy with the kernels of the device, run on the host."""
+    return ArrayModuleBackend("host", np, cuda_kernels(host_runner))
+
+
+FIRST = [
+    sample
+    for name in sorted({each.operation for each in SAMPLES})
+    for sample in [each for each in SAMPLES if each.operation == name][:4]
+]
+
+
+@pytest.fixture
+def numpy_kernels():
+    """The vocabulary on NumPy's arrays."""
+    return kernels_of("numpy")
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_kernels_on_the_host_agree_with_numpy(sample, host):
+    rules.check_agreement(sample, host)
+
+
+@pytest.mark.parametrize("sample", FIRST, ids=str)
+def test_half_precision_on_the_host_is_single_precision_rounded(sample, host):
+    half = rules.call(sample.cast(np.dtype("float16")), host)
+    single = rules.call(sample.cast(np.dtype("float16")).cast(np.dtype("float32")))
+
+    for found, expected in zip(half.settled(), single.settled(), strict=True):
+        np.testing.assert_allclose(
+            found.astype(np.float64), expected.astype(np.float64), rtol=6e-3, atol=6e-3
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("row", [(), (3,), (2, 5)])
+def test_rows_are_added_up_where_positions_repeat(dtype, row, host):
+    positions = np.array([[4, 0, 4], [-1, 2, 0]])
+    values = np.random.default_rng(3).integers(-9, 9, (2, 3, *row)).astype(dtype)
+    expected = np.zeros((5, *row), dtype)
+    np.add.at(expected, (positions,), values)
+
+    found = host.kernel("scatter_add")(values, positions, index=ROWS, shape=(5, *row))
+
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "uint64"])
+@pytest.mark.parametrize("start", [0, 1, 7, 8, 13])
+def test_bits_are_the_hosts_from_any_place_on(dtype, start, host):
+    words = np.array([[1, 2**63 + 5, 7], [2**64 - 1, 0, 2**40]], np.uint64)
+    bits = philox.bits32 if dtype == "uint32" else philox.bits64
+    expected = [bits(Stream(*each), start, 21).reshape(3, 7) for each in words.tolist()]
+
+    found = host.kernel("random_bits")(words, shape=(3, 7), start=start, dtype=np.dtype(dtype))
+
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_uniform_and_normal_numbers_are_the_hosts_over_many_blocks(dtype, host):
+    words, count = np.array([11, 12, 13], np.uint64), 3001
+    how = {"shape": (count,), "start": 5, "dtype": np.dtype(dtype)}
+
+    uniform = host.kernel("random_uniform")(words, **how, low=0.0, high=1.0)
+    normal = host.kernel("random_normal")(words, **how)
+
+    stream = Stream(11, 12, 13)
+    np.testing.assert_array_equal(uniform, philox.uniform(stream, 5, count, dtype))
+    tolerance = 2e-6 if dtype == "float32" else 1e-14
+    expected = philox.normal(stream, 5, count, dtype)
+    np.testing.assert_allclose(normal, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("width", [1, 31, 33, 129, 4500])
+def test_rows_of_any_width_are_shared_by_the_threads_of_a_block(width, host, numpy_kernels):
+    x = np.random.default_rng(1).standard_normal((3, width))
+    scale, shift = np.linspace(0.5, 2, width), np.linspace(-1, 1, width)
+
+    y = host.kernel("softmax")(x, axis=-1)
+    z = host.kernel("layer_norm")(x, scale, shift, epsilon=1e-5)
+    pulled = host.kernel("layer_norm_vjp")(x, x + 1, scale, shift, epsilon=1e-5)
+
+    np.testing.assert_allclose(y, numpy_kernels.softmax(x, axis=-1), rtol=1e-12)
+    expected = numpy_kernels.layer_norm(x, scale, shift, epsilon=1e-5)
+    np.testing.assert_allclose(z, expected, rtol=1e-10, atol=1e-10)
+    wanted = numpy_kernels.layer_norm_vjp(x, x + 1, scale, shift, epsilon=1e-5)
+    for found, expected in zip(pulled, wanted, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_infinities_and_nans_are_those_of_the_host(host, numpy_kernels):
+    x = np.array([[1.0, -np.inf, 2.0], [np.nan, 1.0, 2.0], [0.0, -np.inf, -np.inf]])
+
+    for name in ("softmax", "log_softmax"):
+        found = host.kernel(name)(x, axis=-1)
+        np.testing.assert_allclose(found, getattr(numpy_kernels, name)(x, axis=-1), rtol=1e-12)
+
+
+def test_a_label_that_is_no_class_gives_nan(host):
+    logits = np.zeros((3, 4), np.float32)
+
+    loss = host.kernel("label_cross_entropy")(logits, np.array([1, 4, -1]))
+
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, True])
+
+
+def test_a_missing_barrier_is_noticed(host_runner):
+    source = (
+        'extern "C" __global__ void shifted(const T* x, T* y) {\n'
+        "__shared__ A shared[32]; shared[threadIdx.x] = x[threadIdx.x];\n"
+        "y[threadIdx.x] = shared[(threadIdx.x + 1) % 32]; }\n"
+    )
+    x, y = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
+
+    with pytest.raises(AssertionError, match="a barrier is missing"):
+        host_runner.run("typedef float T; typedef float A;\n" + source, "shifted", (1,), 32, (x, y))
+
+
+def test_every_kernel_of_every_source_is_run_by_a_sample(host, host_runner):
+    for sample in FIRST:
+        rules.check_agreement(sample.cast(np.dtype("float32")), host)
+    words = np.array([1, 2, 3], np.uint64)
+    host.kernel("random_bits")(words, shape=(3,), start=0, dtype=np.dtype("uint32"))
+    values, positions = np.ones(3, np.float32), np.array([0, 1, 1])
+    host.kernel("scatter_add")(values, positions, index=ROWS, shape=(2,))
+
+    written = {
+        name
+        for source in sources()
+        for name in re.findall(r"__global__ void (\w+)\(", source_of(source, "float32"))
+    }
+    assert written - set(host_runner.launched) == set()

@@ -1,0 +1,105 @@
+"""Which device a rank takes, and how large arrays come from it, without one."""
+
+import importlib.util
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("cupy") is None:
+    pytest.skip("CuPy is not installed", allow_module_level=True)
+
+from distgrad_cupy import staging
+from distgrad_cupy.choosing import device_of_rank
+from distgrad_cupy.staging import Staging
+
+HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "device"),
+    [
+        ({}, 4, None),
+        ({**HYDRA, "MPI_LOCALRANKID": "3"}, 4, 3),
+        ({**HYDRA, "MPI_LOCALRANKID": "3"}, 2, 1),
+        (HYDRA, 1, 0),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, 4, 1),
+        ({**HYDRA, "MPI_LOCALRANKID": "3", "DISTGRAD_CUDA_DEVICE": "0"}, 4, 0),
+        ({"DISTGRAD_CUDA_DEVICE": "2"}, 4, 2),
+    ],
+)
+def test_ranks_of_a_machine_take_devices_in_turn(environment, count, device):
+    assert device_of_rank(count, environment) == device
+
+
+def test_where_the_launcher_does_not_say_the_job_is_asked(monkeypatch):
+    from distgrad.distributed.launching import launch
+
+    monkeypatch.setattr(launch, "world", lambda: SimpleNamespace(local_rank=2))
+
+    assert device_of_rank(4, HYDRA) == 2
+
+
+@pytest.mark.parametrize("asked", ["4", "first", "-1"])
+def test_a_device_that_is_not_there_is_refused(asked):
+    with pytest.raises(ValueError, match=r"DISTGRAD_CUDA_DEVICE=.* expected 0 to 3"):
+        device_of_rank(4, {"DISTGRAD_CUDA_DEVICE": asked})
+
+
+class Device(np.ndarray):
+    """An array of the device: it is copied when somebody waits for it, and not before."""
+
+    device = nullcontext()
+    waiting: ClassVar = []
+
+    def get(self, *, stream, out, blocking):
+        assert not blocking
+        Device.waiting.append((np.array(self), out))
+
+
+class Event:
+    def __init__(self, disable_timing):
+        self.copies = []
+
+    def record(self, stream):
+        self.copies = list(Device.waiting)
+
+    def synchronize(self):
+        for values, out in self.copies:
+            if any(out is each for _, each in Device.waiting):
+                out[...] = values
+        Device.waiting = [w for w in Device.waiting if not any(w[1] is o for _, o in self.copies)]
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 64, 101])
+def test_large_arrays_come_in_pieces_through_two_buffers(length, monkeypatch):
+    monkeypatch.setattr(staging, "LARGE", 0)
+    monkeypatch.setattr(staging, "PIECE", 32)
+    made = []
+
+    def pinned(nbytes):
+        made.append(np.full(nbytes, 255, np.uint8))
+        return made[-1]
+
+    module = SimpleNamespace(
+        ascontiguousarray=lambda a: np.ascontiguousarray(a).view(Device),
+        cuda=SimpleNamespace(Event=Event, get_current_stream=lambda: None),
+    )
+    x = np.arange(2 * length, dtype=np.float64).reshape(length, 2)
+    stage = Staging(module, pinned)
+
+    first, second = (stage.to_host(x[:, ::-1].view(Device)) for _ in range(2))
+
+    np.testing.assert_array_equal(first, x[:, ::-1])
+    np.testing.assert_array_equal(second, x[:, ::-1])
+    assert len(made) == 2
+
+
+def test_small_arrays_come_at_once():
+    module = SimpleNamespace(asnumpy=np.array)
+
+    found = Staging(module, None).to_host(np.ones(3))
+
+    np.testing.assert_array_equal(found, np.ones(3))

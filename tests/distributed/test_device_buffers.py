@@ -1,0 +1,393 @@
+"""The way of device arrays: the choice of all ranks, and what goes by the host all the same.
+
+A module that stands for CuPy counts what is done to its arrays, which are NumPy's inside.
+"""
+
+import ctypes
+import sys
+from collections import Counter
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.backend import ArrayModuleBackend
+from distgrad.distributed.launching import probing
+from distgrad.distributed.verbs import device_buffers
+from distgrad.distributed.verbs.communicator import RecordedCommunicator
+from distgrad.distributed.verbs.device_buffers import Ability, Line, choose, line_of
+from distgrad.distributed.verbs.nccl import DeviceEvent, NCCLGroup
+from distgrad.errors import CommunicationError, LaunchError, StallError
+
+NCCL = 22304
+
+
+def abilities(*each):
+    return [Ability(f"node/{device}", *rest) for device, *rest in each]
+
+
+@pytest.mark.parametrize(
+    ("found", "way", "why"),
+    [
+        (abilities(("0", NCCL), ("1", NCCL)), "nccl", "device of its own"),
+        (abilities(("0", NCCL), ("0", NCCL)), "host", "share a device"),
+        (abilities(("0", NCCL), ("0", NCCL, True)), "host", "MPI does not"),
+        (abilities(("0", NCCL, True), ("0", NCCL, True)), "mpi", "share a device"),
+        (abilities(("0", NCCL), ("1", 0)), "host", "a rank has no NCCL"),
+        (abilities(("0", 2304), ("1", 2304)), "host", "older than 2.4"),
+        (abilities(("0", 0, True), ("1", 0, True)), "mpi", "takes device buffers"),
+        (abilities(("0", 0), ("1", 0)), "host", "no NCCL"),
+        (abilities(("0", NCCL, True, "host"), ("1", NCCL, True, "host")), "host", "=host"),
+        (abilities(("0", NCCL, True, "mpi"), ("1", NCCL, True, "mpi")), "mpi", "=mpi"),
+    ],
+)
+def test_the_way_is_one_that_every_rank_can_go(found, way, why):
+    chosen, reason = choose(found)
+
+    assert chosen == way
+    assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (abilities(("0", NCCL, False, "nccl"), ("1", NCCL)), "auto on some ranks, nccl on others"),
+        (abilities(("0", NCCL, False, "nccl"), ("0", NCCL, False, "nccl")), "share a device"),
+        (abilities(("0", 0, False, "mpi"), ("1", 0, True, "mpi")), "MPI does not take"),
+    ],
+)
+def test_a_way_that_is_asked_for_and_not_there_is_refused(found, why):
+    with pytest.raises(LaunchError, match=why):
+        choose(found)
+
+
+# --- a module that stands for CuPy ----------------------------------------------------------------
+
+
+class Array(np.ndarray):
+    """An array of the device, as far as anybody looks."""
+
+    __module__ = "fake_cupy"
+
+    @property
+    def __cuda_array_interface__(self):
+        return {}
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+class Group:
+    """NCCL whose other ranks do as this one does."""
+
+    made: ClassVar = []
+
+    takes = bytes
+
+    def __init__(self, size, identity, rank):
+        if type(identity) is not Group.takes:
+            raise TypeError(identity)
+        self.size, self.identity, self.rank = size, identity, rank
+        self.calls, self.aborted = [], False
+        Group.made.append(self)
+
+    def allReduce(self, sent, arrived, count, dtype, operation, stream):
+        assert sent == arrived
+        assert stream == 77
+        self.calls.append((count, dtype.__name__, operation))
+        numbers = np.ctypeslib.as_array(ctypes.cast(sent, ctypes.POINTER(dtype)), (count,))
+        numbers *= self.size
+
+    def broadcast(self, sent, arrived, count, dtype, root, stream):
+        self.calls.append((count, "broadcast", root))
+
+    def abort(self):
+        self.aborted = True
+
+
+class Event:
+    looks = 0
+    needed = 3
+
+    def __init__(self, disable_timing):
+        pass
+
+    def record(self, stream):
+        assert stream.ptr == 77
+
+    def synchronize(self):
+        pass
+
+    @property
+    def done(self):
+        self.looks += 1
+        return self.looks > Event.needed
+
+
+@pytest.fixture
+def module(monkeypatch):
+    fake = ModuleType("fake_cupy")
+    nccl = SimpleNamespace(
+        available=True,
+        get_version=lambda: NCCL,
+        get_unique_id=lambda: bytes(range(128)),
+        NcclCommunicator=Group,
+        NcclError=KeyError,
+        NCCL_SUM="sum", NCCL_PROD="prod", NCCL_MIN="min", NCCL_MAX="max",
+        NCCL_UINT8=ctypes.c_uint8, NCCL_INT32=ctypes.c_int32, NCCL_INT64=ctypes.c_int64,
+        NCCL_FLOAT32=ctypes.c_float, NCCL_FLOAT64=ctypes.c_double,
+    )  # fmt: skip
+    fake.cuda = SimpleNamespace(
+        nccl=nccl,
+        Device=lambda: SimpleNamespace(pci_bus_id="0000:17:00.0"),
+        Event=Event,
+        get_current_stream=lambda: SimpleNamespace(ptr=77),
+    )
+    monkeypatch.setitem(sys.modules, "fake_cupy", fake)
+    monkeypatch.delenv(device_buffers.VARIABLE, raising=False)
+    monkeypatch.setattr(device_buffers, "takes_device_arrays", lambda: False)
+    Group.made.clear()
+    return fake
+
+
+class Backend:
+    """A backend of the module's arrays that counts its copies."""
+
+    def __init__(self):
+        self.copies = Counter()
+
+    def to_host(self, array):
+        self.copies["to host"] += 1
+        return np.array(array)
+
+    def asarray(self, host):
+        self.copies["to device"] += 1
+        return np.array(host).view(Array)
+
+    def synchronize(self):
+        self.copies["synchronized"] += 1
+
+
+def device_array(values, dtype="float32"):
+    return np.array(values, dtype).view(Array)
+
+
+def test_sums_stay_on_the_device_by_nccl(module):
+    comm, backend = RecordedCommunicator(size=3), Backend()
+    line = Line(comm, backend, "nccl", group=NCCLGroup(comm, module))
+    x = device_array([1.0, 2.0])
+
+    total = line.allreduce(x)
+
+    np.testing.assert_array_equal(total, [3, 6])
+    np.testing.assert_array_equal(x, [1, 2])
+    assert Group.made[0].calls == [(2, "c_float", "sum")]
+    assert Group.made[0].identity == bytes(range(128))
+    assert not backend.copies
+    assert line.counts == {"nccl": 1}
+
+
+def test_groups_are_made_by_older_cupys_too(module, monkeypatch):
+    monkeypatch.setattr(Group, "takes", tuple)
+    module.cuda.nccl.get_unique_id = lambda: tuple(range(-64, 64))
+
+    NCCLGroup(RecordedCommunicator(size=3), module)
+
+    assert Group.made[0].identity == tuple(range(-64, 64))
+
+
+def test_half_precision_is_added_up_in_float32(module):
+    comm = RecordedCommunicator(size=3)
+    line = Line(comm, Backend(), "nccl", group=NCCLGroup(comm, module))
+
+    total = line.allreduce(device_array([1.5], "float16"))
+
+    assert total.dtype == np.float16
+    assert Group.made[0].calls == [(1, "c_float", "sum")]
+
+
+def test_complex_numbers_are_added_up_as_pairs(module):
+    comm = RecordedCommunicator(size=3)
+    line = Line(comm, Backend(), "nccl", group=NCCLGroup(comm, module))
+
+    total = line.allreduce(device_array([1 + 2j], "complex64"))
+
+    np.testing.assert_array_equal(total, [3 + 6j])
+    assert Group.made[0].calls == [(2, "c_float", "sum")]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "op", "deterministic"),
+    [("float32", "max", False), ("complex64", "prod", False), ("float32", "sum", True)],
+)
+def test_what_nccl_does_not_define_goes_by_the_host(module, dtype, op, deterministic):
+    comm, backend = RecordedCommunicator(size=3), Backend()
+    line = Line(comm, backend, "nccl", group=NCCLGroup(comm, module))
+
+    found = line.allreduce(device_array([1, 2], dtype), op, deterministic=deterministic)
+
+    assert isinstance(found, Array)
+    assert backend.copies == {"to host": 1, "to device": 1}
+    assert not Group.made[0].calls
+    assert comm.calls[-1].verb == "allreduce"
+    assert line.counts == {"host": 1}
+
+
+def test_ranks_on_one_device_go_by_the_host(module):
+    # All the ranks of this communicator are this one.
+    comm, backend = RecordedCommunicator(size=2), Backend()
+
+    line = line_of(comm, backend, device_array([1.0]))
+
+    assert line.way == "host"
+    assert "share a device" in line.reason
+    np.testing.assert_array_equal(line.allreduce(device_array([1.0])), [2])
+    assert line_of(comm, backend, device_array([1.0])) is line
+
+
+def test_arrays_of_the_host_have_no_line(module):
+    comm = RecordedCommunicator(size=2)
+
+    assert line_of(comm, Backend(), np.ones(3)) is None
+    assert not comm.calls
+
+
+def test_a_lost_rank_ends_the_group_of_nccl(module, monkeypatch):
+    comm = RecordedCommunicator(size=3)
+    group = NCCLGroup(comm, module)
+
+    def lost(done):
+        raise StallError("rank 2 has not come")
+
+    monkeypatch.setattr(comm, "wait_for", lost)
+
+    with pytest.raises(StallError):
+        group.allreduce(device_array([1.0]))
+
+    assert Group.made[0].aborted
+
+
+def test_a_dtype_that_nccl_lacks_is_named(module):
+    group = NCCLGroup(RecordedCommunicator(size=3), module)
+
+    with pytest.raises(CommunicationError, match="NCCL has no dtype bool"):
+        group.allreduce(device_array([True], "bool"))
+
+
+def test_an_event_of_the_device_is_waited_for_like_a_threads(module, monkeypatch):
+    event = DeviceEvent(Event(disable_timing=True))
+
+    assert event.wait(5.0)
+
+    monkeypatch.setattr(Event, "needed", 10**9)
+    assert not DeviceEvent(Event(disable_timing=True)).wait(0.001)
+
+
+def test_a_wish_that_is_none_is_refused(module, monkeypatch):
+    monkeypatch.setenv(device_buffers.VARIABLE, "fast")
+
+    with pytest.raises(LaunchError, match="'fast'; expected one of auto, nccl, mpi, host"):
+        line_of(RecordedCommunicator(size=2), Backend(), device_array([1.0]))
+
+
+def test_an_mpi_that_does_not_claim_device_buffers_is_not_tried(monkeypatch):
+    monkeypatch.setattr(probing, "probe_library", probing.Library)
+    monkeypatch.setattr(probing.subprocess, "run", lambda *_, **__: pytest.fail("was tried"))
+    probing.takes_device_arrays.cache_clear()
+
+    assert not probing.takes_device_arrays()
+
+
+def test_an_mpi_that_ends_with_device_buffers_is_not_used(monkeypatch):
+    monkeypatch.setattr(
+        probing, "probe_library", lambda: probing.Library(takes_device_buffers=True)
+    )
+    monkeypatch.setattr(probing, "_DEVICE_PROBE", "import os, signal; os.kill(os.getpid(), 11)")
+    probing.takes_device_arrays.cache_clear()
+
+    assert not probing.takes_device_arrays()
+    probing.takes_device_arrays.cache_clear()
+
+
+class Module(ModuleType):
+    """NumPy, but for new arrays, which lie on the device."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def empty(self, *arguments):
+        return np.empty(*arguments).view(Array)
+
+
+class Devices(ArrayModuleBackend):
+    """A backend whose arrays lie on the device that is none."""
+
+    def __init__(self):
+        super().__init__("devices", Module("on_device"))
+        self.copies = Counter()
+        self._array_type = Array
+
+    def asarray(self, value, *, dtype=None, copy=False):
+        self.copies["to device"] += not isinstance(value, Array)
+        return super().asarray(np.asarray(value), dtype=dtype, copy=copy).view(Array)
+
+    def to_host(self, array):
+        self.copies["to host"] += 1
+        return np.array(array)
+
+
+def step(comm, backend, **how):
+    """Return the gradients of a step, averaged."""
+    x = dg.Variable(np.array([1.0, 2.0]), backend=backend)
+    y = dg.Variable(np.array([[3.0]]), backend=backend)
+    with dg.GradientTape() as tape:
+        target = dg.sum(x * x) + dg.sum(y)
+    backend.copies.clear()
+    return dist.DistributedGradientTape(tape, comm=comm, **how).gradient(target, [x, y])
+
+
+def test_gradients_are_averaged_on_the_devices(module, monkeypatch):
+    monkeypatch.setattr(device_buffers, "choose", lambda _: ("nccl", "each has its own"))
+    comm, backend = RecordedCommunicator(size=3), Devices()
+
+    for steps in (1, 2):  # the second one knows the layout
+        found = step(comm, backend)
+
+        np.testing.assert_allclose(found[0].array, [2, 4])
+        np.testing.assert_allclose(found[1].array, [[1]])
+        assert isinstance(found[0].array, Array)
+        assert len(Group.made[0].calls) == steps
+        assert backend.copies["to host"] == 0
+
+
+def test_other_reductions_go_by_the_host(module, monkeypatch):
+    monkeypatch.setattr(device_buffers, "choose", lambda _: ("nccl", "each has its own"))
+    monkeypatch.setattr(RecordedCommunicator, "split", lambda self, colour: self, raising=False)
+    monkeypatch.setattr(RecordedCommunicator, "machine", lambda self: 0, raising=False)
+    monkeypatch.setattr(RecordedCommunicator, "count", lambda self, what: None, raising=False)
+    comm, backend = RecordedCommunicator(size=3), Devices()
+
+    found = step(comm, backend, reduction="hierarchical")
+
+    assert isinstance(found[0].array, Array)
+    assert backend.copies["to host"] == 2
+    assert not any(group.calls for group in Group.made)
+
+
+def test_tensors_are_reduced_on_the_devices_with_their_gradients(module, monkeypatch):
+    monkeypatch.setattr(device_buffers, "choose", lambda _: ("nccl", "each has its own"))
+    comm, backend = RecordedCommunicator(size=3), Devices()
+    x = dg.Variable(np.array([1.0, 2.0]), backend=backend)
+
+    with dg.GradientTape() as tape:
+        total = dist.allreduce(x, comm=comm)
+        target = dg.sum(total * total)
+    gradient = tape.gradient(target, x)
+
+    np.testing.assert_allclose(total.array, [3, 6])
+    np.testing.assert_allclose(gradient.array, [18, 36])  # of all ranks' targets
+    assert len(Group.made[0].calls) == 2

@@ -1,0 +1,84 @@
+"""What this package's own CUDA kernels add: steps of optimizers, random bits, large transfers."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad import optimizers
+from distgrad.testing import rules
+from distgrad.testing.inputs import values
+from distgrad.testing.samples import samples
+
+RULES = [
+    optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    optimizers.Adam(0.01, amsgrad=True),
+    optimizers.AdamW(0.01),
+    optimizers.LAMB(0.01),
+    optimizers.RMSprop(0.01, centered=True),
+    optimizers.Adagrad(0.01),
+]
+
+
+def stepped(rule, backend, dtype):
+    """Return a parameter after some steps of a rule on a backend."""
+    with dg.use_backend(backend):
+        x = dg.Variable(values((5, 7), -1.0, 1.2).astype(dtype))
+        for step in range(3):
+            rule_gradient = dg.asarray((values((5, 7), -0.4, 0.9) * (step + 1)).astype(dtype))
+            rule.apply(rule_gradient, x)
+    return x.numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("make", RULES, ids=lambda rule: type(rule).__name__)
+def test_optimizers_step_as_on_the_cpu(make, dtype, cupy_backend):
+    found = stepped(deepcopy(make), cupy_backend, dtype)
+    expected = stepped(deepcopy(make), "numpy", dtype)
+
+    tolerance = {"float64": 1e-12, "float32": 2e-5, "float16": 2e-3}[dtype]
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_step_is_one_kernel_where_the_formula_allows(cupy_backend):
+    rule = optimizers.Adam(0.01)
+    x, g = (cupy_backend.asarray(np.ones(9, np.float32)) for _ in range(2))
+    slots = tuple(cupy_backend.asarray(np.zeros(9, np.float32)) for _ in rule.slots)
+
+    assert cupy_backend.change_in_place(rule, x, g, slots, None, rule.numbers(1))
+    assert float(x[0]) < 1
+
+
+EXACT = {f"random_{name}" for name in ("bits", "integers", "bernoulli", "uniform")}
+
+
+@pytest.mark.parametrize("sample", [s for s in samples() if s.operation in EXACT], ids=str)
+def test_random_numbers_are_the_hosts_bit_for_bit(sample, cupy_backend):
+    found, expected = rules.call(sample, cupy_backend), rules.call(sample)
+
+    np.testing.assert_array_equal(found.host(found.output), expected.output)
+
+
+ROUNDED = ("softmax", "log_softmax", "layer_norm", "rms_norm", "max_pool", "avg_pool")
+HALF = [sample for sample in samples() if sample.operation in ROUNDED]
+
+
+@pytest.mark.parametrize("sample", HALF, ids=str)
+def test_half_precision_is_that_of_single_rounded(sample, cupy_backend):
+    half = rules.call(sample.cast(np.dtype("float16")), cupy_backend)
+    single = rules.call(sample.cast(np.dtype("float32")))
+
+    for found, expected in zip(half.settled(), single.settled(), strict=True):
+        assert found.dtype == np.float16
+        np.testing.assert_allclose(found.astype(np.float32), expected, rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize("shape", [(3_000_001,), (1500, 1501), (0, 3), ()])
+def test_arrays_come_back_from_the_device_unchanged(shape, cupy_backend):
+    x = np.random.default_rng(0).standard_normal(shape)
+
+    there = cupy_backend.asarray(x)
+
+    np.testing.assert_array_equal(cupy_backend.to_host(there), x)
+    np.testing.assert_array_equal(cupy_backend.to_host(there.T), x.T)
