@@ -24,6 +24,7 @@ from distgrad.distributed.safety.audit import Divergence, DivergenceAudit
 from distgrad.distributed.sharded.blocks import Block
 from distgrad.distributed.sharded.optimizer import ShardedOptimizer
 from distgrad.distributed.sharded.report import ShardReport
+from distgrad.distributed.stepping.optimizer import DistributedOptimizer
 from distgrad.distributed.tracing.block import timeline
 from distgrad.distributed.tracing.job import Timeline
 from distgrad.distributed.tracing.merging import TimelineError
@@ -66,6 +67,7 @@ __all__ = [
     "Communicator",
     "DesyncError",
     "DistributedGradientTape",
+    "DistributedOptimizer",
     "Divergence",
     "DivergenceAudit",
     "DivergenceError",

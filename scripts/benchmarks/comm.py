@@ -3,7 +3,8 @@
 Each job runs on ranks of this machine: bucketed averaging of many tensors beside one raw
 MPI_Allreduce of the same bytes, the comparison of plans, the deterministic sum, compressed,
 adaptive and hierarchical sums beside the plain one, how much of the communication is hidden where
-the walk back waits (sleeps stand for it: they leave the cores free), and a training step on two
+the walk back waits (sleeps stand for it: they leave the cores free), how much more if a step waits
+where a variable is read next and messages take their time (sleeps, too), and a training step on two
 ranks beside DistributedDataParallel with gloo and beside two single processes at the same time,
 which is what this machine can do at most. Ratios are distgrad's time to the other's.
 """
@@ -31,6 +32,7 @@ from distgrad.testing.ranks import run_ranks
 TENSORS, MEGABYTES = 200, 100
 COMPRESSED = 32  # MiB of gradients in matrices
 LAYERS, SLEEP, MESSAGE = 16, 0.02, 2**18  # of the walk with delays: seconds and floats a layer
+LAYER, WIRE = 0.01, 0.015  # of steps with a slow network: seconds a layer each way, and a message
 WIDTHS, EXAMPLES = (784, 1024, 1024, 10), 128  # of the training step, a rank
 
 
@@ -168,6 +170,58 @@ def overlap(rounds: int, _: int) -> dict:
     return {name: statistics.median(each[1:]) for name, each in found.items()}
 
 
+def barrier(rounds: int, _: int) -> dict:
+    """Return how long steps wait for a slow network, by when they wait."""
+    import distgrad as dg
+    import distgrad.distributed as dist
+    from distgrad.distributed.averaging.adding import Native
+
+    dist.init()
+    add_up = Native.add_up
+
+    def slowly(self: Native, *arguments: Any) -> int:
+        time.sleep(WIRE)
+        return add_up(self, *arguments)
+
+    Native.add_up = slowly  # type: ignore[method-assign]
+
+    @dg.custom_gradient
+    def delayed(x: Any) -> Any:
+        def gradient(g: Any) -> Any:
+            time.sleep(LAYER)
+            return g
+
+        time.sleep(LAYER)
+        return x, gradient
+
+    ways: dict[str, dict[str, Any]] = {
+        "after": {"overlap": False},
+        "during": {"overlap": True},
+        "next read": {"wait": "next-read"},
+    }
+    found = {}
+    for name, options in ways.items():
+        model = [dg.Variable(np.ones(MESSAGE, np.float32), name=f"v{n}") for n in range(LAYERS)]
+        optimizer = dist.DistributedOptimizer(
+            dg.optimizers.SGD(1e-3), bucket_bytes=4 * MESSAGE, **options
+        )
+        optimizer.build(model)
+        exposed, begun = [], []
+        for _ in range(rounds + 4):
+            begun.append(time.perf_counter())
+            with dg.GradientTape() as tape:
+                y = dg.asarray(np.float32(1))
+                for variable in model:
+                    y = delayed(y + dg.mean(variable))
+            optimizer.minimize(y, model, tape, examples=1)
+            exposed.append(optimizer.report.exposed_seconds)
+        optimizer.wait()
+        # The first two steps do not overlap, and of a late step the next one knows the report.
+        found[name] = statistics.median(exposed[3:])
+        found[f"{name} step"] = statistics.median(np.diff(begun)[3:])
+    return found
+
+
 def batch(rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a rank's examples and labels."""
     rng = np.random.default_rng(rank)
@@ -264,6 +318,7 @@ WORKERS = {
     "averaging": averaging,
     "compression": compression,
     "overlap": overlap,
+    "barrier": barrier,
     "training": training,
     "training_torch": training_torch,
 }
@@ -348,7 +403,25 @@ def main() -> None:
         line("communication after the walk, exposed", found["plain"])
         line("communication during the walk", found["seconds"])
         line("of it exposed", found["exposed"], "it", found["exposed"] / found["seconds"])
+    show_barrier(arguments.rounds)
     show_training(arguments.rounds)
+
+
+def show_barrier(rounds: int) -> None:
+    """Print how long steps wait for a slow network, by when they wait."""
+    found = measure("barrier", 2, rounds)
+    if found:
+        print(
+            f"steps of {LAYERS} layers, {1e3 * LAYER:.0f} ms each way, {1e3 * WIRE:.0f} ms a "
+            "message, 2 ranks:"
+        )
+        for way in ("after", "during"):
+            line(f"step, messages {way} the walk", found[f"{way} step"])
+            line("  of it exposed", found[way])
+        ratio = found["next read step"] / found["during step"]
+        line("step, wait='next-read'", found["next read step"], "during the walk", ratio)
+        ratio = found["next read"] / found["during"]
+        line("  of it exposed", found["next read"], "during the walk", ratio)
 
 
 def show_training(rounds: int) -> None:

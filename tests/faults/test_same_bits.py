@@ -1,8 +1,11 @@
 """Whole jobs in deterministic mode end with the same bits on any number of ranks, under any MPI."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from distgrad.testing.ranks import run_ranks
 
@@ -97,3 +100,31 @@ def test_the_other_mpi_gives_the_same_hash(tmp_path, other_mpirun):
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == own
+
+
+def job_with_dropout(tmp_path, ranks, deterministic):
+    """Return the hash of the variables and all losses of a job of 30 steps."""
+    metrics = tmp_path / f"{ranks}.jsonl"
+    script = Path(__file__).with_name("dropout_job.py")
+    mode = ["--deterministic"] if deterministic else []
+    result = run_ranks(ranks, [script, *mode, "--metrics", metrics], timeout=90)
+    assert result.returncode == 0, result.stderr
+    assert "sizes 19 23" in result.stdout
+    *steps, final = map(json.loads, metrics.read_text().splitlines())
+    losses = [(each["loss"], each["grad_norm"]) for each in steps if "loss" in each]
+    assert len(losses) == 30
+    return final["variables_sha256"], losses
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return job_with_dropout(tmp_path_factory.mktemp("alone"), 1, True)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_a_job_with_dropout_ends_with_the_bits_of_one_rank(tmp_path, ranks, alone):
+    assert job_with_dropout(tmp_path, ranks, True) == alone
+
+
+def test_without_deterministic_it_ends_elsewhere(tmp_path, alone):
+    assert job_with_dropout(tmp_path, 2, False)[0] != alone[0]

@@ -25,6 +25,7 @@ from distgrad.distributed.averaging.slices import (
 )
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
+from distgrad.distributed.verbs.device_buffers import Line, line_of_sources
 from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import BatchError, TapeError
 from distgrad.sparse import IndexedSlices, densified, made
@@ -186,7 +187,12 @@ class Rest:
         )
         found = [each and slices is None for each, slices in zip(waiting, results, strict=True)]
         positions = tuple(position for position, each in enumerate(found) if each)
+        line = line_of_sources(comm, leaves) if type(self._adder) is Native else None
         for bucket in plan_buckets(*layout_of(leaves), positions, bucket_bytes):
+            if line is not None:
+                message = self._added_on_device(line, bucket, tally)
+                take_out(bucket, message, leaves, results, as_sum=as_sum, ranks=comm.size)
+                continue
             out = buffers_of(comm).take(bucket.length, bucket.dtype)
             arrays = [on_host(self._gradients[p]) for p in bucket.positions]
             message = bucket.pack(arrays, weight, out)
@@ -196,6 +202,20 @@ class Rest:
             (new if done is None else done) if each else None
             for each, new, done in zip(self._connected, results, self._done, strict=True)
         ]
+
+    def _added_on_device(self, line: Line, bucket: Bucket, tally: Tally) -> Any:
+        """Return the sum of all ranks' messages, which never leaves the devices."""
+        dense = [self._gradients[p] for p in bucket.positions]
+        arrays = [None if each is None else densified(each).array for each in dense]
+        # NumPy's functions, by which messages are packed, are the device's own on its arrays.
+        out = line.empty(bucket.length, bucket.dtype)
+        message = bucket.pack(arrays, self._weight, out)
+
+        def add() -> int:
+            line.add_up(message)
+            return int(message.nbytes)
+
+        return tally.add_up(message, add)
 
 
 def connect(policy: UnconnectedGradients, leaves: list[Any], gradients: Sequence[Any]) -> list[Any]:

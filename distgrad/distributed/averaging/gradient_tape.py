@@ -33,6 +33,7 @@ from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import world
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.verbs.device_buffers import line_of_sources
 from distgrad.errors import BatchError, ShapeError, TapeError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
@@ -271,7 +272,9 @@ class DistributedGradientTape:
         entries = describe_sources(treedef, leaves)
         adder = self._manner.adder(comm, entries)
         plan = Plan(f"{operation})", adder.entries(entries))
-        layout = layout_known(comm, plan)
+        # What travels by the devices themselves does not wait for a thread of the host.
+        on_device = line_of_sources(comm, leaves) is not None
+        layout = None if on_device else layout_known(comm, plan)
         if layout is not None and len(layout.buckets) > 1:
             lane = lane_of(comm, self._overlap)
             if lane is not None:

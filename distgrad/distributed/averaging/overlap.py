@@ -181,7 +181,11 @@ class OverlappedAverage:
         arrays = [on_host(self._gradients.pop(position)) for position in bucket.positions]
         message = bucket.pack(arrays, self.weight, out)
         add = partial(self._adder.add_up, self._lane.comm, bucket, message)
-        self._jobs.append(self._lane.submit(partial(self.tally.add_up, message, add)))
+        self._jobs.append(self._submit(partial(self.tally.add_up, message, add)))
+
+    def _submit(self, work: Callable[[], Any]) -> Job:
+        """Have the thread add up the next bucket."""
+        return self._lane.submit(work)
 
     def finish(
         self, sources: list[Any], present: list[bool], *, as_sum: bool

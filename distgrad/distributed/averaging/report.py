@@ -37,7 +37,8 @@ class CommReport:
         How many messages carried gradients.
     algorithm : str
         ``"allreduce"``, ``"hierarchical"``, ``"adasum"``, ``"ordered"`` or the name of a
-        compression; with ``"overlapped "`` before it where they travelled during the walk back.
+        compression; with ``"overlapped "`` before it where they travelled during the walk back, and
+        ``"deferred "`` where they were waited for at the next read of variables.
     rank_seconds : tuple of float
         For each rank, how long it computed between the last averaging and this one, waiting for
         others not included. Empty on one rank, before the second averaging, and beyond 4096 ranks.

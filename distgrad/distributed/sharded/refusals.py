@@ -25,8 +25,8 @@ def is_cut(variable: Variable) -> bool:
     return variable.trainable and is_differentiable(variable.dtype)
 
 
-def variables_of(method: str, variables: Any) -> list[Variable]:
-    """Return the variables of a nest.
+def variables_of(method: str, variables: Any, who: str = _WHO) -> list[Variable]:
+    """Return the variables of a nest; `who` is the optimizer that asks.
 
     Raises
     ------
@@ -41,16 +41,15 @@ def variables_of(method: str, variables: Any) -> list[Variable]:
     seen: set[int] = set()
     for leaf in leaves:
         if not isinstance(leaf, Variable):
-            raise TypeError(f"{_WHO}.{method}: expected variables, got {type(leaf).__name__}")
+            raise TypeError(f"{who}.{method}: expected variables, got {type(leaf).__name__}")
         if leaf.key in seen:
             raise ValueError(
-                f"{_WHO}.{method}: the variable {leaf.name!r} is there twice; expected each one "
-                "once"
+                f"{who}.{method}: the variable {leaf.name!r} is there twice; expected each one once"
             )
         seen.add(leaf.key)
     if VALUES.get() is not None:
         raise TraceError(
-            f"{_WHO}.{method}: within dg.function; ranks are spoken to outside of it, with the "
+            f"{who}.{method}: within dg.function; ranks are spoken to outside of it, with the "
             "gradients that the traced function returns"
         )
     return leaves
@@ -81,7 +80,16 @@ def gradients_by_position(holdings: Holdings, gradients: Any, variables: Any) ->
     return placed
 
 
-def refuse_averages(comm: Communicator, gradients: Sequence[Any], names: Sequence[str]) -> None:
+_INSTEAD = "or make the optimizer with stage=1, average=None"
+
+
+def refuse_averages(
+    comm: Communicator,
+    gradients: Sequence[Any],
+    names: Sequence[str],
+    who: str = _WHO,
+    instead: str = _INSTEAD,
+) -> None:
     """Raise a `TapeError` if a gradient lies in a buffer in which ranks have averaged it.
 
     That shows where the average has its variable's dtype on NumPy's backend; others are copies.
@@ -90,13 +98,12 @@ def refuse_averages(comm: Communicator, gradients: Sequence[Any], names: Sequenc
     for gradient, name in zip(gradients, names, strict=True):
         if isinstance(gradient, Tensor) and pool.lent(gradient.array):
             raise TapeError(
-                f"{_WHO}: the gradient of {name!r} is an average over ranks already; pass "
-                "gradients of a plain GradientTape, or make the optimizer with stage=1, "
-                "average=None"
+                f"{who}: the gradient of {name!r} is an average over ranks already; pass "
+                f"gradients of a plain GradientTape, {instead}"
             )
 
 
-def refuse_tape(tape: Any, targets: Any) -> None:
+def refuse_tape(tape: Any, targets: Any, who: str = _WHO) -> None:
     """Refuse a tape that averages itself, and one whose target another tape records.
 
     Raises
@@ -106,13 +113,13 @@ def refuse_tape(tape: Any, targets: Any) -> None:
     """
     if isinstance(tape, DistributedGradientTape):
         raise TypeError(
-            f"{_WHO}: a DistributedGradientTape averages over ranks, and so would this; pass the "
+            f"{who}: a DistributedGradientTape averages over ranks, and so would this; pass the "
             "plain GradientTape"
         )
     others = [each for each in LISTENERS.get() if each is not tape]
     leaves = tree.flatten(targets)[0]
     if any(each.follows(t.key) for each in others for t in leaves if hasattr(t, "key")):
         raise TapeError(
-            f"{_WHO}: another tape records the loss, but no derivative goes through the reduction "
+            f"{who}: another tape records the loss, but no derivative goes through the reduction "
             "over ranks; take higher derivatives on each rank first"
         )

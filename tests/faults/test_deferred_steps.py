@@ -1,0 +1,101 @@
+"""Steps that wait for the next read: what another rank does in the meantime, and how a job ends."""
+
+import pytest
+
+from distgrad.testing.ranks import run_ranks
+
+JOB = """
+import sys, time
+import numpy as np
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.distributed.averaging.adding import Native
+from distgrad.errors import RemoteRankError
+
+world = dist.init()
+layers = [dg.Variable(np.ones(2**16, np.float32), name=f"layer{n}") for n in range(4)]
+optimizer = dist.DistributedOptimizer(
+    dg.optimizers.SGD(0.5), wait="next-read", bucket_bytes=2**18
+)
+optimizer.build(layers)
+add_up = Native.add_up
+
+def slowly(self, *arguments):
+    time.sleep(0.3)
+    return add_up(self, *arguments)
+
+if world.rank == 1:
+    Native.add_up = slowly
+gradients = [dg.asarray(np.full(2**16, world.rank + 1, np.float32))] * 4
+begun = time.monotonic()
+optimizer.apply(gradients, layers, examples=1)
+print("applied early", time.monotonic() - begun < 0.3, flush=True)
+"""
+MEAN = 1 - 0.5 * 1.5
+
+
+def job(tmp_path, rest, **options):
+    script = tmp_path / "job.py"
+    script.write_text(JOB + rest)
+    return run_ranks(2, script, timeout=40, **options)
+
+
+def test_a_job_ends_in_good_order_with_averages_under_way(tmp_path):
+    result = job(tmp_path, "print('end', flush=True)\n")
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("end") == result.stdout.count("applied early True") == 2
+    assert result.seconds < 20
+
+
+def test_a_read_waits_for_its_own_layer(tmp_path):
+    result = job(
+        tmp_path,
+        """
+first = float(layers[0].numpy()[0])
+seconds = [time.monotonic() - begun]
+last = float(layers[-1].numpy()[0])
+seconds.append(time.monotonic() - begun)
+print("values", first, last, "later", seconds[1] - seconds[0] > 0.5, flush=True)
+""",
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(f"values {MEAN} {MEAN} later True") == 2, result.stdout
+
+
+def test_an_error_on_another_rank_surfaces_at_the_read(tmp_path):
+    result = job(
+        tmp_path,
+        """
+if world.rank == 1:
+    raise ValueError("planted")
+try:
+    layers[-1].numpy()
+except RemoteRankError as error:
+    print("heard", "planted" in str(error), "at the read", flush=True)
+    print("kept", float(layers[-1].numpy()[0]), flush=True)
+    raise
+""",
+    )
+
+    assert result.returncode != 0
+    assert "heard True at the read" in result.stdout, result.stdout + result.stderr
+    assert "kept 1.0" in result.stdout
+    assert "ValueError: planted" in result.stderr
+    assert result.seconds < 30
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_rank_that_exits_by_itself_has_sent_its_part(tmp_path, code):
+    result = job(
+        tmp_path,
+        f"""
+if world.rank == 1:
+    sys.exit({code})
+print("value", float(layers[-1].numpy()[0]), flush=True)
+""",
+    )
+
+    assert f"value {MEAN}" in result.stdout, result.stdout + result.stderr
+    assert (result.returncode != 0) == (code != 0)
