@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from training_steps.own import models, step_of
+from training_steps.peers import torch_step
 
 import distgrad as dg
 from distgrad.backend import load
@@ -134,132 +136,6 @@ def product_rows(clock: Clock, size: int) -> Iterator[tuple[str, float, str]]:
 # --- steps of training ----------------------------------------------------------------------------
 
 
-class Encoder(dg.nn.Module):
-    """A block of a transformer, and a classifier."""
-
-    def __init__(self, width: int) -> None:
-        self.before, self.after = dg.nn.LayerNorm(), dg.nn.LayerNorm()
-        self.attention = dg.nn.MultiHeadAttention(4)
-        self.wide = dg.nn.Dense(4 * width, activation=dg.nn.gelu)
-        self.narrow, self.logits = dg.nn.Dense(width), dg.nn.Dense(10)
-
-    def call(self, x: Any) -> Any:
-        """Return logits."""
-        x = x + self.attention(self.before(x))
-        x = x + self.narrow(self.wide(self.after(x)))
-        return self.logits(dg.mean(x, axis=1))
-
-
-def models(scale: int) -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
-    """Return what makes each model, and the shape of its inputs; `scale` makes all smaller."""
-    width, batch = 1024 // scale, 256 // scale
-    relu = dg.nn.relu
-
-    def mlp() -> Any:
-        return dg.nn.Sequential(dg.nn.Dense(width, relu), dg.nn.Dense(width, relu), dg.nn.Dense(10))
-
-    def cnn() -> Any:
-        layers = [dg.nn.Conv(32, 3, padding="same", activation=relu), dg.nn.MaxPool(2)]
-        layers += [dg.nn.Conv(64, 3, padding="same", activation=relu), dg.nn.MaxPool(2)]
-        return dg.nn.Sequential(*layers, dg.nn.Flatten(), dg.nn.Dense(10))
-
-    def lstm() -> Any:
-        return dg.nn.Sequential(dg.nn.LSTM(width // 4), dg.nn.Dense(10))
-
-    return {
-        "MLP": (mlp, (batch, width)),
-        "CNN": (cnn, (batch, 32, 32, 3)),
-        "LSTM": (lstm, (batch, 64 // scale, width // 8)),
-        "transformer": (lambda: Encoder(width // 4), (batch // 4, 128 // scale, width // 4)),
-    }
-
-
-def step_of(backend: Any, make: Callable[[], Any], shape: tuple[int, ...], dtype: str) -> Any:
-    """Return an eager step of training, and the one by `dg.function`."""
-    generator = np.random.default_rng(0)
-    x = dg.asarray(generator.standard_normal(shape).astype(np.float32), backend=backend)
-    labels = dg.asarray(generator.integers(0, 10, shape[0]), backend=backend)
-    model = make().build(x, seed=0)
-    optimizer = dg.optimizers.Adam(1e-3)
-    narrow = "float16" if dtype == "float32" else dtype
-
-    def gradients(x: Any, labels: Any) -> Any:
-        with dg.autocast(narrow, enabled=dtype != "float32"), dg.GradientTape() as tape:
-            loss = dg.mean(dg.softmax_cross_entropy(labels=labels, logits=model(x)))
-        return tape.gradient(loss, model.trainable_variables)
-
-    traced = dg.function(gradients)
-
-    def stepping(of: Callable[..., Any]) -> Callable[[], None]:
-        return lambda: optimizer.apply(of(x, labels), model.trainable_variables)
-
-    return stepping(gradients), stepping(traced)
-
-
-def torch_step(
-    name: str, shape: tuple[int, ...], scale: int, dtype: str
-) -> Callable[[], Any] | None:
-    """Return PyTorch's eager step of a model on the device; None where there is none."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    nn, width = torch.nn, 1024 // scale
-
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.cells = nn.LSTM(width // 8, width // 4, batch_first=True)
-            self.logits = nn.Linear(width // 4, 10)
-
-        def forward(self, x: Any) -> Any:
-            return self.logits(self.cells(x)[0][:, -1])
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            own = width // 4
-            self.layer = nn.TransformerEncoderLayer(
-                own, 4, 4 * own, 0.0, "gelu", batch_first=True, norm_first=True
-            )
-            self.logits = nn.Linear(own, 10)
-
-        def forward(self, x: Any) -> Any:
-            return self.logits(self.layer(x).mean(1))
-
-    def dense(*lengths: int) -> list[Any]:
-        return [nn.Linear(lengths[0], lengths[1]), nn.ReLU()]
-
-    made = {
-        "MLP": lambda: nn.Sequential(
-            *dense(width, width), *dense(width, width), nn.Linear(width, 10)
-        ),
-        "CNN": lambda: nn.Sequential(
-            *(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(64 * 64, 10)),
-        ),
-        "LSTM": Last,
-        "transformer": Block,
-    }[name]().cuda()
-    own = (shape[0], shape[3], shape[1], shape[2]) if len(shape) == 4 else shape
-    x = torch.randn(own, device="cuda")
-    labels = torch.randint(0, 10, (shape[0],), device="cuda")
-    optimizer = torch.optim.Adam(made.parameters(), 1e-3, fused=True)
-    narrow = getattr(torch, dtype)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cuda", narrow, enabled=dtype != "float32"):
-            loss = torch.nn.functional.cross_entropy(made(x), labels)
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
 def torch_median(step: Callable[[], Any], rounds: int) -> float:
     """Return the median seconds of PyTorch's step, by its own events: its stream is another."""
     import torch
@@ -289,7 +165,7 @@ def step_rows(clock: Clock, scale: int, chosen: list[str]) -> Iterator[tuple[str
                 except UNSUPPORTED as error:
                     words = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
                     cells.append(f"fails ({words})")
-            peer = torch_step(name, shape, scale, dtype) if clock.events else None
+            peer = torch_step(name, shape, scale, dtype, "cuda") if clock.events else None
             cells.append(
                 f"{1e3 * torch_median(peer, clock.rounds):.2f}" if peer else "not measured"
             )
