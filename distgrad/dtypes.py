@@ -84,9 +84,11 @@ def _named(name: str) -> DType:
                 "dtype 'bfloat16' needs the package ml_dtypes: pip install ml_dtypes"
             ) from error
         bfloat16 = np.dtype(ml_dtypes.bfloat16)
-        _KNOWN.add(bfloat16)  # first: whoever is told asks for it
-        while _awaiting_bfloat16:
-            _awaiting_bfloat16.pop()()
+        _KNOWN.add(bfloat16)  # first: whoever is told asks for it, and nobody is told twice
+        awaiting = _awaiting_bfloat16.copy()
+        _awaiting_bfloat16.clear()
+        for prepare in awaiting:
+            prepare()
         return bfloat16
     if name not in NAMES:
         raise DTypeError(f"dtype {name!r} is unknown; expected one of {', '.join(NAMES)}, bfloat16")

@@ -157,3 +157,19 @@ def test_kernels_are_wrapped_no_sooner_than_bfloat16_is_named():
     job = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert job.stderr == ""
+
+
+def test_many_backends_learn_of_bfloat16_in_turn():
+    code = (
+        "import numpy as np\n"
+        "import distgrad as dg\n"
+        "from distgrad.backend import ArrayModuleBackend\n"
+        "backends = [ArrayModuleBackend(f'b{i}', np) for i in range(300)]\n"
+        "arrays = [dg.asarray(1.0, backend=each) for each in backends]\n"
+        "dg.asarray(1.0, dtype='bfloat16')\n"
+        "print(dg.exp(arrays[0].astype('bfloat16')).dtype)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.stdout == "bfloat16\n", done.stderr
