@@ -120,7 +120,10 @@ def run_case(case: Case, ranks: int, mpi: str, other: str) -> dict[str, Any]:
         try:
             case.play(bench)
         except (UnexpectedEndError, DistgradError) as error:
-            return outcome | {"outcome": "not as expected", "detail": str(error)[-3000:]}
+            detail = str(error).replace(folder, "FOLDER")
+            for path, word in ((CHECKOUT, "CHECKOUT"), (sys.prefix, "ENVIRONMENT")):
+                detail = detail.replace(str(path), word)  # the file is for readers elsewhere
+            return outcome | {"outcome": "not as expected", "detail": detail[-3000:]}
         whole = time.monotonic() - begun
     return outcome | {
         "outcome": "ok",
