@@ -51,8 +51,9 @@ The cases are in `distgrad/testing/fault_matrix/`. `tests/faults/test_fault_matr
 - An outcome is *ok* if the job ended as the table says: with the error and the words that the case
   expects, on the ranks that have to say them, with a non-zero exit code and within 10 s of the
   fault; or, where it has to go on, with exit code 0 and the right numbers.
-- The seconds are those from the fault to the end of the job, the launcher's own included; in
-  parentheses those of the whole job, where nothing ends it.
+- The seconds are those from the fault to the end of the job, the launcher's own included. In
+  parentheses are those of the whole job, start-up included, where no moment of the fault is
+  announced: **the limit of 10 s is not applied to these**, only the deadline of the job.
 - More ranks than cores share a machine here ({machine}), which may be busy with other work: the
   seconds are upper limits, not figures of speed.
 """
@@ -60,6 +61,10 @@ The cases are in `distgrad/testing/fault_matrix/`. `tests/faults/test_fault_matr
 NOTES = """\
 ## What is not in the tables
 
+- **F21 under MPICH was first "not as expected"** on 2, 3, 4 and 8 ranks: the right error came, but
+  the limit of 10 s was then applied to the whole job, and start-up on a busy machine took longer
+  (12.9 s on 2 ranks). It counts as expected since that limit is for announced faults alone. The
+  first outcomes still stand in `docs/reliability.jsonl`.
 - **Seconds depend on deadlines** where nobody says anything: a rank that hangs (F9) is named when
   the others have waited for `dist.init(timeout=...)` seconds, 4 in this case, 1800 by default.
 - **A corrupted message that reaches all ranks alike** (F23) leaves them equal, and equally wrong:
