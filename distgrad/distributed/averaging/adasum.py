@@ -88,7 +88,7 @@ def _runs(bucket: Bucket, start: int, stop: int) -> list[tuple[int, slice]]:
 def _dots(a: Array, b: Array) -> tuple[float, float, float]:
     """Return a·a, b·b and a·b of parts of two vectors, summed in float64."""
     a, b = a.view(a.real.dtype), b.view(b.real.dtype)
-    return tuple(  # type: ignore[return-value]
+    return tuple(  # type: ignore[return-value]  # three, as there are pairs
         float(np.einsum("i,i->", left, right, dtype=np.float64))
         for left, right in ((a, a), (b, b), (a, b))
     )
