@@ -364,3 +364,10 @@ class CheckpointMismatchError(CheckpointError, KeyError):
 
 class CheckpointWarning(UserWarning):
     """A damaged or incomplete checkpoint was passed over for an older one."""
+
+
+class CacheError(DistgradError, OSError):
+    """The user's cache folder cannot be used: not to be made, or not the user's alone.
+
+    The message names the folder and the remedy.
+    """

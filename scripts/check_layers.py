@@ -19,7 +19,7 @@ from pathlib import Path
 # The name is the part after `distgrad.`, or the whole name of a package in `backends/`.
 FLOORS: dict[int, tuple[str, ...]] = {
     1: ("core", "errors"),
-    2: ("backend", "shapes", "dtypes", "promotion", "tree", "windows"),
+    2: ("backend", "shapes", "dtypes", "promotion", "tree", "windows", "user_cache"),
     3: ("ops",),
     4: ("operators", "array_methods", "interchange", "tensor", "linalg", "fft", "special"),
     5: (

@@ -1,5 +1,7 @@
 """What all tests share: each leaves the set of backends in use as it found it."""
 
+import shutil
+
 import pytest
 
 from distgrad import backends_in_force
@@ -13,3 +15,12 @@ def backends_in_use():
     levels = {key: each for key, each in backends_in_force._kernels.items() if each.level}
     backends_in_force._kernels.clear()
     backends_in_force._kernels.update(before | levels)
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out the tests of compiled kernels where nothing compiles."""
+    if any(map(shutil.which, ("c++", "g++", "clang++"))):
+        return
+    for item in items:
+        if item.get_closest_marker("needs_compiler"):
+            item.add_marker(pytest.mark.skip(reason="no C++ compiler is installed"))

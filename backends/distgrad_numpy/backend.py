@@ -21,6 +21,8 @@ from distgrad_numpy import (
     selection,
     softmaxes,
 )
+from distgrad_numpy.compiled import elementwise
+from distgrad_numpy.compiled.stepping import Steps
 from distgrad_numpy.rows import add_rows
 
 Array = np.ndarray[Any, Any]
@@ -30,25 +32,8 @@ class NumPyBackend(ArrayModuleBackend):
     """NumPy as a backend."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "numpy",
-            np,
-            onednn.preferred(
-                {
-                    **KERNELS,
-                    **attention.KERNELS,
-                    **blocked.KERNELS,
-                    **convolution.KERNELS,
-                    **ctc.KERNELS,
-                    **normalization.KERNELS,
-                    **pooling.KERNELS,
-                    **recurrent.KERNELS,
-                    **rows.KERNELS,
-                    **selection.KERNELS,
-                    **softmaxes.KERNELS,
-                }
-            ),
-        )
+        super().__init__("numpy", np, _kernels())
+        self.change_in_place = Steps()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a NumPy array; a scalar of NumPy's becomes one of no dimensions."""
@@ -65,6 +50,25 @@ class NumPyBackend(ArrayModuleBackend):
     def add_rows(self, array: Array, indices: Array, rows: Array) -> Array:
         """Return the array with rows added in place at positions along its first axis."""
         return add_rows(array, indices, rows)
+
+
+def _kernels() -> dict[str, Callable[..., Any]]:
+    """Return the kernels: compiled where that is quickest, then oneDNN's, then those of NumPy."""
+    own = {
+        **KERNELS,
+        **attention.KERNELS,
+        **blocked.KERNELS,
+        **convolution.KERNELS,
+        **ctc.KERNELS,
+        **normalization.KERNELS,
+        **pooling.KERNELS,
+        **recurrent.KERNELS,
+        **rows.KERNELS,
+        **selection.KERNELS,
+        **softmaxes.KERNELS,
+    }
+    kernels = onednn.preferred(own)
+    return kernels | elementwise.preferred({name: kernels[name] for name in blocked.KERNELS})
 
 
 def create() -> NumPyBackend:

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
@@ -123,7 +124,9 @@ def run(work: Callable[[Item], Any], items: Sequence[Item]) -> None:
             _inside.working = False
 
     with _region:
-        others = [_pool(workers - 1).submit(take) for _ in range(workers - 1)]
+        # In the caller's context, where np.errstate says what to do about overflows.
+        pool = _pool(workers - 1)
+        others = [pool.submit(copy_context().run, take) for _ in range(workers - 1)]
         try:
             take()
         finally:

@@ -18,7 +18,8 @@ from distgrad.distributed.launching.launchers import find_launcher, installed_wh
 from distgrad.distributed.launching.probing import Library, probe_library
 from distgrad.distributed.launching.threads import THREAD_VARIABLES, threads_per_rank
 from distgrad.dtypes import default_dtype
-from distgrad.errors import LaunchError
+from distgrad.errors import CacheError, LaunchError
+from distgrad.user_cache import cache_folder
 
 _PACKAGES = ("numpy", "optree", "mpi4py", "cupy", "threadpoolctl", "ml_dtypes", "scipy", "rich")
 _GIBIBYTE = 2**30
@@ -45,6 +46,7 @@ def _execute(given: argparse.Namespace) -> int:
         "devices": _devices(),
         "MPI": _mpi(probe_library()),
         "threads": _threads(),
+        "compiled kernels": _compiled(),
     }
     if given.json:
         print(json.dumps(sections, indent=2))
@@ -84,6 +86,21 @@ def _backends() -> dict[str, str]:
     facts = {each.name: "ok" if each.ok else each.reason for each in status()}
     in_force = current_kernels().backend.name
     return facts | {"in force": in_force, "default dtype": str(default_dtype())}
+
+
+def _compiled() -> dict[str, str]:
+    compiled = import_module("distgrad_numpy.compiled")
+    if not compiled.is_on():
+        return {"compiler": f"not asked: {compiled.SWITCH}=0 is set"}
+    try:
+        facts = {"compiler": compiled.compiler_name()}
+    except compiled.CompilerError as error:
+        return {"compiler": f"none: {error}"}
+    try:
+        facts["cache"] = str(cache_folder("kernels"))
+    except CacheError as error:
+        facts["cache"] = f"none: {error}"
+    return facts
 
 
 def _devices() -> dict[str, str]:

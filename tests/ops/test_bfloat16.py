@@ -9,12 +9,13 @@ import pytest
 import distgrad as dg
 from distgrad.core.op import Spec
 from distgrad.core.seam import apply
+from distgrad.dtypes import as_dtype
 from distgrad.ops import VOCABULARY
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
 
-bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+bfloat16 = as_dtype(pytest.importorskip("ml_dtypes").bfloat16)  # names it: kernels widen
 
 SAMPLES = [
     sample

@@ -1,19 +1,16 @@
-"""The formula of each rule as C++ does what it does on arrays; compiled for the host."""
-
-import ctypes
-import shutil
-import subprocess
-import sys
+"""The formula of each rule as C++ does what it does on arrays; compiled kernels of the host."""
 
 import numpy as np
 import pytest
 
 from distgrad import optimizers
-from distgrad.backend.scalar_code import C_TYPES, NoScalarCode
+from distgrad.backend.scalar_code import NoScalarCode
+from distgrad.backends_in_force import kernels_of
 from distgrad.optimizers.fused import formula_of, signature_of
 from distgrad.optimizers.in_place import change_array
 from distgrad.optimizers.rules import Rule
-from distgrad.optimizers.vocabulary import Vocabulary
+from distgrad.optimizers.vocabulary import Vocabulary, vocabulary_of
+from distgrad.testing.inputs import values
 
 RULES = [
     optimizers.SGD(0.1),
@@ -27,56 +24,59 @@ RULES = [
 ON_NUMPY = Vocabulary(np.sqrt, np.maximum, np.where, np.sum, np.real, np.conj)
 
 
-def slots_of(rule, dtype):
-    return [np.linspace(0.5, 1.5, 7).astype(dtype) for _ in rule.slots]
+@pytest.fixture
+def step():
+    """What changes arrays by a rule compiled."""
+    return vocabulary_of(kernels_of("numpy").backend, np.zeros(1)).fused
 
 
-def library_of(formulas, folder):
-    """Return a library with a function for each formula, over arrays and numbers."""
-    texts = ["#include <cmath>\nusing namespace std;\n"]
-    for number, formula in enumerate(formulas):
-        reads = [(name, dtype) for name, dtype in formula.inputs if not name.startswith("n")]
-        given = [(name, dtype) for name, dtype in formula.inputs if name.startswith("n")]
-        arguments = [f"const {C_TYPES[d.name]}* {n}_all" for n, d in reads]
-        arguments += [f"{C_TYPES[d.name]} {n}" for n, d in given]
-        arguments += [f"{C_TYPES[d.name]}* {n}_all" for n, d in formula.outputs]
-        head = " ".join(f"const auto {n} = {n}_all[i];" for n, _ in reads)
-        ends = " ".join(f"auto& {n} = {n}_all[i];" for n, _ in formula.outputs)
-        texts.append(
-            f'extern "C" void f{number}(long long n, {", ".join(arguments)}) {{\n'
-            f"for (long long i = 0; i < n; ++i) {{ {head} {ends}\n{formula.body}\n}} }}\n"
-        )
-    code, library = folder / "steps.cpp", folder / "steps.so"
-    code.write_text("".join(texts))
-    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    compiler = [found] if found else [sys.executable, "-m", "ziglang", "c++"]
-    command = [*compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-o", library, code]
-    subprocess.run(command, check=True, timeout=300)
-    return ctypes.CDLL(str(library))
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("size", [1, 7, 100_003])
+def test_a_compiled_step_changes_arrays_as_the_formula_of_the_rule_does(rule, dtype, size, step):
+    x, g = (values((size,), -1.0, 1.0, seed).astype(dtype) for seed in (1, 2))
+    slots = [values((size,), 0.5, 1.5, 3).astype(dtype) for _ in rule.slots]
+    numbers = rule.numbers(3)
+    own = [x.copy(), *(slot.copy() for slot in slots)]
+
+    assert step(rule, own[0], g, tuple(own[1:]), None, numbers)
+    change_array(rule, ON_NUMPY, x, g, tuple(slots), None, numbers)
+
+    for found, expected in zip(own, (x, *slots), strict=True):
+        tolerance = 8 * np.finfo(dtype).eps
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_kernels_of_rules_change_arrays_as_their_formulas_do(tmp_path):
-    cases = [(rule, np.dtype(dtype)) for rule in RULES for dtype in ("float32", "float64")]
-    formulas = [
-        formula_of(rule, d, d, [d] * len(rule.slots), None, len(rule.numbers(3)))
-        for rule, d in cases
-    ]
-    library = library_of(formulas, tmp_path)
+@pytest.mark.needs_compiler
+def test_parts_of_a_parameter_are_changed_to_the_same_bits_as_the_whole(step):
+    rule, numbers = optimizers.Adam(0.01), optimizers.Adam(0.01).numbers(3)
+    whole = [values((1000,), 0.5, 1.5, seed).astype(np.float32) for seed in range(4)]
+    parts = [each.copy() for each in whole]
 
-    for number, (rule, dtype) in enumerate(cases):
-        x, g = np.linspace(-1, 2, 7).astype(dtype), np.linspace(-2, 1, 7).astype(dtype)
-        slots, numbers = slots_of(rule, dtype), rule.numbers(3)
-        own = [x.copy(), *(slot.copy() for slot in slots)]
-        change_array(rule, ON_NUMPY, x, g, tuple(slots), None, numbers)
-        kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
-        pointers = [ctypes.c_void_p(each.ctypes.data) for each in (own[0], g, *own[1:])]
-        ends = [ctypes.c_void_p(each.ctypes.data) for each in own]
-        given = [kind(float(each)) for each in numbers]
-        getattr(library, f"f{number}")(ctypes.c_longlong(7), *pointers, *given, *ends)
+    assert step(rule, whole[0], whole[1], tuple(whole[2:]), None, numbers)
+    for part in (slice(0, 1), slice(1, 334), slice(334, 1000)):
+        x, g, *slots = (each[part] for each in parts)
+        assert step(rule, x, g, tuple(slots), None, numbers)
 
-        for found, expected in zip(own, (x, *slots), strict=True):
-            tolerance = 1e-5 if dtype == np.float32 else 1e-12
-            np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    assert all(map(np.array_equal, whole, parts))
+
+
+@pytest.mark.needs_compiler
+def test_arrays_that_are_not_one_line_in_memory_are_left_to_the_formula(step):
+    rule = optimizers.Adam(0.01)
+    x, g, m, v = (np.ones((8, 8), np.float32) for _ in range(4))
+
+    assert not step(rule, x, g.T, (m, v), None, rule.numbers(1))
+
+
+@pytest.mark.needs_compiler
+def test_a_step_of_half_precision_is_left_to_the_formula(step):
+    rule = optimizers.Adam(0.01)
+    x, g = (np.ones(8, np.float16) for _ in range(2))
+    m, v, master = (np.ones(8, np.float32) for _ in range(3))
+
+    assert not step(rule, x, g, (m, v), master, rule.numbers(1))
 
 
 def test_every_elementwise_rule_has_a_kernel():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from pathlib import Path
 
 from distgrad.data.missing import MissingDataError
+from distgrad.errors import CacheError
+from distgrad.user_cache import cache_folder
 
 _PATIENCE = 600  # seconds for a download; one that hangs is to end
 
@@ -27,15 +28,15 @@ def unpack_debian(package: str) -> Path:
     Returns
     -------
     Path
-        ``$XDG_CACHE_HOME/distgrad/debian/<package>``, or the same below ``~/.cache``; in it lie the
-        package's files by their paths, such as ``usr/share/...``.
+        ``debian/<package>`` in the user's cache, see `distgrad.user_cache.cache_folder`; in it lie
+        the package's files by their paths, such as ``usr/share/...``.
 
     Raises
     ------
     ValueError
         If that is no name of a package.
     MissingDataError
-        If there is no apt-get, or it does not bring the package.
+        If there is no apt-get, it does not bring the package, or the cache cannot be used.
 
     Notes
     -----
@@ -45,12 +46,13 @@ def unpack_debian(package: str) -> Path:
         not package[0].isalnum()
     ):
         raise ValueError(f"unpack_debian: {package!r} is no name of a Debian package")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(base, "distgrad", "debian", package)
+    try:
+        folder = cache_folder("debian") / package
+    except CacheError as error:
+        raise MissingDataError(f"there is no place to unpack {package}: {error}") from error
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, since only there a rename is one step.
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as scratch:
             _run(["apt-get", "--quiet", "download", package], scratch)

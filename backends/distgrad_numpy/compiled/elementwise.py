@@ -1,0 +1,166 @@
+"""Elementwise kernels in one pass: the C++ of an operation, or of an optimizer's step.
+
+The code follows from the operation's own declaration, see `distgrad.backend.scalar_code`. Arrays of
+other dtypes, broadcast ones, and formulas of functions that no vector code is there for are left to
+NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
+from distgrad.core.op import Op
+from distgrad.ops import VOCABULARY
+from distgrad_numpy import threads
+from distgrad_numpy.compiled import library
+
+Array = np.ndarray[Any, Any]
+Kernel = Callable[..., Any]
+
+_FEW = 1 << 12  # elements; below, NumPy has less overhead
+_PIECE = 1 << 16  # elements that a thread takes at once
+
+# Functions of `vector.hpp`, by the dtype of what they take; scalar ones would be slower than NumPy.
+_EXACT = frozenset(("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign", "fmax"))
+_FUNCTIONS = {
+    "float32": _EXACT | {"exp", "expm1", "log", "log1p", "tanh", "erf"},
+    "float64": _EXACT,
+}
+_CALL = re.compile(r"\b([a-z]\w*)\(")
+
+
+def compiled(
+    formula: Formula, numbers: Sequence[str] = (), *, exact: bool = False
+) -> Kernel | None:
+    """Return ``kernel(arrays, numbers, outputs)`` for a formula; None where NumPy has to do.
+
+    Parameters
+    ----------
+    formula : Formula
+        What to compute. Outputs may be inputs' own memory.
+    numbers : sequence of str
+        The inputs that are one number for all elements; the last ones.
+    exact : bool
+        Round each operation by itself, as NumPy does, and never a product and a sum at once.
+
+    Returns
+    -------
+    callable or None
+        It takes C-contiguous arrays of one size and of the formula's dtypes.
+    """
+    floating = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
+    if len(floating) != 1 or not floating <= _FUNCTIONS.keys():
+        return None
+    if not set(_CALL.findall(formula.body)) <= _FUNCTIONS[floating.copy().pop()]:
+        return None
+    source = _source(formula, frozenset(numbers))
+    name = f"{formula.name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    scalar = ctypes.c_float if floating == {"float32"} else ctypes.c_double
+    arrays = len(formula.inputs) - len(numbers) + len(formula.outputs)
+    types = [ctypes.c_longlong] * 2 + [scalar] * len(numbers) + [ctypes.c_void_p] * arrays
+
+    ready: list[Any] = []
+
+    def kernel(inputs: Sequence[Array], values: Sequence[float], outputs: Sequence[Array]) -> bool:
+        if not ready:
+            found = library.from_source(name, source, exact=exact)
+            if found is None:
+                return False
+            found.run.argtypes, found.run.restype = types, None
+            ready.append(found.run)
+        run = ready[0]
+        places = [each.ctypes.data for each in (*inputs, *outputs)]
+        size = outputs[0].size
+        if size <= _PIECE:
+            run(0, size, *values, *places)
+        else:
+            threads.run(
+                lambda begin: run(begin, min(begin + _PIECE, size), *values, *places),
+                range(0, size, _PIECE),
+            )
+        return True
+
+    return kernel
+
+
+def _source(formula: Formula, numbers: frozenset[str]) -> str:
+    def typed(dtype: Any) -> str:
+        return C_TYPES[dtype.name]
+
+    parameters = [
+        *(f"{typed(dtype)} {name}" for name, dtype in formula.inputs if name in numbers),
+        *(f"const {typed(d)}* from_{name}" for name, d in formula.inputs if name not in numbers),
+        *(f"{typed(dtype)}* to_{name}" for name, dtype in formula.outputs),
+    ]
+    lines = [
+        *(
+            f"const {typed(d)} {name} = from_{name}[i];"
+            for name, d in formula.inputs
+            if name not in numbers
+        ),
+        *(f"{typed(dtype)} {name};" for name, dtype in formula.outputs),
+        formula.body,
+        *(f"to_{name}[i] = {name};" for name, _ in formula.outputs),
+    ]
+    return (
+        '#include "vector.hpp"\nusing namespace distgrad;\n'
+        f"KERNEL void run(index_t begin, index_t end, {', '.join(parameters)}) {{\n"
+        "#pragma omp simd\nfor (index_t i = begin; i < end; ++i) {\n"
+        + "\n".join(lines)
+        + "\n}\n}\n"
+    )
+
+
+def preferred(kernels: Mapping[str, Kernel]) -> dict[str, Kernel]:
+    """Return kernels of composed elementwise operations that compute large arrays compiled.
+
+    Parameters
+    ----------
+    kernels : mapping of str to callable
+        The own kernels by their operations' names.
+    """
+    return {name: _asking(VOCABULARY[name], own) for name, own in kernels.items()}
+
+
+def _asking(op: Op, own: Kernel) -> Kernel:
+    known: dict[Any, Any] = {}
+
+    def kernel(*operands: Any, **params: Any) -> Any:
+        first = operands[0]
+        if first.size < _FEW or not library.is_on() or not _alike(operands, first.shape):
+            return own(*operands, **params)
+        signature = (tuple([each.dtype for each in operands]), *params.items())
+        try:
+            found = known[signature]
+        except KeyError:
+            found = known[signature] = _forward(op, signature[0], params)
+        if found is None:
+            return own(*operands, **params)
+        run, dtype = found
+        out = np.empty(first.shape, dtype)
+        return out if run(operands, (), (out,)) else own(*operands, **params)
+
+    return kernel
+
+
+def _alike(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
+    return all(
+        isinstance(each, np.ndarray) and each.shape == shape and each.flags.c_contiguous
+        for each in arrays
+    )
+
+
+def _forward(op: Op, dtypes: Sequence[Any], params: dict[str, Any]) -> tuple[Kernel, Any] | None:
+    try:
+        formula = forward(op, VOCABULARY, dtypes, params)
+    except NoScalarCode:
+        return None
+    made = compiled(formula)
+    return None if made is None else (made, formula.outputs[0][1])

@@ -1,0 +1,83 @@
+"""The user's own cache folder: where it is, and that nobody else can write to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from distgrad.errors import CacheError
+
+VARIABLE = "DISTGRAD_CACHE_DIR"
+
+
+def cache_folder(*parts: str) -> Path:
+    """Return a folder of the user's own for files that can be made again.
+
+    It is made, readable by its owner alone, where it is not there.
+
+    Parameters
+    ----------
+    *parts : str
+        Names of folders inside the cache.
+
+    Returns
+    -------
+    Path
+        Below ``$DISTGRAD_CACHE_DIR``, else ``$XDG_CACHE_HOME/distgrad``, else
+        ``~/.cache/distgrad``.
+
+    Raises
+    ------
+    CacheError
+        If it cannot be made, belongs to somebody else, or others may write to it: what they put
+        there would run, or be read, as this user's.
+    """
+    folder = _base()
+    _own(folder)
+    for part in parts:
+        folder /= part
+        _own(folder)
+    return folder
+
+
+def check_owner(path: Path) -> None:
+    """Refuse a file or folder that somebody else owns or may write to.
+
+    Raises
+    ------
+    CacheError
+        If so, or if it is a symbolic link or cannot be looked at.
+    """
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise CacheError(f"{path} cannot be looked at: {error.strerror}") from error
+    if stat.S_ISLNK(found.st_mode):
+        raise CacheError(f"{path} is a symbolic link; expected a file or folder of its own")
+    if found.st_uid != os.geteuid():
+        raise CacheError(
+            f"{path} belongs to user {found.st_uid}, not to {os.geteuid()}; name a folder of your "
+            f"own in {VARIABLE}"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CacheError(f"others may write to {path}; run: chmod go-w {path}")
+
+
+def _base() -> Path:
+    given = os.environ.get(VARIABLE)
+    if given:
+        return Path(given).expanduser().resolve()  # a link of the user's own choice
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "distgrad"
+
+
+def _own(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"the cache folder {folder} cannot be made: {error.strerror}; name one that can in "
+            f"{VARIABLE}"
+        ) from error
+    check_owner(folder)

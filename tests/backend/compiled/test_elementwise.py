@@ -1,0 +1,139 @@
+"""Compiled elementwise kernels give what NumPy's give, of every operation that has one."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from distgrad.backends_in_force import kernels_of
+from distgrad.testing import rules
+from distgrad.testing.inputs import values
+from distgrad.testing.samples import samples
+from distgrad_numpy import blocked, threads
+from distgrad_numpy.compiled import elementwise, library
+
+pytestmark = pytest.mark.needs_compiler
+
+KERNELS = kernels_of("numpy")
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38, -3e38, 1e-8, 89.0, -104.0]
+SAMPLES = [
+    sample.cast(np.dtype(dtype))
+    for name in blocked.KERNELS
+    for sample in samples(name)
+    for dtype in (np.float32, np.float64)
+]
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch):
+    monkeypatch.setattr(elementwise, "_FEW", 0)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The names of the libraries that kernels were taken from."""
+    names = []
+    whole = library.from_source
+
+    def from_source(name, *others, **options):
+        names.append(name)
+        return whole(name, *others, **options)
+
+    monkeypatch.setattr(library, "from_source", from_source)
+    return names
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_result_is_that_of_the_own_kernel(sample, without):
+    found = rules.call(sample).output
+
+    rules.assert_close(found, without(lambda: rules.call(sample).output), str(sample))
+
+
+def operands_of(name, size):
+    kinds = [np.asarray(each).dtype.kind for each in next(iter(samples(name))).operands]
+    numbers = np.concatenate([values((size,), -9.0, 9.0).astype(np.float32), np.float32(SPECIAL)])
+    return [
+        np.roll(numbers, 5 * place) if kind == "f" else np.roll(numbers, place) > 0
+        for place, kind in enumerate(kinds)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(blocked.KERNELS))
+def test_large_arrays_with_infinities_and_nan_too(name, without):
+    operands = operands_of(name, 200_001)
+    params = next(iter(samples(name))).params
+    kernel = getattr(KERNELS, name)
+
+    wide = [o.astype(np.float64) if o.dtype == np.float32 else o for o in operands]
+
+    with np.errstate(all="ignore"):
+        found = kernel(*operands, **params)
+        own, exact = without(lambda: (kernel(*operands, **params), kernel(*wide, **params)))
+        exact = exact.astype(np.float32)
+
+    finite = np.isfinite(exact) & np.isfinite(own)
+    np.testing.assert_array_equal(found[~finite], own[~finite])
+    error, own_error = (np.abs(each[finite] - exact[finite]).max() for each in (found, own))
+    assert error <= max(2 * own_error, 1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(blocked.KERNELS.keys() - {"erfc"}))
+def test_every_operation_is_compiled_in_single_precision(name):
+    kernel = elementwise.preferred({name: lambda *_, **__: pytest.fail("left to NumPy")})[name]
+    with np.errstate(all="ignore"):
+        result = kernel(*operands_of(name, 20), **next(iter(samples(name))).params)
+
+    assert result.dtype == np.float32
+
+
+FUNCTIONS = {
+    "exp": (np.exp, -87.0, 88.0, 2),
+    "expm1": (np.expm1, -87.0, 88.0, 3),
+    "log": (np.log, 1e-37, 1e30, 2),
+    "log1p": (np.log1p, -0.99, 50.0, 3),
+    "tanh": (np.tanh, -12.0, 12.0, 4),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_single_elements_are_right_to_a_few_units_in_the_last_place(name):
+    reference, low, high, units = FUNCTIONS[name]
+    source = (
+        '#include "vector.hpp"\nusing namespace distgrad;\n'
+        "KERNEL void run(index_t n, const float* x, float* y) {\n"
+        f"for (index_t i = 0; i < n; ++i) y[i] = {name}(x[i]); }}\n"
+    )
+    run = library.from_source(f"test-{name}", source).run
+    draw = np.random.default_rng(7)
+    small = 10.0 ** draw.uniform(-30, 0, 100_000)
+    x = np.concatenate([draw.uniform(low, high, 400_000), small, -small if low < 0 else small])
+    x = x.astype(np.float32)[x > -0.99 if name == "log1p" else slice(None)]
+    y = np.empty_like(x)
+    run(ctypes.c_longlong(x.size), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
+
+    expected = reference(x.astype(np.float64))
+    error = np.abs(y - expected) / np.spacing(np.abs(expected).astype(np.float32))
+    assert error.max() <= units
+
+
+def test_other_arrays_are_left_to_numpy(asked):
+    x = values((64, 64), -1.0, 1.0).astype(np.float32)
+
+    KERNELS.gelu(x.T)
+    KERNELS.gelu(x[::2])
+    KERNELS.gelu(x.astype(np.float16))
+    KERNELS.gelu(np.empty((0, 3), np.float32))
+    KERNELS.gelu_vjp(x, np.ones((64, 1), np.float32))
+
+    assert asked == []
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    x = values((1 << 18,), -9.0, 9.0).astype(np.float32)
+    results = []
+    for count in (1, 2):
+        monkeypatch.setattr(threads, "available", lambda count=count: count)
+        results.append(KERNELS.gelu(x))
+
+    assert np.array_equal(*results)
