@@ -30,6 +30,7 @@ _MASK = 2**64 - 1
 # The constants of Philox4x64, from table 2 of the reference's source, `philox.h` of Random123.
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_FACTORS, _STEPS = np.array(_MULTIPLIERS, np.uint64), np.array(_WEYL, np.uint64)
 _ROUNDS = 10
 
 _BLOCK = 4  # words of 64 bits
@@ -56,24 +57,41 @@ def blocks(keys: tuple[Any, Any], counters: tuple[Any, Any, Any, Any]) -> list[H
         The four words of each counter.
     """
     words = [np.asarray(word, np.uint64) for word in (*counters, *keys)]
-    x0, x1, x2, x3, k0, k1 = np.broadcast_arrays(*words)
+    ndim = max(word.ndim for word in words)
+    x0, x1, x2, x3, k0, k1 = (word[(None,) * (ndim - word.ndim)] for word in words)
+    # A round does the same with both halves: they lie in one array, for half the calls of NumPy.
+    shape = np.broadcast_shapes(*(word.shape for word in words))
+    here, there = np.empty((2, *shape), np.uint64), np.empty((2, *shape), np.uint64)
+    here[0], here[1], there[0], there[1] = x0, x2, x1, x3
+    keys_of_both = np.stack(np.broadcast_arrays(k0, k1))
+    columns = (slice(None), *(None,) * ndim)
+    factors, steps = _FACTORS[columns], _STEPS[columns]
     with np.errstate(over="ignore"):  # the arithmetic is modulo 2^64
         for _ in range(_ROUNDS):
-            high0, low0 = _wide_product(x0, _MULTIPLIERS[0])
-            high1, low1 = _wide_product(x2, _MULTIPLIERS[1])
-            x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
-            k0, k1 = k0 + np.uint64(_WEYL[0]), k1 + np.uint64(_WEYL[1])
-    return [x0, x1, x2, x3]
+            high, low = _wide_product(here, factors)
+            here = high[::-1] ^ there
+            here ^= keys_of_both
+            there = low[::-1]
+            keys_of_both = keys_of_both + steps
+    return [here[0], there[0], here[1], there[1]]
 
 
-def _wide_product(x: Host, factor: int) -> tuple[Host, Host]:
+def _wide_product(x: Host, factor: Any) -> tuple[Host, Host]:
     """Return the upper and the lower 64 bits of products of 64-bit integers."""
     half, lower = np.uint64(32), np.uint64(0xFFFFFFFF)
-    b0, b1 = np.uint64(factor & 0xFFFFFFFF), np.uint64(factor >> 32)
+    b0, b1 = factor & lower, factor >> half
     a0, a1 = x & lower, x >> half
-    middle = a1 * b0 + (a0 * b0 >> half)
-    other = a0 * b1 + (middle & lower)
-    return a1 * b1 + (middle >> half) + (other >> half), x * np.uint64(factor)
+    middle = a0 * b0
+    middle >>= half
+    middle += a1 * b0
+    a0 *= b1
+    a0 += middle & lower
+    a0 >>= half
+    a1 *= b1
+    middle >>= half
+    a1 += middle
+    a1 += a0
+    return a1, x * factor
 
 
 # --- keys made of keys ----------------------------------------------------------------------------
@@ -258,7 +276,7 @@ def integers(stream: Stream, start: int, count: int, low: int, high: int, dtype:
     for offset in range(0, count, _PIECE):
         words = bits64(stream, start + offset, min(_PIECE, count - offset))
         if span < 2**64:
-            words = _wide_product(words, span)[0]
+            words = _wide_product(words, np.uint64(span))[0]
         with np.errstate(over="ignore"):  # modulo 2^64, which is what two's complement means
             words = words + np.uint64(low & _MASK)
         out[offset : offset + _PIECE] = words.view(np.int64) if low < 0 else words

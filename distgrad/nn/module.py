@@ -19,6 +19,7 @@ from distgrad.nn.module_tree import (
     is_module,
     join,
     own_items,
+    variables_of,
     walk,
 )
 from distgrad.nn.summary_table import Row, layout, shapes_of
@@ -221,7 +222,7 @@ class Module:
     @property
     def variables(self) -> list[Variable]:
         """All variables in the order of attributes, shared ones once."""
-        return [variable for _, variable in self.named_variables()]
+        return variables_of(self)
 
     @property
     def trainable_variables(self) -> list[Variable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from distgrad.errors import DTypeError, ShapeError
 from distgrad.variable import Variable
 
 Steps = Iterator[tuple[str, Any]]
+
+# Of attributes that hold neither variables nor modules: most of them.
+_PLAIN = frozenset((bool, int, float, str, type(None), FunctionType, BuiltinFunctionType))
 
 
 class ModuleRecord:
@@ -83,6 +87,36 @@ def _walk(item: Any, path: str, seen: set[int]) -> Steps:
     if is_module(item):
         for step, child in own_items(item):
             yield from _walk(child, join(path, step), seen)
+
+
+def variables_of(module: Any) -> list[Variable]:
+    """Return the variables at and below a module in the order of `walk`, without their paths.
+
+    Every step of a training asks, so it makes no text and no generators.
+    """
+    found: list[Variable] = []
+    _collect(module, found, set())
+    return found
+
+
+def _collect(value: Any, found: list[Variable], seen: set[int]) -> None:
+    if value.__class__ in _PLAIN:
+        return
+    if isinstance(value, Variable):
+        if id(value) not in seen:
+            seen.add(id(value))
+            found.append(value)
+    elif is_module(value):
+        if id(value) not in seen:
+            seen.add(id(value))
+            for _, child in value._attributes():
+                _collect(child, found, seen)
+    elif isinstance(value, dict):
+        for child in value.values():
+            _collect(child, found, seen)
+    elif isinstance(value, (list, tuple)):
+        for child in value:
+            _collect(child, found, seen)
 
 
 def join(path: str, step: str) -> str:

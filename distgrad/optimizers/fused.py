@@ -93,9 +93,13 @@ def formula_of(
 
 def signature_of(rule: Rule) -> tuple[Any, ...]:
     """Return what of a rule its formula depends on: its class and its own numbers."""
-    own = vars(rule).items()
-    plain = [(k, v) for k, v in own if isinstance(v, (bool, int, float, str, type(None)))]
-    return (type(rule), *plain)
+    own = vars(rule)
+    plain = [v for v in own.values() if v.__class__ in _PLAIN or isinstance(v, (int, float, str))]
+    return (type(rule), *own, *plain)
+
+
+# Classes of most attributes; asking for them is quicker than asking `isinstance`.
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 def _vocabulary(writer: ScalarCode) -> Vocabulary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ def vocabulary_of(backend: Backend, array: Any) -> Vocabulary | None:
     module: Any = np if isinstance(array, np.ndarray) else getattr(backend, "module", None)
     if module is None or not (module is np or getattr(backend, "speaks_numpy", False)):
         return None
+    return _of_module(module, getattr(backend, "change_in_place", None))
+
+
+@cache
+def _of_module(module: Any, fused: Callable[..., bool] | None) -> Vocabulary:
     return Vocabulary(
         module.sqrt,
         module.maximum,
@@ -56,5 +62,5 @@ def vocabulary_of(backend: Backend, array: Any) -> Vocabulary | None:
         module.sum,
         module.real,
         module.conj,
-        getattr(backend, "change_in_place", None),
+        fused,
     )
