@@ -17,6 +17,7 @@ TreeDef: TypeAlias = optree.PyTreeSpec
 
 _NAMESPACE = "distgrad"
 _registered: set[type] = set()
+_leaf_classes: set[type] = set()  # seen to be neither containers nor dataclasses
 
 
 def flatten(nest: Tree) -> tuple[list[Any], TreeDef]:
@@ -83,6 +84,8 @@ def _label(entry: Any) -> str:
 
 def _register_dataclasses(nest: Tree) -> None:
     """Teach optree the dataclasses in a nest, on first sight."""
+    if nest.__class__ in _leaf_classes:
+        return
     if isinstance(nest, (list, tuple)):
         for child in nest:
             _register_dataclasses(child)
@@ -94,6 +97,8 @@ def _register_dataclasses(nest: Tree) -> None:
             _register_dataclass(type(nest))
         for field in dataclasses.fields(nest):
             _register_dataclasses(getattr(nest, field.name))
+    elif not isinstance(nest, type):
+        _leaf_classes.add(nest.__class__)
 
 
 def _register_dataclass(cls: type) -> None:
