@@ -172,10 +172,18 @@ def kernel_source(op: Op, has_own: bool, module_has: bool) -> str:
 
 
 def _cupy_names() -> frozenset[str]:
-    """Return the names of all kernels in the tables of the CuPy backend's source."""
+    """Return the names of all kernels in the tables of the CuPy backend's source.
+
+    Those are assigned to `KERNELS` or `NAMES`, or returned by a function `kernels`.
+    """
     found: set[str] = set()
     for path in sorted(CUPY.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "kernels":
+                tables = [each for each in ast.walk(node) if isinstance(each, ast.Dict)]
+                keys = [key for table in tables for key in table.keys]
+                found |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+                continue
             targets = getattr(node, "targets", [getattr(node, "target", None)])
             named = {getattr(target, "id", "") for target in targets}
             if not (isinstance(node, ast.Assign | ast.AnnAssign) and named & {"KERNELS", "NAMES"}):

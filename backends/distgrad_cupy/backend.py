@@ -14,9 +14,11 @@ import numpy as np
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.backends_in_force import kernels_of
-from distgrad_cupy import elementwise, special
+from distgrad_cupy import elementwise, segments, special
+from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
 from distgrad_cupy.cuda_kernels import cuda_kernels
+from distgrad_cupy.products import Products, cublas_library
 from distgrad_cupy.running import DeviceRunner
 from distgrad_cupy.staging import Staging
 from distgrad_cupy.stepping import Steps
@@ -27,17 +29,27 @@ class CuPyBackend(ArrayModuleBackend):
 
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
-        self.pullback = elementwise.Pullbacks()
+        self.pullback = elementwise.pullbacks()
         self.change_in_place = Steps()
+        self.compile = GRAPHS
         self._staging = Staging(cupy, _pinned)
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a CuPy array; what lies in host memory is copied to the device."""
+        if not isinstance(value, cupy.ndarray):
+            GRAPHS.refuse_transfer()
         return cupy.array(value, dtype=dtype) if copy else cupy.asarray(value, dtype=dtype)
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""
+        GRAPHS.refuse_transfer()
         return self._staging.to_host(array)
+
+    def add_rows(self, array: Any, indices: Any, rows: Any) -> Any:
+        """Return an array with rows added in place; those of one position in their order."""
+        if segments.add_rows(RUNNER, array, indices, rows):
+            return array
+        return super().add_rows(array, indices, rows)
 
     def device(self, array: Any) -> str:
         """Return the CUDA device that holds the array, such as ``"cuda:0"``."""
@@ -113,9 +125,13 @@ def _namespace() -> Any:
     return kernels_of("cupy")
 
 
+PRODUCTS = Products(cupy, cublas_library)
+RUNNER = DeviceRunner(cupy, _namespace, PRODUCTS)
+GRAPHS = Graphs(RUNNER, PRODUCTS)
 KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
     **special.KERNELS,
-    **cuda_kernels(DeviceRunner(cupy, _namespace)),
+    "matmul": PRODUCTS.matmul,
+    **cuda_kernels(RUNNER),
     **{op.name: elementwise.fused(op, _namespace) for op in elementwise.operations(_has)},
 }

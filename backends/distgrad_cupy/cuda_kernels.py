@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distgrad_cupy import drawing, pooling, recurrent, rows, segments
+from distgrad_cupy import (
+    attention,
+    convolution,
+    drawing,
+    joining,
+    pooling,
+    recurrent,
+    rows,
+    segments,
+)
 from distgrad_cupy.running import Runner
 
-SUBJECTS = (rows, pooling, recurrent, segments, drawing)
+SUBJECTS = (rows, attention, convolution, pooling, recurrent, segments, drawing, joining)
 
 
 def cuda_kernels(run: Runner) -> dict[str, Callable[..., Any]]:

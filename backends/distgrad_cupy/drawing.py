@@ -1,7 +1,7 @@
 """Random numbers drawn on the device, the bits equal to the host's.
 
-The words of a stream are read where they lie, so that drawing waits for nothing. What draws keys
-(`random_split`, `random_fold`), permutations, gamma and Poisson numbers are the host's.
+The words of a stream are read where they lie, so that drawing waits for nothing. Gamma and Poisson
+numbers are the host's: their last digits follow the host's logarithms.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.adapters import ADAPTERS
+from distgrad.backend.philox import FOLDED, SPLIT
 from distgrad_cupy.running import THREADS, Runner, blocks_for
 
 Array = Any
@@ -33,6 +34,9 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
         "random_normal": partial(_normal, run),
         "random_bernoulli": partial(_bernoulli, run),
         "random_integers": partial(_integers, run),
+        "random_permutation": partial(_permutation, run),
+        "random_fold": partial(_fold, run),
+        "random_split": partial(_split, run),
     }
 
 
@@ -75,6 +79,8 @@ def _uniform(
     run: Runner, streams: Array, *, shape: Any, start: int, dtype: Any, low: float, high: float
 ) -> Array:
     kind = np.dtype(dtype)
+    if kind == np.float16:
+        return _half_uniform(run, streams, shape, start, low, high)
     if kind.name not in ("float32", "float64"):
         how = {"shape": shape, "start": start, "dtype": dtype, "low": low, "high": high}
         return _on_the_host(run, "random_uniform", streams, **how)
@@ -82,6 +88,21 @@ def _uniform(
     bounds = (first, last - first, np.nextafter(last, first))
     scaled = np.int32((low, high) != (0.0, 1.0))
     return _drawn(run, "uniform", kind.name, streams, shape, start, kind, scaled, *bounds)
+
+
+def _half_uniform(
+    run: Runner, streams: Array, shape: Any, start: int, low: float, high: float
+) -> Array:
+    """Return uniform numbers of half precision: the upper 11 bits of words of 32."""
+    words = _bits(run, streams, shape=shape, start=start, dtype=np.dtype(np.uint32))
+    upper = (words >> np.uint32(21)).astype(np.float32)
+    u = (upper * np.float32(2.0**-11)).astype(np.float16)
+    if (low, high) == (0.0, 1.0):
+        return u
+    # Each step rounded by itself, as on the host.
+    first, last = np.float16(low), np.float16(high)
+    u = u * (last - first) + first
+    return run.module.minimum(u, np.nextafter(last, first)) if low < high else u
 
 
 def _normal(run: Runner, streams: Array, *, shape: Any, start: int, dtype: Any) -> Array:
@@ -103,3 +124,41 @@ def _integers(
     words = np.uint64(low % 2**64), np.uint64((high - low) % 2**64)
     made = _drawn(run, "integers", "float32", streams, shape, start, np.uint64, *words)
     return (made.view(np.int64) if low < 0 else made).astype(dtype, copy=False)
+
+
+def _permutation(run: Runner, streams: Array, *, length: int) -> Array:
+    words = _bits(run, streams, shape=(length,), start=0, dtype=np.dtype(np.uint64))
+    # Stably: two words may be equal.
+    return run.module.argsort(words, axis=-1, kind="stable").astype(np.int64, copy=False)
+
+
+# --- streams made of streams ----------------------------------------------------------------------
+
+
+def _fold(run: Runner, streams: Array, index: Any) -> Array:
+    module = run.module
+    if isinstance(index, int):
+        places = module.full(streams.shape[:-1], np.uint64(index % 2**64))
+    else:
+        lead = np.broadcast_shapes(streams.shape[:-1], index.shape)
+        places = module.broadcast_to(index.astype(np.uint64), lead)
+    own = module.broadcast_to(streams, (*places.shape, 3))
+    return _new_streams(run, own, places, (*places.shape, 3), 1, FOLDED)
+
+
+def _split(run: Runner, streams: Array, *, count: int) -> Array:
+    return _new_streams(run, streams, None, (*streams.shape[:-1], count, 3), count, SPLIT)
+
+
+def _new_streams(
+    run: Runner, streams: Array, indices: Array | None, shape: Any, each: int, domain: int
+) -> Array:
+    module = run.module
+    out = module.empty(shape, np.uint64)
+    if out.size:
+        own = module.ascontiguousarray(streams)
+        places = None if indices is None else module.ascontiguousarray(indices)
+        number = out.size // 3
+        arguments = (own, places, out, np.int64(number), np.int64(each), np.int32(domain))
+        run.launch("philox", "new_streams", "float32", (blocks_for(number),), THREADS, arguments)
+    return out

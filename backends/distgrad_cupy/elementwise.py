@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cupy
-import numpy as np
 
-from distgrad.backend.scalar_code import Formula, NoScalarCode, forward, pullback
+from distgrad.backend.pullbacks import Pullbacks
+from distgrad.backend.scalar_code import Formula, NoScalarCode, forward
 from distgrad.core.op import Kind, Op
 from distgrad.ops import VOCABULARY
 
@@ -84,56 +84,13 @@ def operations(has: Callable[[str], bool]) -> tuple[Op, ...]:
     return tuple(op for op in composed if op.kind is Kind.ELEMENTWISE and not has(op.name))
 
 
-class Pullbacks:
-    """Cotangents of elementwise operations in one launch each, where nothing was broadcast."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, _Compiled | None] = {}
-
-    def __call__(
-        self, op: Op, g: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[Any]
-    ) -> Any:
-        """Return an operation's cotangents; None where its rule has to compute them.
-
-        Parameters
-        ----------
-        op, g, y, xs, params, needs
-            What an operation's VJP takes, see `distgrad.core.op.Op`; raw arrays.
-        """
-        reads = () if xs is None else xs
-        if y is None and not reads:
-            return None  # the cotangent itself, or its negative
-        shape = g.shape
-        arrays = [g] if y is None else [g, y]
-        signature: list[Any] = [op, y is None, tuple([bool(need) for need in needs])]
-        for x in reads:
-            if x is not None and not isinstance(x, cupy.ndarray):
-                return None  # shapes to sum to, specs, Python numbers
-            signature.append(None if x is None else x.dtype)
-            if x is not None:
-                arrays.append(x)
-        if any(array.shape != shape for array in arrays):
-            return None
-        key = (*signature, g.dtype, *params.items())
-        if key not in self._known:
-            self._known[key] = _pullback(op, g, y, reads, params, needs)
-        own = self._known[key]
-        if own is None:
-            return None
-        found = own(*arrays)
-        ends = iter(found if isinstance(found, tuple) else (found,))
-        return [next(ends) if need else None for need in needs]
+def pullbacks() -> Pullbacks:
+    """Return what computes cotangents of elementwise operations in one launch each."""
+    return Pullbacks(VOCABULARY, cupy.ndarray, _pulling)
 
 
-def _pullback(
-    op: Op, g: Any, y: Any, xs: Sequence[Any], params: dict[str, Any], needs: Sequence[Any]
-) -> _Compiled | None:
-    reads = [None if x is None else np.dtype(x.dtype) for x in xs]
-    output = None if y is None else np.dtype(y.dtype)
-    try:
-        formula = pullback(op, VOCABULARY, reads, output, np.dtype(g.dtype), params, needs)
-    except NoScalarCode:
-        return None
-    if len(formula.outputs) != sum(map(bool, needs)):
-        return None
-    return compiled(formula)
+def _pulling(formula: Formula) -> _Compiled:
+    kernel = compiled(formula)
+    if len(formula.outputs) > 1:
+        return kernel
+    return lambda *arrays: (kernel(*arrays),)

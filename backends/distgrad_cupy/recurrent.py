@@ -48,24 +48,26 @@ def _flat(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _projected(x: Array, kernel: Array) -> Array:
-    return (_flat(x) @ kernel).reshape(*x.shape[:2], kernel.shape[1])
+def _projected(run: Runner, x: Array, kernel: Array) -> Array:
+    return run.matmul(_flat(x), kernel).reshape(*x.shape[:2], kernel.shape[1])
 
 
 def _before(run: Runner, first: Array, states: Array) -> Array:
     """Return for each step the state before it."""
-    return run.module.concatenate((first[None], states[:-1]))
+    before = run.module.empty(states.shape, states.dtype)
+    before[0], before[1:] = first, states[:-1]
+    return before
 
 
 def _lstm(
     run: Runner, x: Array, h: Array, c: Array, kernel: Array, recurrent: Array, bias: Array
 ) -> tuple[Array, Array, Array]:
-    gates = _projected(x, kernel)
+    gates = _projected(run, x, kernel)
     gates += bias
     shape = (*x.shape[:2], recurrent.shape[0])
     outputs, cells = run.module.empty(shape, x.dtype), run.module.empty(shape, x.dtype)
     for t in range(x.shape[0]):
-        _step(run, "lstm_step", h, gates[t], h @ recurrent, c, cells[t], outputs[t])
+        _step(run, "lstm_step", h, gates[t], run.matmul(h, recurrent), c, cells[t], outputs[t])
         h, c = outputs[t], cells[t]
     return outputs, cells, gates
 
@@ -91,14 +93,14 @@ def _lstm_vjp(
         of_step = (gates[t], cells[t], cells[t - 1] if t else c)
         given = (g_outputs[t], g_cells[t], g_gates[t])
         _step(run, "lstm_step_vjp", h, *of_step, *given, to_h, to_c, sums[t])
-        to_h = sums[t] @ recurrent.T
+        to_h = run.matmul(sums[t], recurrent.T)
     flat = _flat(sums)
     return (
-        (flat @ kernel.T).reshape(x.shape),
+        run.matmul(flat, kernel.T).reshape(x.shape),
         to_h,
         to_c,
-        _flat(x).T @ flat,
-        _flat(_before(run, h, outputs)).T @ flat,
+        run.matmul(_flat(x).T, flat),
+        run.matmul(_flat(_before(run, h, outputs)).T, flat),
         flat.sum(axis=0),
     )
 
@@ -112,13 +114,13 @@ def _gru(
     bias: Array,
     recurrent_bias: Array,
 ) -> tuple[Array, Array]:
-    inputs = _projected(x, kernel)
+    inputs = _projected(run, x, kernel)
     inputs += bias
     units = recurrent.shape[0]
     outputs = run.module.empty((*x.shape[:2], units), x.dtype)
     gates = run.module.empty((*x.shape[:2], 4 * units), x.dtype)
     for t in range(x.shape[0]):
-        past = h @ recurrent
+        past = run.matmul(h, recurrent)
         _step(run, "gru_step", h, inputs[t], past, recurrent_bias, h, gates[t], outputs[t])
         h = outputs[t]
     return outputs, gates
@@ -144,13 +146,13 @@ def _gru_vjp(
         before = outputs[t - 1] if t else h
         given = (g_outputs[t], g_gates[t])
         _step(run, "gru_step_vjp", h, gates[t], before, *given, to_h, own[t], past[t])
-        to_h = to_h + past[t] @ recurrent.T
+        to_h = to_h + run.matmul(past[t], recurrent.T)
     to_own, to_past = _flat(own), _flat(past)
     return (
-        (to_own @ kernel.T).reshape(x.shape),
+        run.matmul(to_own, kernel.T).reshape(x.shape),
         to_h,
-        _flat(x).T @ to_own,
-        _flat(_before(run, h, outputs)).T @ to_past,
+        run.matmul(_flat(x).T, to_own),
+        run.matmul(_flat(_before(run, h, outputs)).T, to_past),
         to_own.sum(axis=0),
         to_past.sum(axis=0),
     )

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+Array = Any
+
 FOLDER = Path(__file__).parent / "cuda"
 
 # What each source reads before itself, and what it wants of the compiler.
-_INCLUDES = {"softmax": ("reducing.cuh",), "norms": ("reducing.cuh",)}
+_INCLUDES = dict.fromkeys(("softmax", "norms", "attention"), ("reducing.cuh",))
 _OPTIONS = {"philox": ("--fmad=false",)}
 
 # The types of elements: how they are stored, and what they are added up in.
@@ -67,6 +69,14 @@ class Runner(Protocol):
         """
         ...
 
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """Return the products of stacks of matrices, written into `out` if that is given."""
+        ...
+
+    def wide_matmul(self, a: Array, b: Array) -> Array:
+        """Return products in the dtype in which elements are added up, see `addition_dtype`."""
+        ...
+
     def namespace(self) -> Any:
         """Return the vocabulary on these arrays, for what a kernel does not take."""
         ...
@@ -109,6 +119,12 @@ def addition_dtype(elements: str) -> np.dtype[Any]:
     return np.dtype(np.float64 if elements == "float64" else np.float32)
 
 
+def address_of(array: Array) -> int:
+    """Return where an array's elements lie, CuPy's or NumPy's."""
+    pointer = getattr(array.data, "ptr", None)
+    return int(array.ctypes.data if pointer is None else pointer)
+
+
 class DeviceRunner:
     """Starts kernels on CuPy's arrays, on the current device and its current stream.
 
@@ -118,11 +134,15 @@ class DeviceRunner:
         CuPy.
     namespace : callable
         Returns the vocabulary on CuPy's arrays.
+    products : Products
+        What multiplies matrices.
     """
 
-    def __init__(self, module: Any, namespace: Callable[[], Any]) -> None:
+    def __init__(self, module: Any, namespace: Callable[[], Any], products: Any) -> None:
         self.module = module
         self.namespace = namespace
+        self.matmul = products.matmul
+        self.wide_matmul = products.wide_matmul
         self._kernel = cache(self._compiled)
 
     def _compiled(self, source: str, name: str, elements: str) -> Callable[..., None]:

@@ -2,7 +2,10 @@
 
 CuPy's `add.at` adds by atomics, whose order, and so whose rounding, differs from run to run. Here
 positions are sorted first, stably, and each run of equal ones is added up by a thread for each
-column: a position that occurs n times takes n steps, one after the other.
+column: a position that occurs n times takes n steps, one after the other. So it is always, not only
+where somebody asks for it: the same training gives the same bits, and atomics on few rows are slow.
+Complex numbers and integers, indices of several axes and positions that lie on the host are CuPy's;
+sums of integers are the same in every order.
 """
 
 from __future__ import annotations
@@ -23,6 +26,10 @@ Array = Any
 _ROWS = (Placeholder.ARRAY,)  # the index that picks along the first axis
 
 
+# Up to so many positions are put in order by counting, which a graph can hold; more are sorted.
+_COUNTED = 1 << 14
+
+
 def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
     """Return the kernel of sums into rows.
 
@@ -39,16 +46,56 @@ def _scatter_add(run: Runner, values: Array, *arrays: Array, index: Any, shape: 
     if not fits or values.dtype.name not in ELEMENTS or not prod(shape):
         scatter = ADAPTERS["scatter_add"]
         return scatter(run.namespace().backend, values, *arrays, index=index, shape=shape)
-    module, width = run.module, prod(shape[1:])
-    positions = module.ascontiguousarray(arrays[0].reshape(-1).astype(np.int64, copy=False))
-    # Negative positions are the same places as those that they stand for.
-    positions = module.where(positions < 0, positions + shape[0], positions)
-    order = module.argsort(positions, kind="stable").astype(np.int64, copy=False)
-    own = module.ascontiguousarray(module.broadcast_to(values, (*arrays[0].shape, *shape[1:])))
-    result = module.zeros(shape, values.dtype)
-    count = positions.size
-    lengths = (np.int64(count), np.int64(shape[0]), np.int64(width))
-    arguments = (own, positions, order, result, *lengths)
-    grid = (blocks_for(count * width),)
-    run.launch("segments", "add_runs", values.dtype.name, grid, THREADS, arguments)
+    result = run.module.zeros(shape, values.dtype)
+    rows = run.module.broadcast_to(values, (*arrays[0].shape, *shape[1:]))
+    _add_runs(run, rows, arrays[0], result, onto=False)
     return result
+
+
+def add_rows(run: Runner, array: Array, indices: Array, rows: Array) -> bool:
+    """Add rows to an array in place, those of one position in their order.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts the kernel.
+    array, indices, rows : array
+        As a backend's `add_rows` takes them. Positions outside of the array are passed over.
+
+    Returns
+    -------
+    bool
+        False where no kernel can; nothing is changed then.
+    """
+    fits = indices.dtype.kind in "iu" and array.dtype.name in ELEMENTS
+    if not fits or rows.dtype != array.dtype or not array.flags.c_contiguous:
+        return False
+    if indices.size and array.size:
+        whole = run.module.broadcast_to(rows, (*indices.shape, *array.shape[1:]))
+        _add_runs(run, whole, indices, array, onto=True)
+    return True
+
+
+def _add_runs(run: Runner, rows: Array, indices: Array, result: Array, *, onto: bool) -> None:
+    module, width = run.module, prod(result.shape[1:])
+    positions = module.ascontiguousarray(indices.reshape(-1).astype(np.int64, copy=False))
+    # Negative positions are the same places as those that they stand for.
+    positions = module.where(positions < 0, positions + result.shape[0], positions)
+    count = positions.size
+    lengths = (np.int64(count), np.int64(result.shape[0]), np.int64(width), np.int32(onto))
+    own = module.ascontiguousarray(rows)
+    arguments = (own, positions, _order(run, positions), result, *lengths)
+    grid = (blocks_for(count * width),)
+    run.launch("segments", "add_runs", result.dtype.name, grid, THREADS, arguments)
+
+
+def _order(run: Runner, positions: Array) -> Array:
+    """Return the stable order of positions."""
+    count = positions.size
+    if count > _COUNTED:
+        return run.module.argsort(positions, kind="stable").astype(np.int64, copy=False)
+    order = run.module.empty(positions.shape, np.int64)
+    grid = (blocks_for(count),)
+    arguments = (positions, order, np.int64(count))
+    run.launch("segments", "order_of_positions", "float32", grid, THREADS, arguments)
+    return order

@@ -34,8 +34,15 @@ def function(name: str) -> Callable[..., Any]:
 
 def _by_cupy(name: str, *operands: Any) -> Any:
     result, wide = computing_dtype(name, operands)
-    value = function(name)(*(cupy.asarray(each, dtype=wide) for each in operands))
+    value = function(name)(*(_brought(each, wide) for each in operands))
     return value if value.dtype == result else value.astype(result)
+
+
+def _brought(operand: Any, wide: Any) -> Any:
+    """Return an operand as an array; a number is filled in by the device, not copied there."""
+    if isinstance(operand, cupy.ndarray):
+        return operand.astype(wide, copy=False)
+    return cupy.full((), operand, wide)
 
 
 KERNELS: dict[str, Callable[..., Any]] = {name: partial(_by_cupy, name) for name in NAMES}

@@ -32,7 +32,7 @@ class Pullbacks:
     def __init__(
         self,
         vocabulary: Mapping[str, Op],
-        array_type: type,
+        array_type: Any,
         compiled: Callable[[Formula], Kernel | None],
         fewest: int = 0,
     ) -> None:
@@ -57,6 +57,8 @@ class Pullbacks:
         reads = () if xs is None else xs
         if y is None and not reads:
             return None  # the cotangent itself, or its negative
+        if y is not None and not isinstance(y, self._array_type):
+            return None  # a residual that lies elsewhere, on disk for one
         arrays = [g] if y is None else [g, y]
         signature: list[Any] = [op, y is None, tuple([bool(need) for need in needs])]
         for x in reads:

@@ -146,3 +146,12 @@ class Composed(Op):
     """
 
     __slots__ = ()
+
+
+class Acting(Composed):
+    """An operation that may do more than compute, such as speak with other ranks.
+
+    It runs as often as the program says, and at its place: never to try something out.
+    """
+
+    __slots__ = ()

@@ -38,6 +38,7 @@ def trace(
     followed: Collection[int] = (),
     creates: bool = False,
     forget: Forget | None = None,
+    compiled: bool = True,
 ) -> Compiled:
     """Run a function on symbols and return what it did.
 
@@ -56,6 +57,8 @@ def trace(
         Whether it may create variables.
     forget : callable, optional
         Called when a variable that it reads or assigns is no more.
+    compiled : bool
+        Whether the backend may run it its own way.
 
     Raises
     ------
@@ -81,9 +84,10 @@ def trace(
             "not stop it, since both branches are traced; take dg.while_loop or dg.scan"
         ) from error
     under_way.graph.outputs = [*returned, *(value.array.node for _, value in assigned)]
-    compiled = Compiled(under_way, len(returned), result_treedef, [v for v, _ in assigned], forget)
+    variables = [variable for variable, _ in assigned]
+    done = Compiled(under_way, len(returned), result_treedef, variables, forget, compiled=compiled)
     under_way.release()
-    return compiled
+    return done
 
 
 class Compiled:
@@ -101,6 +105,8 @@ class Compiled:
         The variables that are assigned, in the order of the rest of the outputs.
     forget : callable, optional
         Called when one of its variables is no more; they are held weakly.
+    compiled : bool
+        Whether the backend may run it its own way.
 
     Attributes
     ----------
@@ -121,7 +127,10 @@ class Compiled:
         treedef: Any,
         assigned: list[Variable],
         forget: Forget | None = None,
+        *,
+        compiled: bool = True,
     ) -> None:
+        self._may_compile = compiled
         self.kernels: Kernels = under_way.home or current_kernels()
         traced = under_way.graph
         self.graph, self.notes = simplify(traced, self.kernels)
@@ -142,6 +151,8 @@ class Compiled:
         self._treedef = treedef
         self._is_bare = returned == 1 and treedef.num_nodes == 1
         self.plan = Plan(self.graph, self.inputs, self.graph.outputs, self.kernels)
+        if compiled:
+            self.plan.compile()
 
     @property
     def variables(self) -> list[Variable]:
@@ -182,7 +193,7 @@ class Compiled:
             else:
                 found = run_plan(self.plan, arrays)
         else:
-            found = self.plan.run(arrays)
+            found = self.plan.execute(arrays)
         outputs = [Tensor(array, self.kernels) for array in found[: self._returned]]
         if followed and outputs:
             self._announce(inputs, values, outputs, residuals)
@@ -196,7 +207,14 @@ class Compiled:
 
     @cached_property
     def _derivative(self) -> Derivative:
-        return Derivative(self.graph, self.inputs, self.variables, self._returned, self.kernels)
+        return Derivative(
+            self.graph,
+            self.inputs,
+            self.variables,
+            self._returned,
+            self.kernels,
+            self._may_compile,
+        )
 
     @property
     def derivative(self) -> Derivative | None:
@@ -220,7 +238,7 @@ class Compiled:
             )
             return [next(found) if is_differentiable(p.dtype) else None for p in primals]
 
-        return _Traced(pullback, f"{self.graph.name}_vjp")
+        return _Traced(pullback, f"{self.graph.name}_vjp", compiled=self._may_compile)
 
     @cached_property
     def _pushforward(self) -> _Traced:
@@ -229,7 +247,7 @@ class Compiled:
                 outputs = self._replayed(primals)
             return accumulator.jvp(outputs, unconnected_gradients="zero")
 
-        return _Traced(pushforward, f"{self.graph.name}_jvp")
+        return _Traced(pushforward, f"{self.graph.name}_jvp", compiled=self._may_compile)
 
     def _announce(
         self,
@@ -286,9 +304,10 @@ class Compiled:
 class _Traced:
     """A derivative as a traced function: of tensors alone, so it needs no more than their specs."""
 
-    def __init__(self, f: Callable[..., Any], name: str) -> None:
+    def __init__(self, f: Callable[..., Any], name: str, *, compiled: bool) -> None:
         self._f = f
         self._name = name
+        self._may_compile = compiled
         self._compiled: dict[Any, Compiled] = {}
 
     def __call__(self, *nests: Any) -> Any:
@@ -299,5 +318,7 @@ class _Traced:
         key = (treedef, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]))
         compiled = self._compiled.get(key)
         if compiled is None or compiled.followed_constants():
-            compiled = self._compiled[key] = trace(self._name, self._f, leaves, treedef)
+            compiled = self._compiled[key] = trace(
+                self._name, self._f, leaves, treedef, compiled=self._may_compile
+            )
         return compiled.call(leaves)

@@ -39,6 +39,8 @@ class Derivative:
         How many outputs are differentiated.
     kernels : Kernels
         Where it runs.
+    compiled : bool
+        Whether the backend may run the plans its own way.
 
     Attributes
     ----------
@@ -56,6 +58,7 @@ class Derivative:
         known: list[Variable],
         returned: int,
         kernels: Kernels,
+        compiled: bool,
     ) -> None:
         with tracing(f"{graph.name}_vjp") as under_way:
             under_way.home = kernels
@@ -91,6 +94,9 @@ class Derivative:
         self.residuals = _residuals(simple, seeds, wanted)
         self.forward = Plan(simple, given, [*made, *self.residuals], kernels)
         self.plan = Plan(simple, [*self.residuals, *seeds], wanted, kernels)
+        if compiled:
+            self.forward.compile()
+            self.plan.compile()
         under_way.release()
 
     @property
@@ -133,7 +139,7 @@ def run_plan(plan: Plan, arrays: Sequence[Any], *, is_backward: bool = False) ->
     """Run a plan; where somebody looks for NaNs, so that each operation is looked at."""
     checker = checker_in_force()
     if checker is None:
-        return plan.run(arrays)
+        return plan.execute(arrays)
     # A backward pass was traced once, and is asked for now.
     return plan.run_checked(arrays, checker, user_line() if is_backward else None)
 

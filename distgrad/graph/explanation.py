@@ -36,6 +36,8 @@ class TraceExplanation:
         nobody reads, that depend on constants alone, that change nothing.
     backward : str
         What the backward pass is; empty where none was asked for.
+    way : str
+        How the backend runs it; empty where it calls operation by operation as every backend can.
     changed : str
         What was different from the trace before.
     """
@@ -55,6 +57,7 @@ class TraceExplanation:
     folded: tuple[str, ...]
     reduced: tuple[str, ...]
     backward: str
+    way: str
     changed: str
 
     def __str__(self) -> str:
@@ -81,6 +84,8 @@ class TraceExplanation:
                 lines += [f"  {note}" for note in notes[:_SHOWN]]
                 if len(notes) > _SHOWN:
                     lines.append(f"  ... {len(notes) - _SHOWN} more")
+        if self.way:
+            lines.append(f"runs {self.way}")
         lines.append(f"backward: {self.backward or 'not asked for yet'}")
         return "\n".join(lines)
 
@@ -104,11 +109,12 @@ class FunctionExplanation:
     traces: tuple[TraceExplanation, ...]
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.name}: traced {self.traced} time{'' if self.traced == 1 else 's'}",
-            "not fused: each operation is a call of the backend's own kernel, in a straight line; "
-            "no backend offers to compile graphs to native code",
-        ]
+        lines = [f"{self.name}: traced {self.traced} time{'' if self.traced == 1 else 's'}"]
+        if not any(each.way for each in self.traces):
+            lines.append(
+                "not fused: each operation is a call of the backend's own kernel, in a straight "
+                "line; no backend offers to compile graphs to native code"
+            )
         for number, each in enumerate(self.traces, 1):
             lines.append(f"trace {number}")
             lines += [f"  {line}" for line in str(each).splitlines()]
@@ -145,6 +151,7 @@ def explain_trace(compiled: Any, changed: str) -> TraceExplanation:
         tuple(notes.folded),
         tuple(notes.reduced),
         _backward(compiled.derivative),
+        plan.way,
         changed,
     )
 

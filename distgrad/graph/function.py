@@ -30,7 +30,9 @@ from distgrad.variable import Variable
 _TRACES_BEFORE_WARNING = 3
 
 
-def function(f: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
+def function(
+    f: Callable[..., Any] | None = None, *, name: str | None = None, compiled: bool = True
+) -> Any:
     """Make a function run as a graph: traced once for each signature, then replayed.
 
     Parameters
@@ -39,6 +41,8 @@ def function(f: Callable[..., Any] | None = None, *, name: str | None = None) ->
         A function of nests of arrays, variables and static values.
     name : str, optional
         Its name in messages and printed graphs; the function's own by default.
+    compiled : bool
+        Whether the backend may run the graph its own way: CuPy's as a CUDA graph.
 
     Returns
     -------
@@ -60,8 +64,8 @@ def function(f: Callable[..., Any] | None = None, *, name: str | None = None) ->
       return %2
     """
     if f is None:
-        return partial(function, name=name)
-    return Function(f, name)
+        return partial(function, name=name, compiled=compiled)
+    return Function(f, name, compiled=compiled)
 
 
 class Function:
@@ -86,8 +90,11 @@ class Function:
     it is a function of its own for each object, and lives as long as that.
     """
 
-    def __init__(self, f: Callable[..., Any], name: str | None = None) -> None:
+    def __init__(
+        self, f: Callable[..., Any], name: str | None = None, *, compiled: bool = True
+    ) -> None:
         self._f = f
+        self._may_compile = compiled
         self._name: str = name or str(getattr(f, "__name__", "function"))
         self._compiled: dict[Any, Compiled] = {}
         self._changes: dict[Any, str] = {}
@@ -220,6 +227,7 @@ class Function:
                 followed=(*followed, *captured),
                 creates=not self._compiled,
                 forget=_forgetting(self, key),
+                compiled=self._may_compile,
             )
             if any(reference() is None for reference in compiled.created):
                 raise TraceError(
@@ -292,7 +300,7 @@ class Function:
                 parameters=parameters[1:] if parameters else []
             )
         with self._lock:
-            bound = Function(of_object, self._name)
+            bound = Function(of_object, self._name, compiled=self._may_compile)
             self._of_objects[id(instance)] = (reference, bound)
         return bound
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from distgrad.batching import vmap
-from distgrad.core.op import Composed, Keep, Kind, Spec
+from distgrad.core.op import Acting, Keep, Kind, Spec
 from distgrad.core.seam import LISTENERS, VALUES, apply
 from distgrad.debug import checker_in_force
 from distgrad.dtypes import is_differentiable
@@ -78,7 +78,7 @@ class Interpreted:
         self._apart = apart
         self._pull: Interpreted | None = None
         self._push: Interpreted | None = None
-        self.op = Composed(
+        self.op = Acting(  # as its bodies may
             name,
             Kind.OPAQUE,
             self._spec,

@@ -9,10 +9,11 @@ from operator import itemgetter
 from typing import Any
 
 from distgrad.backend.kernels import Kernels
-from distgrad.core.op import Op
+from distgrad.core.op import Acting, Op
 from distgrad.core.seam import VALUES, apply
 from distgrad.debug import checker_in_force
 from distgrad.errors import MissingKernelError, NonFiniteError
+from distgrad.graph.compiling import CompiledPlan, Compiles
 from distgrad.graph.nodes import OUTPUT_OF, Graph, Node
 from distgrad.tensor import Tensor
 
@@ -72,6 +73,7 @@ class Plan:
         self._lay_out(places)
         self.places = len(self._template)
         self._outputs = [places[node.index] for node in wanted]
+        self._compiled: CompiledPlan | None = None
 
     def _calls(self, graph: Graph) -> tuple[list[Node], list[Node]]:
         given = {node.index for node in self._given}
@@ -133,6 +135,21 @@ class Plan:
             count = len(operands) if len(operands) in (1, 2) else 0
             first, second = (*operands, 0, 0)[:2]
             self._steps.append((count, kernel, first, second, tuple(operands), out, tuple(dying)))
+
+    def compile(self) -> None:
+        """Let the backend run this its own way, where it offers one and this but computes."""
+        backend = self._kernels.backend
+        if isinstance(backend, Compiles) and not any(isinstance(n.op, Acting) for n in self.nodes):
+            self._compiled = backend.compile(self._name)
+
+    @property
+    def way(self) -> str:
+        """How the backend runs this, in words; empty where it is by this executor."""
+        return "" if self._compiled is None else self._compiled.way
+
+    def execute(self, arrays: Sequence[Any]) -> list[Any]:
+        """Return what `run` does, the backend's own way if it has one."""
+        return self.run(arrays) if self._compiled is None else self._compiled(self.run, arrays)
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the wanted arrays from the given ones."""

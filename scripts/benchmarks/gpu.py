@@ -1,10 +1,12 @@
 """Measure distgrad on a CUDA device: kernels against the device's own limits, steps beside peers.
 
 Kernels that move memory are given as a share of the bandwidth that a copy reaches, products as a
-share of what CuPy's own product (cuBLAS) reaches. Steps of training (forward, backward, Adam) are
-those of four small models, eager and by `dg.function`, in float32 and by `autocast` in half
-precision, beside PyTorch's, eager, where that is installed with CUDA. Times are from the device's
-events, the median of the rounds after some that are not counted.
+share of what CuPy's own product (cuBLAS) reaches; convolutions and attention beside PyTorch's.
+Steps of training (forward, backward, Adam) are those of four small models: eager, by `dg.function`
+operation by operation and as a CUDA graph, in float32 and by `autocast` in half precision, beside
+PyTorch's, eager and as a CUDA graph, where that is installed with CUDA. Times are from the device's
+events, the median of the rounds after some that are not counted. What was not captured as a graph
+is listed below the table.
 
 Writes a table in Markdown. `--backend numpy` runs the same program without a device, by the clock,
 to see that it runs: its figures are those of one core and mean nothing else.
@@ -13,52 +15,25 @@ to see that it runs: its figures are those of one core and mean nothing else.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from device_cases.large import attention_rows, convolution_rows
+from device_cases.timing import Clock, torch_median
 from training_steps.own import models, step_of
-from training_steps.peers import torch_step
+from training_steps.peers import torch_graphed, torch_step
 
 import distgrad as dg
 from distgrad.backend import load
 from distgrad.errors import DistgradError
 
-WARM_UP = 3  # rounds that compile kernels, fill the pool of memory and raise the clock
 UNSUPPORTED = (DistgradError, NotImplementedError, TypeError, ValueError)
-
-
-class Clock:
-    """Times work on a backend's device, in seconds: by its events, or by the host's clock."""
-
-    def __init__(self, backend: Any, rounds: int) -> None:
-        self.backend = backend
-        self.rounds = rounds
-        self.events = getattr(getattr(backend.module, "cuda", None), "Event", None)
-
-    def median(self, work: Callable[[], Any]) -> float:
-        """Return the median of the rounds."""
-        for _ in range(WARM_UP):
-            work()
-        self.backend.synchronize()
-        return statistics.median(self._once(work) for _ in range(self.rounds))
-
-    def _once(self, work: Callable[[], Any]) -> float:
-        if self.events is None:
-            start = time.perf_counter()
-            work()
-            return time.perf_counter() - start
-        begin, end = self.events(), self.events()
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        return float(self.backend.module.cuda.get_elapsed_time(begin, end)) / 1e3
 
 
 # --- kernels --------------------------------------------------------------------------------------
@@ -136,40 +111,60 @@ def product_rows(clock: Clock, size: int) -> Iterator[tuple[str, float, str]]:
 # --- steps of training ----------------------------------------------------------------------------
 
 
-def torch_median(step: Callable[[], Any], rounds: int) -> float:
-    """Return the median seconds of PyTorch's step, by its own events: its stream is another."""
-    import torch
-
-    times = []
-    for number in range(WARM_UP + rounds):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        step()
-        end.record()
-        end.synchronize()
-        if number >= WARM_UP:
-            times.append(begin.elapsed_time(end) / 1e3)
-    return statistics.median(times)
-
-
 def step_rows(clock: Clock, scale: int, chosen: list[str]) -> Iterator[tuple[str, ...]]:
-    """Yield model, dtype and the milliseconds of a step: eager, by `dg.function`, PyTorch."""
+    """Yield model, dtype and the milliseconds of a step, distgrad's and PyTorch's."""
     for name, (make, shape) in models(scale).items():
         if name not in chosen:
             continue
         for dtype in ("float32", "bfloat16", "float16"):
             cells = []
-            for work in step_of(clock.backend, make, shape, dtype):
+            _, uncaptured = step_of(clock.backend, make, shape, dtype)
+            eager, captured = step_of(clock.backend, make, shape, dtype)
+            for work in (eager, without_graphs(uncaptured), captured):
                 try:
                     cells.append(f"{1e3 * clock.median(work):.2f}")
                 except UNSUPPORTED as error:
                     words = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
                     cells.append(f"fails ({words})")
-            peer = torch_step(name, shape, scale, dtype, "cuda") if clock.events else None
-            cells.append(
-                f"{1e3 * torch_median(peer, clock.rounds):.2f}" if peer else "not measured"
-            )
+            for make_peer in (torch_step, torch_graphed):
+                try:
+                    peer = make_peer(name, shape, scale, dtype, "cuda") if clock.events else None
+                    words = (
+                        f"{1e3 * torch_median(peer, clock.rounds):.2f}" if peer else "not measured"
+                    )
+                except RuntimeError as error:  # what it cannot capture
+                    words = f"fails ({str(error).splitlines()[0][:60]})"
+                cells.append(words)
             yield name, dtype, *cells
+
+
+def without_graphs(step: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a step that is traced where CUDA graphs are switched off."""
+
+    def work() -> Any:
+        before = os.environ.get("DISTGRAD_CUDA_GRAPHS")
+        os.environ["DISTGRAD_CUDA_GRAPHS"] = "0"
+        try:
+            return step()
+        finally:
+            if before is None:
+                del os.environ["DISTGRAD_CUDA_GRAPHS"]
+            else:
+                os.environ["DISTGRAD_CUDA_GRAPHS"] = before
+
+    return work
+
+
+class Heard(logging.Handler):
+    """Notes what was not captured as a CUDA graph."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a message."""
+        self.lines.append(f"- {record.getMessage()}")
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -207,6 +202,9 @@ def main() -> None:
     dg.set_backend(arguments.backend)
     backend = load(arguments.backend)
     clock = Clock(backend, arguments.rounds)
+    heard = Heard()
+    logging.getLogger("distgrad").addHandler(heard)
+    logging.getLogger("distgrad").setLevel(logging.DEBUG)
     parts = [
         f"Measured on: {described(backend)}.\n",
         f"Command: `scripts/bench gpu {' '.join(sys.argv[1:])}`\n",
@@ -214,8 +212,14 @@ def main() -> None:
     rows = [*memory_rows(clock, arguments.elements), *product_rows(clock, arguments.size)]
     lines = [(name, f"{1e3 * seconds:.3f}", words) for name, seconds, words in rows]
     parts.append(table(("kernel", "ms", "rate"), lines))
-    head = ("step of", "dtype", "eager ms", "dg.function ms", "PyTorch eager ms")
+    large = [*convolution_rows(clock, arguments.scale), *attention_rows(clock, arguments.scale)]
+    head = ("kernel", "dtype", "forward ms", "both ways ms", "PyTorch's", "PyTorch's both ways")
+    parts.append(table(head, large))
+    steps = ("eager", "dg.function", "as a CUDA graph", "PyTorch eager", "PyTorch as a CUDA graph")
+    head = ("step of", "dtype", *(f"{each} ms" for each in steps))
     parts.append(table(head, list(step_rows(clock, arguments.scale, arguments.models))))
+    if heard.lines:
+        parts.append("\n".join(dict.fromkeys(heard.lines)) + "\n")
     text = "\n".join(parts)
     print(text)
     if arguments.write:

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -104,6 +105,15 @@ class HostRunner:
 
         self.run(source_of(source, elements), name, grid, threads, arguments)
 
+    def matmul(self, a, b, out=None):
+        return np.matmul(a, b, out=out)
+
+    def wide_matmul(self, a, b):
+        from distgrad_cupy.running import addition_dtype
+
+        wide = addition_dtype(a.dtype.name)
+        return np.matmul(a.astype(wide, copy=False), b.astype(wide, copy=False))
+
     def run(self, text, name, grid, threads, arguments):
         """Run a kernel of a text, in both orders of a block's threads."""
         library = compile_for_host(host_source(text), self.folder)
@@ -129,6 +139,8 @@ class HostRunner:
 def _passed(argument):
     if argument is None:
         return ctypes.c_void_p(0)
+    if isinstance(argument, np.ndarray) and argument.dtype.fields:  # a struct, by its value
+        return np.ctypeslib.as_ctypes_type(argument.dtype).from_buffer_copy(argument)
     if isinstance(argument, np.ndarray):
         return ctypes.c_void_p(argument.ctypes.data)
     return np.ctypeslib.as_ctypes_type(argument.dtype)(argument.item())
@@ -138,3 +150,13 @@ def _passed(argument):
 def host_runner(tmp_path_factory):
     """What starts kernels of CUDA sources on the host, over NumPy's arrays."""
     return HostRunner(tmp_path_factory.mktemp("cuda"), lambda: kernels_of("numpy"))
+
+
+@pytest.fixture(scope="session")
+def cupy_stand_in():
+    """What stands for CuPy where streams are captured."""
+    path = Path(__file__).with_name("cupy_stand_in.py")
+    specification = importlib.util.spec_from_file_location("cupy_stand_in", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

@@ -20,6 +20,7 @@ from distgrad.testing.samples import samples
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
+from distgrad_cupy import copying, segments
 from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.running import source_of, sources
 
@@ -44,6 +45,7 @@ FIRST = [
     for name in sorted({each.operation for each in SAMPLES})
     for sample in [each for each in SAMPLES if each.operation == name][:4]
 ]
+FIRST += [sample for sample in SAMPLES if "depthwise" in sample.variant]
 
 
 @pytest.fixture
@@ -80,6 +82,87 @@ def test_rows_are_added_up_where_positions_repeat(dtype, row, host):
 
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("counted", [0, 1 << 14], ids=["sorted", "counted"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_rows_are_added_in_place_in_their_order(dtype, counted, host_runner, monkeypatch):
+    monkeypatch.setattr(segments, "_COUNTED", counted)
+    rng = np.random.default_rng(6)
+    array, rows = (rng.standard_normal(shape).astype(dtype) for shape in ((4, 3), (50, 3)))
+    positions = rng.integers(-5, 5, 50)  # the first and the last lie outside
+    wide = np.float64 if dtype == "float64" else np.float32
+    expected = array.astype(wide)
+    for position, row in zip(positions, rows.astype(wide), strict=True):
+        if -4 <= position < 4:
+            expected[position] += row
+
+    assert segments.add_rows(host_runner, array, positions, rows)
+
+    np.testing.assert_array_equal(array, expected.astype(dtype))
+
+
+def test_rows_of_another_dtype_are_left_to_cupy(host_runner):
+    array = np.zeros((2, 3), np.float32)
+
+    assert not segments.add_rows(host_runner, array, np.array([0]), np.ones((1, 3)))
+    assert not segments.add_rows(host_runner, array, np.array([True]), np.ones((1, 3), np.float32))
+    np.testing.assert_array_equal(array, 0)
+
+
+@pytest.mark.parametrize("count", [1, 119, 120, 121, 250])
+def test_any_number_of_arrays_is_copied_by_few_launches(count, host_runner):
+    rng = np.random.default_rng(8)
+    sources = [rng.integers(0, 255, n % 7 * n).astype(np.uint8) for n in range(count)]
+    room = rng.integers(0, 255, 99).astype(np.uint8)
+    sources[0] = room[1:]  # on no multiple of 8 bytes
+    targets = [np.zeros_like(each) for each in sources]
+    before = len(host_runner.launched)
+
+    copying.copy_all(host_runner, sources, targets)
+
+    for source, target in zip(sources, targets, strict=True):
+        np.testing.assert_array_equal(target, source)
+    assert len(host_runner.launched) - before <= -(-count // 120)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-3.0, 5.5), (2.0, 2.0)])
+def test_uniform_numbers_of_half_precision_are_the_hosts(bounds, host, numpy_kernels):
+    words = np.array([[1, 2**63 + 5, 7], [2**64 - 1, 0, 2**40]], np.uint64)
+    low, high = bounds
+    how = {"shape": (3001,), "start": 5, "dtype": np.dtype("float16"), "low": low, "high": high}
+
+    found = host.kernel("random_uniform")(words, **how)
+
+    np.testing.assert_array_equal(found, numpy_kernels.random_uniform(words, **how))
+    assert found.dtype == np.float16
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 57])
+def test_permutations_are_the_hosts(length, host):
+    words = np.array([[1, 2**63 + 5, 7], [2**64 - 1, 0, 2**40]], np.uint64)
+    expected = [philox.permutation(Stream(*each), length) for each in words.tolist()]
+
+    found = host.kernel("random_permutation")(words, length=length)
+
+    np.testing.assert_array_equal(found, np.reshape(expected, (2, length)))
+    assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize("index", [0, -1, 2**64 - 1, np.array([[3], [-2]]), np.array(4, np.uint8)])
+def test_streams_made_of_streams_are_the_hosts(index, host):
+    words = np.array([[1, 2**63 + 5, 7], [2**64 - 1, 0, 2**40]], np.uint64)
+
+    folded = host.kernel("random_fold")(words, index)
+    split = host.kernel("random_split")(words, count=9)
+
+    np.testing.assert_array_equal(folded, philox.folded(words, index))
+    np.testing.assert_array_equal(split, philox.split(words, 9))
+
+
+def test_arrays_that_do_not_fit_are_not_joined(host):
+    with pytest.raises(ValueError, match="concat: arrays that differ along axis 0 alone"):
+        host.kernel("concat")(np.ones((2, 3)), np.ones((2, 1)), axis=0)
 
 
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
@@ -162,6 +245,7 @@ def test_every_kernel_of_every_source_is_run_by_a_sample(host, host_runner):
     host.kernel("random_bits")(words, shape=(3,), start=0, dtype=np.dtype("uint32"))
     values, positions = np.ones(3, np.float32), np.array([0, 1, 1])
     host.kernel("scatter_add")(values, positions, index=ROWS, shape=(2,))
+    copying.copy_all(host_runner, [values], [np.zeros_like(values)])
 
     written = {
         name

@@ -17,7 +17,7 @@ ARCHITECTURES = {"float16": "compute_90", "float32": "compute_80", "float64": "c
 
 
 # What a source is not compiled for.
-UNUSED = {("philox", "float16")}
+UNUSED = {("philox", "float16"), ("copying", "float16")}
 
 
 def compiled(source, architecture, extra=()):

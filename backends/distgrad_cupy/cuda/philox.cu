@@ -9,9 +9,10 @@ struct Block {
     Word words[4];
 };
 
-__device__ inline Block philox(const Word* stream, Word block, Word part) {
-    Word x0 = block, x1 = stream[2], x2 = part, x3 = 0;
-    Word low = stream[0], high = stream[1];
+__device__ inline Block philox_of(
+    const Word* key, Word x0, Word x1, Word x2, Word x3
+) {
+    Word low = key[0], high = key[1];
     // The constants of Philox4x64, from table 2 of the reference named in philox.py.
     for (int round = 0; round < 10; ++round) {
         const Word high0 = __umul64hi(x0, 0xD2E7470EE14C6C93ull);
@@ -26,6 +27,26 @@ __device__ inline Block philox(const Word* stream, Word block, Word part) {
         high += 0xBB67AE8584CAA73Bull;
     }
     return Block{{x0, x1, x2, x3}};
+}
+
+__device__ inline Block philox(const Word* stream, Word block, Word part) {
+    return philox_of(stream, block, stream[2], part, 0);
+}
+
+// New streams made of streams: by an index of each (`domain` 1 of philox.py, which looks at keys
+// only), or so many of each (`domain` 2; `indices` is null).
+extern "C" __global__ void new_streams(
+    const Word* streams, const Word* indices, Word* out, long long count, long long each, int domain
+) {
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count;
+         i += gridDim.x * (long long)blockDim.x) {
+        const Word* own = streams + 3 * (indices ? i : i / each);
+        const Word index = indices ? indices[i] : (Word)(i % each);
+        const Block found = philox_of(own, index, indices ? 0 : own[2], 0, (Word)domain);
+        out[3 * i] = found.words[0];
+        out[3 * i + 1] = found.words[1];
+        out[3 * i + 2] = 0;
+    }
 }
 
 // Give each number of each stream to `write(block, place in the block, place in the output)`;

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from distgrad.core.op import Composed, Keep, Kind, Op, Spec
+from distgrad.core.op import Acting, Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
@@ -167,7 +167,7 @@ def _collective(
             return record(op, arrays[0], params)
         return _swapped(xp, record(op, _swapped(xp, arrays[0]), params))
 
-    op = Composed(name, Kind.OPAQUE, spec_rule, vjp, jvp, keep, compose, batch)
+    op = Acting(name, Kind.OPAQUE, spec_rule, vjp, jvp, keep, compose, batch)
     _travels[op] = travel
     return op
 

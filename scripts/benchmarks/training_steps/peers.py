@@ -57,7 +57,8 @@ def torch_step(
     own = (shape[0], shape[3], shape[1], shape[2]) if len(shape) == 4 else shape
     x = torch.randn(own, device=device)
     labels = torch.randint(0, 10, (shape[0],), device=device)
-    optimizer = torch.optim.Adam(made.parameters(), 1e-3, fused=True)
+    # Capturable: its steps are counted on the device, so that a CUDA graph may hold them.
+    optimizer = torch.optim.Adam(made.parameters(), 1e-3, fused=True, capturable=device == "cuda")
     narrow = getattr(torch, dtype)
 
     def step() -> None:
@@ -68,6 +69,28 @@ def torch_step(
         optimizer.step()
 
     return step
+
+
+def torch_graphed(
+    name: str, shape: tuple[int, ...], scale: int, dtype: str, device: str
+) -> Callable[[], Any] | None:
+    """Return PyTorch's whole step as a CUDA graph; None where there is no such PyTorch."""
+    step = torch_step(name, shape, scale, dtype, device)
+    if step is None:
+        return None
+    import torch
+
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], Any] = graph.replay
+    return replay
 
 
 def tensorflow_step(name: str, shape: tuple[int, ...], scale: int) -> Callable[[], Any] | None:

@@ -1,0 +1,312 @@
+"""Convolutions on the device: windows unrolled in chunks for cuBLAS, few channels summed directly.
+
+A chunk of windows is unrolled into a matrix, (rows, taps * channels), and multiplied with the
+kernel at once; what is unrolled at a time is bounded. The cotangent of the input is a convolution
+of stride 1 for each residue of positions modulo the stride: it is gathered, never scattered. Groups
+of few channels, depthwise ones among them, have kernels that sum over a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distgrad.ops import VOCABULARY
+from distgrad.windows import Pairs, counts, phases
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, addition_dtype, blocks_for
+
+Array = Any
+Shape = tuple[int, ...]
+
+# How many bytes of unrolled windows are held at a time: enough rows for a product to fill a device,
+# little beside its memory.
+_CHUNK_BYTES = 1 << 27
+# Groups with so many products of channels at most are summed directly: as matrices they would be
+# far smaller than the tiles that cuBLAS works in.
+_FEW_PRODUCTS = 64
+_LARGEST = 2**31 - 1  # of what kernels count by 32 bits: lengths, rows, elements of a chunk
+# Where a kernel's cotangent is summed directly, rows are cut into so many parts at most, of so many
+# rows at least.
+_PARTS = 256
+_PART_ROWS = 64
+
+
+class Slide(NamedTuple):
+    """How a window slides over spatial axes: lengths, numbers of windows, taps, and distances."""
+
+    lengths: Shape
+    windows: Shape
+    window: Shape
+    stride: Shape
+    before: Shape
+    dilation: Shape
+    groups: int
+
+    def arguments(self) -> tuple[np.int32, ...]:
+        """Return the arguments that every kernel ends with: each for three axes."""
+        fillings = (1, 1, 1, 1, 0, 1)
+        return tuple(
+            np.int32(n)
+            for each, filling in zip(self[:-1], fillings, strict=True)
+            for n in ((filling,) * (3 - len(each)) + tuple(each))
+        )
+
+
+def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
+    """Return the kernels of convolution.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts them.
+    """
+    return {
+        "conv": partial(_conv, run),
+        "conv_transpose": partial(_conv_transpose, run),
+        "conv_kernel_vjp": partial(_conv_kernel_vjp, run),
+    }
+
+
+def _takes(first: Array, second: Array, rank: int, *lengths: int) -> bool:
+    """Return whether kernels take the arrays: of one floating dtype, and countable by 32 bits."""
+    shapes = (first.shape, second.shape)
+    return (
+        first.dtype.name in ELEMENTS
+        and first.dtype == second.dtype
+        and rank <= 3
+        and max(*lengths, *(n for shape in shapes for n in shape)) <= _LARGEST
+        and all(prod(shape[:-1]) <= _LARGEST for shape in shapes)
+    )
+
+
+def _composed(run: Runner, name: str, *arrays: Array, **params: Any) -> Array:
+    compose: Any = VOCABULARY[name].compose
+    return compose(run.namespace(), *arrays, **params)
+
+
+def _has_few_channels(inner: int, each: int, groups: int) -> bool:
+    return groups > 1 and inner * each <= _FEW_PRODUCTS
+
+
+# --- the three operations -------------------------------------------------------------------------
+
+
+def _conv(
+    run: Runner,
+    x: Array,
+    w: Array,
+    *,
+    stride: Shape,
+    padding: Pairs,
+    dilation: Shape,
+    groups: int,
+) -> Array:
+    window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
+    spatial = counts(x.shape[1:-1], window, stride, padding, dilation)
+    if not _takes(x, w, len(window), x.shape[0] * prod(spatial), prod(window) * x.shape[-1]):
+        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return _composed(run, "conv", x, w, **how)
+    y = run.module.empty((x.shape[0], *spatial, outputs), x.dtype)
+    x, w = map(run.module.ascontiguousarray, (x, w))
+    before = tuple(ahead for ahead, _ in padding)
+    slide = Slide(x.shape[1:-1], spatial, window, stride, before, dilation, groups)
+    if not y.size:
+        return y
+    if not w.size:
+        y[...] = 0
+    elif _has_few_channels(inner, outputs // groups, groups):
+        _direct(run, "direct_conv", x, w, y, slide, w.shape)
+    else:
+        _convolve(run, x, w, y, slide)
+    return y
+
+
+def _conv_transpose(
+    run: Runner,
+    y: Array,
+    w: Array,
+    *,
+    shape: Shape,
+    stride: Shape,
+    padding: Pairs,
+    dilation: Shape,
+    groups: int,
+) -> Array:
+    window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
+    if not _takes(y, w, len(window), y.shape[0] * prod(shape), prod(window) * outputs):
+        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return _composed(run, "conv_transpose", y, w, **how, shape=shape)
+    x = run.module.empty((y.shape[0], *shape, inner * groups), y.dtype)
+    y, w = map(run.module.ascontiguousarray, (y, w))
+    if not x.size:
+        return x
+    if not (y.size and w.size):
+        x[...] = 0
+    elif _has_few_channels(inner, outputs // groups, groups):
+        before = tuple(ahead for ahead, _ in padding)
+        slide = Slide(shape, y.shape[1:-1], window, stride, before, dilation, groups)
+        _direct(run, "direct_transpose", y, w, x, slide, w.shape)
+    else:
+        _transpose(run, y, w, x, stride, padding, dilation, groups)
+    return x
+
+
+def _transpose(
+    run: Runner,
+    y: Array,
+    w: Array,
+    x: Array,
+    stride: Shape,
+    padding: Pairs,
+    dilation: Shape,
+    groups: int,
+) -> None:
+    """Write a transposed convolution, one convolution of stride 1 for each residue of positions."""
+    window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
+    rank, shape = len(window), x.shape[1:-1]
+    # The kernel with the roles of its channels changed, group by group.
+    turned = w.reshape(*window, inner, groups, outputs // groups)
+    turned = turned.transpose(*range(rank), rank + 2, rank + 1, rank)
+    turned = turned.reshape(*window, outputs // groups, groups * inner)
+    along = [
+        phases(shape[a], y.shape[1 + a], window[a], stride[a], padding[a][0], dilation[a])
+        for a in range(rank)
+    ]
+    for phase in product(*along):
+        places = tuple(slice(p.start, None, s) for p, s in zip(phase, stride, strict=True))
+        target = x[(slice(None), *places)]
+        if any(p.taps == 0 for p in phase):
+            target[...] = 0
+            continue
+        # Taps meet windows in reverse; padding of a phase may be negative, where it starts late.
+        taps = tuple(slice(p.first, None, p.step) for p in phase)
+        part = turned[taps][(slice(None, None, -1),) * rank]
+        slide = Slide(
+            y.shape[1:-1],
+            target.shape[1:-1],
+            tuple(p.taps for p in phase),
+            (1,) * rank,
+            tuple(p.padding[0] for p in phase),
+            tuple(p.dilation for p in phase),
+            groups,
+        )
+        whole = target.shape == x.shape
+        result = x if whole else run.module.empty(target.shape, x.dtype)
+        _convolve(run, y, run.module.ascontiguousarray(part), result, slide)
+        if not whole:
+            target[...] = result
+
+
+def _conv_kernel_vjp(
+    run: Runner,
+    x: Array,
+    y: Array,
+    *,
+    window: Shape,
+    stride: Shape,
+    padding: Pairs,
+    dilation: Shape,
+    groups: int,
+) -> Array:
+    inner, outputs = x.shape[-1] // groups, y.shape[-1]
+    if not _takes(x, y, len(window), prod(window) * x.shape[-1]):
+        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return _composed(run, "conv_kernel_vjp", x, y, **how, window=window)
+    shape = (*window, inner, outputs)
+    if not (x.size and y.size and prod(shape)):
+        return run.module.zeros(shape, x.dtype)
+    x, y = map(run.module.ascontiguousarray, (x, y))
+    before = tuple(ahead for ahead, _ in padding)
+    slide = Slide(x.shape[1:-1], y.shape[1:-1], window, stride, before, dilation, groups)
+    each = outputs // groups
+    if _has_few_channels(inner, each, groups):
+        return _direct_kernel(run, x, y, shape, slide)
+    lines = y.reshape(-1, groups, each)
+    total = None
+    for start, columns in _unrolled(run, x, slide, inner, len(lines)):
+        right = lines[start : start + columns.shape[1]].transpose(1, 0, 2)
+        # Chunks are added up in their order, in the dtype in which elements are added.
+        part = run.wide_matmul(columns.transpose(0, 2, 1), right)
+        total = part if total is None else total + part
+    return total.transpose(1, 0, 2).reshape(shape).astype(x.dtype, copy=False)  # type: ignore[union-attr]  # there are rows
+
+
+# --- by products of matrices ----------------------------------------------------------------------
+
+
+def _convolve(run: Runner, x: Array, w: Array, y: Array, slide: Slide) -> None:
+    """Write a convolution of contiguous arrays into one."""
+    window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
+    groups, lines = slide.groups, y.reshape(-1, outputs)
+    if groups == 1 and _is_pointwise(slide):
+        run.matmul(x.reshape(-1, inner), w.reshape(inner, outputs), out=lines)
+        return
+    depth, each = prod(window) * inner, outputs // groups
+    matrices = w.reshape(depth, groups, each).transpose(1, 0, 2)
+    for start, columns in _unrolled(run, x, slide, inner, len(lines)):
+        rows = slice(start, start + columns.shape[1])
+        if groups == 1:
+            run.matmul(columns[0], matrices[0], out=lines[rows])
+        else:
+            multiplied = run.matmul(columns, matrices).transpose(1, 0, 2)
+            lines[rows] = multiplied.reshape(columns.shape[1], outputs)
+
+
+def _is_pointwise(slide: Slide) -> bool:
+    """Return whether the windows are the elements, in their order."""
+    return (
+        set(slide.window) == {1}
+        and set(slide.stride) == {1}
+        and set(slide.before) == {0}
+        and slide.windows == slide.lengths
+    )
+
+
+def _unrolled(
+    run: Runner, x: Array, slide: Slide, inner: int, rows: int
+) -> Iterator[tuple[int, Array]]:
+    """Yield the first row of each chunk of windows, and its matrices (groups, rows, depth)."""
+    taps = prod(slide.window)
+    width = taps * inner * slide.groups  # numbers of a row, over all groups
+    step = min(max(min(_CHUNK_BYTES // x.dtype.itemsize, _LARGEST) // width, 1), rows)
+    room = run.module.empty(step * width, x.dtype)
+    for start in range(0, rows, step):
+        length = min(step, rows - start)
+        columns = room[: length * width]
+        counted = (np.uint32(n) for n in (start, length, taps, inner, slide.groups))
+        arguments = (x, columns, *counted, *slide.arguments())
+        grid = (blocks_for(columns.size),)
+        run.launch("convolution", "unroll", x.dtype.name, grid, THREADS, arguments)
+        yield start, columns.reshape(slide.groups, length, taps * inner)
+
+
+# --- directly -------------------------------------------------------------------------------------
+
+
+def _direct(
+    run: Runner, name: str, given: Array, w: Array, out: Array, slide: Slide, shape: Shape
+) -> None:
+    """Start a kernel that has a thread for each number of its result."""
+    channels = (np.int32(n) for n in (*shape[-2:], slide.groups))
+    arguments = (given, w, out, np.int64(out.size), *channels, *slide.arguments())
+    grid = (blocks_for(out.size),)
+    run.launch("convolution", name, given.dtype.name, grid, THREADS, arguments)
+
+
+def _direct_kernel(run: Runner, x: Array, y: Array, shape: Shape, slide: Slide) -> Array:
+    """Return the cotangent of a kernel with few channels in a group."""
+    rows, count = prod(y.shape[:-1]), prod(shape)
+    length = max(_PART_ROWS, -(-rows // _PARTS))
+    parts = -(-rows // length)
+    sums = run.module.empty((parts, *shape), addition_dtype(x.dtype.name))
+    channels = (np.int32(n) for n in (*shape[-2:], slide.groups))
+    lengths = (np.int64(count), np.uint32(rows), np.uint32(length))
+    arguments = (x, y, sums, *lengths, *channels, *slide.arguments())
+    grid = (-(-count // THREADS), parts)
+    run.launch("convolution", "direct_kernel", x.dtype.name, grid, THREADS, arguments)
+    return sums.sum(axis=0).astype(x.dtype, copy=False)

@@ -1,0 +1,42 @@
+"""Copy many arrays by few launches: their addresses travel as a kernel's argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distgrad_cupy.running import THREADS, Runner, address_of
+
+Array = Any
+
+_AT_ONCE = 120  # as in copying.cu; arguments of a kernel have 4096 bytes at most
+_TABLE = np.dtype(
+    [(name, kind, _AT_ONCE) for name, kind in (("source", "u8"), ("target", "u8"), ("bytes", "i8"))]
+)
+_MOST_BLOCKS = 1024  # for each array: more than run at one time
+_WORD = 8
+
+
+def copy_all(run: Runner, sources: Sequence[Array], targets: Sequence[Array]) -> None:
+    """Copy each array into another one, on the current stream.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts the kernel.
+    sources, targets : sequence of array
+        Contiguous pairs of one shape and dtype.
+    """
+    pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s.nbytes]
+    for start in range(0, len(pairs), _AT_ONCE):
+        some = pairs[start : start + _AT_ONCE]
+        table = np.zeros((), _TABLE)
+        for place, (source, target) in enumerate(some):
+            table["source"][place] = address_of(source)
+            table["target"][place] = address_of(target)
+            table["bytes"][place] = source.nbytes
+        longest = max(source.nbytes for source, _ in some)
+        blocks = min(-(-longest // (_WORD * THREADS)), _MOST_BLOCKS)
+        run.launch("copying", "copy_arrays", "float32", (blocks, len(some)), THREADS, (table,))

@@ -1,0 +1,322 @@
+"""Products of matrices by cuBLAS itself, for what CuPy's own product does not do.
+
+CuPy's `matmul` refuses to be captured in a CUDA graph, and gives products of half precision rounded
+to half precision only. Here cuBLAS, the library that CuPy has loaded, is called directly: into a
+wider dtype, and in a workspace that belongs to a captured graph. Everything else is CuPy's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distgrad_cupy.running import addition_dtype, address_of
+
+Array = Any
+
+# cudaDataType and cublasComputeType of what is stored, see cuBLAS's reference, and the numbers by
+# which products are scaled.
+_STORED = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5}
+_COMPUTED = {"float32": 68, "float64": 70, "float16": 68, "complex64": 68, "complex128": 70}
+_SCALES = {"float16": np.dtype(np.float32)}
+_TF32 = 77  # in place of 68, where CuPy's own switch asks for it
+_DEFAULT_ALGORITHM = -1
+_NOT_TURNED, _TURNED = 0, 1
+# What cuBLAS recommends for devices of compute capability 9; others need less.
+_WORKSPACE_BYTES = 32 << 20
+_LARGEST = 2**31 - 1
+
+
+class CublasError(RuntimeError):
+    """cuBLAS does not do a product; its status says why."""
+
+
+class Layout(NamedTuple):
+    """How matrices lie: whether turned, how far columns and matrices are apart, in elements."""
+
+    turned: int
+    leading: int
+    stride: int
+
+
+class Cublas:
+    """The functions of cuBLAS that are called, on one library.
+
+    Parameters
+    ----------
+    library : ctypes.CDLL
+        cuBLAS.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._local = threading.local()
+
+    def handle(self, device: int) -> ctypes.c_void_p:
+        """Return this thread's handle for the current device."""
+        known: dict[int, ctypes.c_void_p] | None = getattr(self._local, "handles", None)
+        if known is None:
+            known = self._local.handles = {}
+        if device not in known:
+            made = ctypes.c_void_p()
+            self._check(self._library.cublasCreate_v2(ctypes.byref(made)))
+            known[device] = made
+        return known[device]
+
+    def use(self, handle: ctypes.c_void_p, stream: int, workspace: int, nbytes: int) -> None:
+        """Let a handle work on a stream, in memory of its own; after that, products are given."""
+        self._check(self._library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)))
+        room = (ctypes.c_void_p(workspace), ctypes.c_size_t(nbytes))
+        self._check(self._library.cublasSetWorkspace_v2(handle, *room))
+
+    def multiply(
+        self,
+        handle: ctypes.c_void_p,
+        sizes: tuple[int, int, int, int],
+        a: tuple[int, Layout, str],
+        b: tuple[int, Layout, str],
+        out: tuple[int, Layout, str],
+    ) -> None:
+        """Multiply matrices that lie column by column: out = a b.
+
+        Parameters
+        ----------
+        handle
+            As `use` left it.
+        sizes : tuple of int
+            Rows and columns of the result, the length of the sums, and the number of matrices.
+        a, b, out : tuple
+            Address, layout and dtype of each.
+        """
+        rows, columns, depth, count = sizes
+        scale = _SCALES.get(a[2], np.dtype(a[2]))
+        one, zero = np.ones((), scale), np.zeros((), scale)
+        compute = _COMPUTED[a[2]]
+        if compute == 68 and os.environ.get("CUPY_TF32") == "1" and a[2] != "float16":
+            compute = _TF32
+
+        def matrix(each: tuple[int, Layout, str]) -> tuple[Any, ...]:
+            address, layout, dtype = each
+            return (
+                ctypes.c_void_p(address),
+                ctypes.c_int(_STORED[dtype]),
+                ctypes.c_int(layout.leading),
+                ctypes.c_longlong(layout.stride),
+            )
+
+        self._check(
+            self._library.cublasGemmStridedBatchedEx(
+                handle,
+                ctypes.c_int(a[1].turned),
+                ctypes.c_int(b[1].turned),
+                *(ctypes.c_int(n) for n in (rows, columns, depth)),
+                ctypes.c_void_p(one.ctypes.data),
+                *matrix(a),
+                *matrix(b),
+                ctypes.c_void_p(zero.ctypes.data),
+                *matrix(out),
+                ctypes.c_int(count),
+                ctypes.c_int(compute),
+                ctypes.c_int(_DEFAULT_ALGORITHM),
+            )
+        )
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise CublasError(f"cuBLAS gives status {status}; see cublasStatus_t in its reference")
+
+
+class Products:
+    """Products of stacks of matrices on one module of arrays.
+
+    Parameters
+    ----------
+    module : module
+        CuPy.
+    library : callable
+        Returns cuBLAS as a `ctypes` library; raises `OSError` where there is none.
+    """
+
+    def __init__(self, module: Any, library: Callable[[], Any]) -> None:
+        self._module = module
+        self._find = library
+        self._cublas: Cublas | None = None
+        self._missing: Exception | None = None
+        self._rooms: dict[tuple[int, int], Array] = {}
+        self._own = threading.local()
+
+    @property
+    def are_own(self) -> bool:
+        """Whether this thread's products are those of cuBLAS itself now."""
+        return getattr(self._own, "room", None) is not None
+
+    @contextmanager
+    def own(self, room: Array) -> Iterator[None]:
+        """Let this thread's products go to cuBLAS itself, in a workspace.
+
+        Parameters
+        ----------
+        room : array
+            Bytes that nobody else uses, as `workspace` makes them.
+        """
+        before = getattr(self._own, "room", None)
+        self._own.room = room
+        try:
+            yield
+        finally:
+            self._own.room = before
+
+    def workspace(self) -> Array:
+        """Return memory for cuBLAS to work in."""
+        return self._module.empty(_WORKSPACE_BYTES, np.uint8)
+
+    def cublas(self) -> Cublas:
+        """Return cuBLAS.
+
+        Raises
+        ------
+        CublasError
+            If the library is not found.
+        """
+        if self._missing is not None:
+            raise CublasError(f"cuBLAS is not found: {self._missing}") from self._missing
+        if self._cublas is None:
+            try:
+                self._cublas = Cublas(self._find())
+            except (ImportError, OSError, AttributeError) as error:
+                self._missing = error
+                raise CublasError(f"cuBLAS is not found: {error}") from error
+        return self._cublas
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """Return a product as CuPy's `matmul` does, also while a graph is captured.
+
+        Parameters
+        ----------
+        a, b : array
+            Vectors, matrices or stacks of them.
+        out : array, optional
+            To be written.
+        """
+        if not self.are_own or a.dtype != b.dtype or a.dtype.name not in _STORED:
+            if out is None:
+                return self._module.matmul(a, b)
+            return self._module.matmul(a, b, out=out)
+        return self._multiplied(a, b, a.dtype, out)
+
+    def wide_matmul(self, a: Array, b: Array) -> Array:
+        """Return products in the dtype in which elements are added up, see `addition_dtype`."""
+        wide = addition_dtype(a.dtype.name)
+        if a.dtype == wide:
+            return self.matmul(a, b)
+        try:
+            return self._multiplied(a, b, wide, None)
+        except CublasError:
+            if self.are_own:
+                raise
+            return self._module.matmul(a.astype(wide), b.astype(wide))
+
+    def _multiplied(self, a: Array, b: Array, dtype: Any, out: Array | None) -> Array:
+        """Return a product by cuBLAS itself, in a dtype as wide as the operands' or wider."""
+        module = self._module
+        left = a.reshape(1, -1) if a.ndim == 1 else a
+        right = b.reshape(-1, 1) if b.ndim == 1 else b
+        if left.shape[-1] != right.shape[-2]:
+            raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit")
+        stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        rows, columns = left.shape[-2], right.shape[-1]
+        shape = (*stack, *(rows,) * (a.ndim > 1), *(columns,) * (b.ndim > 1))
+        fits = out is not None and out.dtype == dtype and out.flags.c_contiguous
+        result: Array = out if fits else module.empty(shape, dtype)
+        if not prod(shape):
+            return result if out is None else out
+        if not left.shape[-1]:
+            result[...] = 0
+        else:
+            if len(stack) and right.ndim == 2:
+                # One matrix for all: the rows of all matrices are those of a single one.
+                left, stack = module.ascontiguousarray(left).reshape(-1, left.shape[-1]), ()
+                rows = len(left)
+            count = prod(stack)
+            one, one_layout = self._laid_out(left, stack)
+            other, other_layout = self._laid_out(right, stack)
+            depth = left.shape[-1]
+            if max(rows, columns, depth, count, one_layout[1], other_layout[1]) > _LARGEST:
+                raise CublasError("lengths beyond 2^31 - 1")
+            name, wide = a.dtype.name, np.dtype(dtype).name
+            handle = self._handle()
+            # cuBLAS reads columns where rows lie: what it sees is turned, and so is the product.
+            self.cublas().multiply(
+                handle,
+                (columns, rows, depth, count),
+                (address_of(other), other_layout, name),
+                (address_of(one), one_layout, name),
+                (address_of(result), Layout(_NOT_TURNED, columns, rows * columns), wide),
+            )
+        if out is None or fits:
+            return result
+        out[...] = result
+        return out
+
+    def _handle(self) -> ctypes.c_void_p:
+        """Return a handle for the current device and stream."""
+        cuda = self._module.cuda
+        device, stream = cuda.Device().id, cuda.get_current_stream().ptr
+        room = getattr(self._own, "room", None)
+        if room is None:
+            # A stream of its own for each workspace: two of them may be at work at once.
+            known = (device, stream)
+            room = self._rooms.get(known)
+            if room is None:
+                room = self._rooms[known] = self.workspace()
+        cublas = self.cublas()
+        handle = cublas.handle(device)
+        cublas.use(handle, stream, address_of(room), room.nbytes)
+        return handle
+
+    def _laid_out(self, x: Array, stack: tuple[int, ...]) -> tuple[Array, Layout]:
+        """Return matrices as cuBLAS can read them, copied where they lie otherwise."""
+        size = x.dtype.itemsize
+        if x.ndim == 2:
+            between = 0
+        elif x.shape[:-2] == stack and len(stack) == 1:
+            between = x.strides[0]
+        else:
+            whole = self._module.broadcast_to(x, (*stack, *x.shape[-2:]))
+            x = self._module.ascontiguousarray(whole).reshape(-1, *x.shape[-2:])
+            between = x.strides[0]
+        rows, columns = x.shape[-2:]
+        down, along = x.strides[-2:]
+        for turned, inner, outer, lines, width in (
+            (_NOT_TURNED, along, down, rows, columns),
+            (_TURNED, down, along, columns, rows),
+        ):
+            # The step of an axis of length 1 says nothing.
+            leading = outer // size if lines > 1 else width
+            adjacent = inner == size or width == 1
+            if adjacent and leading >= width and outer % size == 0 and between % size == 0:
+                return x, Layout(turned, leading, between // size)
+        copy = self._module.ascontiguousarray(x)
+        return copy, Layout(_NOT_TURNED, columns, copy.strides[0] // size if x.ndim > 2 else 0)
+
+
+def cublas_library() -> Any:
+    """Return cuBLAS, the library that CuPy has loaded or would load.
+
+    Raises
+    ------
+    OSError
+        If there is none.
+    """
+    import cupy
+
+    cupy.cuda.device.get_cublas_handle()  # whose library is loaded from now on
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    return ctypes.CDLL(f"libcublas.so.{major}")

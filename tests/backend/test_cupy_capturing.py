@@ -1,0 +1,328 @@
+"""Plans as CUDA graphs, on a module that stands for CuPy: what is captured, copied, and refused."""
+
+import importlib.util
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("cupy") is None:
+    pytest.skip("CuPy is not installed", allow_module_level=True)
+
+from distgrad.graph.compiling import Compiles
+from distgrad_cupy.capturing import Graphs, UncapturableError
+from distgrad_cupy.products import Products
+
+
+@pytest.fixture
+def device(cupy_stand_in):
+    """The module that stands for CuPy."""
+    return cupy_stand_in.Device()
+
+
+@pytest.fixture
+def graphs(device, monkeypatch):
+    monkeypatch.delenv("DISTGRAD_CUDA_GRAPHS", raising=False)
+    return Graphs(device, Products(device, None))
+
+
+class Program:
+    """An executor that counts its runs: (x + y) / 2, y as it is, and x turned round."""
+
+    def __init__(self, device):
+        self.device = device
+        self.runs = 0
+        self.before = lambda: None
+
+    def __call__(self, arrays):
+        self.runs += 1
+        x, y = arrays
+        self.before()
+        mean = self.device.kernel(lambda a, b: (a + b) / 2, x, y)
+        turned = self.device.kernel(lambda a: a + 0, x).T
+        return [mean, y, turned]
+
+
+def operands(device, number):
+    x = np.arange(6.0).reshape(2, 3) + number
+    return [device.asarray(x), device.asarray(np.ones((2, 3)) * number)]
+
+
+def assert_right(found, arrays):
+    x, y = arrays
+    np.testing.assert_array_equal(found[0], (x + y) / 2)
+    assert found[1] is y
+    np.testing.assert_array_equal(found[2], x.T)
+
+
+def test_after_some_runs_the_graph_is_launched_in_place_of_the_executor(device, graphs):
+    program, replay = Program(device), graphs("f")
+    assert replay.way == "operation by operation; a CUDA graph after 2 runs"
+
+    for number in range(3):
+        arrays = operands(device, number)
+        assert_right(replay(program, arrays), arrays)
+    runs = program.runs
+    for number in range(3, 7):
+        arrays = operands(device, number)
+        assert_right(replay(program, arrays), arrays)
+
+    assert replay.way == "as one CUDA graph"
+    assert program.runs == runs == 5  # three for the calls, one for the memory, one captured
+    (graph,) = device.cuda.graphs
+    assert graph.launches == [7] * 5  # one is the check
+    assert replay.way == "as one CUDA graph"
+
+
+def ready(device, graphs, program):
+    """Return what launches a graph from now on."""
+    replay = graphs("f")
+    for number in range(3):
+        replay(program, operands(device, number))
+    assert replay.way == "as one CUDA graph"
+    return replay
+
+
+def test_a_call_copies_in_by_one_launch_and_out_by_another(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    before = device.copies
+
+    replay(program, operands(device, 5))
+
+    assert device.copies == before + 2
+
+
+def test_results_stay_what_they_are_when_the_graph_runs_again(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    given = [operands(device, number) for number in range(3)]
+
+    found = [replay(program, arrays) for arrays in given]
+
+    for each, arrays in zip(found, given, strict=True):
+        assert_right(each, arrays)
+    assert not any(np.shares_memory(a, b) for a in found[0] for b in found[1])
+
+
+def test_operands_may_lie_in_any_order(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    x = device.asarray(np.arange(6.0).reshape(3, 2)).T
+    wide = device.asarray(np.arange(12.0).reshape(2, 6))[:, ::2]
+
+    assert_right(replay(program, [x, wide]), [x, wide])
+
+
+def test_what_a_graph_reads_and_writes_lies_in_its_own_pool(device, graphs):
+    program, pools = Program(device), set()
+    program.before = lambda: pools.add(device.cuda.pool)
+
+    replay = ready(device, graphs, program)
+
+    assert len(pools) == 2  # the ordinary one, and the graph's
+    assert device.cuda.pool is None
+    assert all(each.pool is None for each in replay(program, operands(device, 1)))
+
+
+def test_products_are_cublas_own_while_a_graph_is_prepared(device, graphs):
+    program, own = Program(device), []
+    program.before = lambda: own.append(graphs.products.are_own)
+
+    ready(device, graphs, program)
+
+    assert own == [False, False, False, True, True]
+    assert not graphs.products.are_own
+
+
+def test_the_current_stream_waits_for_the_last_launch_on_another(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    other = device.cuda.Stream(non_blocking=True)
+
+    with other:
+        replay(program, operands(device, 1))
+        replay(program, operands(device, 2))
+    assert len(other.waited) == 1
+    replay(program, operands(device, 3))
+
+    assert device.cuda.stream.waited[-1] is other.waited[0]
+    assert other.waited[0].recorded[-3:] == [other.ptr, other.ptr, 7]
+
+
+REFUSED = {
+    "it waits for the device": lambda d: d.cuda.stream.synchronize(),
+    "it copies from the host": lambda d: d.cuda.pinned and d.cuda.pinned(8),
+    "it has no kernel for graphs": lambda d: d.cuda.stream.is_capturing() and 1 / 0,
+}
+
+
+@pytest.mark.parametrize("break_it", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_captured_runs_by_the_executor_and_says_so_once(
+    break_it, device, graphs, caplog
+):
+    program, replay = Program(device), graphs("step")
+    program.before = lambda: break_it(device)
+
+    with caplog.at_level(logging.DEBUG, "distgrad"):
+        for number in range(8):
+            arrays = operands(device, number)
+            assert_right(replay(program, arrays), arrays)
+
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert record.getMessage().startswith(
+        "step: not captured as a CUDA graph, runs operation by operation ("
+    )
+    assert replay.way.startswith("operation by operation; no CUDA graph: ")
+    assert program.runs == 10
+    assert not any(stream.is_capturing() for stream in device.cuda.streams)
+
+
+def test_host_memory_is_given_as_before_outside_of_a_capture(device, graphs):
+    ready(device, graphs, Program(device))
+
+    assert device.cuda.pinned(8) == "8 bytes"
+    with graphs.capturing(), pytest.raises(UncapturableError, match="between the host and"):
+        device.cuda.pinned(8)
+
+
+def test_a_transfer_of_another_thread_is_not_refused(device, graphs):
+    found = []
+    with graphs.capturing():
+        thread = threading.Thread(target=lambda: found.append(device.cuda.pinned(4)))
+        thread.start()
+        thread.join(timeout=30)
+
+    assert found == ["4 bytes"]
+
+
+def test_a_graph_that_gives_other_numbers_is_not_used(device, graphs):
+    replay, drawn = graphs("f"), iter(range(100))
+
+    def program(arrays):
+        number = next(drawn)  # at the time of the capture, not of the launch
+        return [device.kernel(lambda a: a + number, arrays[0])]
+
+    found = [replay(program, operands(device, 0)) for _ in range(5)]
+
+    assert "other numbers than the executor" in replay.way
+    assert [float(each[0][0, 0]) for each in found[:3]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "int64", "bool"])
+def test_numbers_that_differ_by_rounding_or_are_nan_are_the_same(dtype, device, graphs):
+    replay, calls = graphs("f"), []
+
+    def program(arrays):
+        calls.append(1)
+        moved = 1 + 1e-6 * len(calls) if dtype == "float32" else 1
+        return [device.kernel(lambda a: (a * moved).astype(dtype), arrays[0])]
+
+    x = np.array([0.0, 1, 5] if dtype in ("int64", "bool") else [0, np.nan, np.inf, -2, 1])
+    with np.errstate(invalid="ignore"):  # of infinities, which the device says nothing of
+        for _ in range(4):
+            replay(program, [device.asarray(x.astype(dtype))])
+
+    assert replay.way == "as one CUDA graph"
+
+
+def test_on_another_device_the_executor_runs(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    runs = program.runs
+    arrays = operands(device, 1)
+    for each in arrays:
+        each.device_id = 1
+
+    assert_right(replay(program, arrays), arrays)
+    device.cuda.device = 1
+    assert_right(replay(program, arrays), arrays)
+
+    assert program.runs == runs + 2
+
+
+def test_within_a_graph_of_somebody_else_the_executor_runs(device, graphs):
+    program, replay = Program(device), graphs("f")
+    replay(program, operands(device, 0))
+    replay(program, operands(device, 0))
+
+    device.cuda.stream.begin_capture()
+    replay(program, operands(device, 0))
+    device.cuda.stream.end_capture()
+    assert replay.way == "operation by operation; a CUDA graph after 2 runs"
+    replay(program, operands(device, 0))
+
+    assert replay.way == "as one CUDA graph"
+
+
+def test_a_plan_met_while_another_is_captured_is_part_of_it(device, graphs):
+    inner_program = Program(device)
+    inner = ready(device, graphs, inner_program)
+    outer = graphs("outer")
+
+    def program(arrays):
+        return inner(inner_program, arrays)
+
+    for number in range(4):
+        arrays = operands(device, number)
+        assert_right(outer(program, arrays), arrays)
+
+    assert outer.way == inner.way == "as one CUDA graph"
+    assert len(device.cuda.graphs[1].works) == 3  # the kernels themselves, one to turn a result
+
+
+def test_threads_that_call_one_plan_get_each_its_own_results(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    wrong = []
+
+    def work(number):
+        for _ in range(50):
+            arrays = operands(device, number)
+            found = replay(program, arrays)
+            if not np.array_equal(found[0], (arrays[0] + arrays[1]) / 2):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+    assert wrong == []
+
+
+def test_an_interrupt_ends_the_capture_and_goes_on(device, graphs):
+    program, replay = Program(device), graphs("f")
+
+    def interrupt():
+        if device.cuda.stream.is_capturing():
+            raise KeyboardInterrupt
+
+    for number in range(2):
+        replay(program, operands(device, number))
+    program.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        replay(program, operands(device, 3))
+
+    assert not any(stream.is_capturing() for stream in device.cuda.streams)
+    assert not graphs.are_busy
+    assert not graphs.are_capturing
+
+
+def test_graphs_can_be_switched_off(graphs, monkeypatch):
+    monkeypatch.setenv("DISTGRAD_CUDA_GRAPHS", "0")
+
+    assert graphs("f") is None
+
+
+def test_the_backend_offers_graphs_as_its_way_to_compile():
+    from distgrad_cupy.backend import GRAPHS, CuPyBackend
+
+    backend = CuPyBackend.__new__(CuPyBackend)
+    backend.compile = GRAPHS
+
+    assert isinstance(backend, Compiles)
+    assert backend.compile("f").way.startswith("operation by operation")

@@ -1,0 +1,239 @@
+"""Products by cuBLAS itself, with a library of the host's that has its functions."""
+
+import ctypes
+import importlib.util
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("cupy") is None:
+    pytest.skip("CuPy is not installed", allow_module_level=True)
+
+from distgrad_cupy.products import CublasError, Products
+
+# What cuBLAS does, by its reference: matrices column by column, one step between them.
+CUBLAS = r"""
+#include <complex>
+#include <cstddef>
+typedef _Float16 half;
+static void* the_stream; static void* the_room; static size_t room_bytes; static int status;
+extern "C" int made = 0;
+extern "C" void fail_with(int s) { status = s; }
+extern "C" int cublasCreate_v2(void** handle) { *handle = (void*)(size_t)(++made); return 0; }
+extern "C" int cublasSetStream_v2(void*, void* s) { the_stream = s; the_room = 0; return 0; }
+extern "C" int cublasSetWorkspace_v2(void*, void* p, size_t n) {
+    the_room = p; room_bytes = n; return 0;
+}
+extern "C" size_t stream_in_use() { return (size_t)the_stream; }
+extern "C" size_t room_in_use() { return (size_t)the_room; }
+
+template <class In, class Out, class Sum>
+static int multiply(int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int lda,
+        long long sa, const void* b, int ldb, long long sb, const void* beta, void* c, int ldc,
+        long long sc, int count) {
+    if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7;  // invalid value
+    for (int z = 0; z < count; ++z)
+        for (int i = 0; i < m; ++i)
+            for (int j = 0; j < n; ++j) {
+                Sum sum = 0;
+                for (int l = 0; l < k; ++l)
+                    sum += (Sum)((const In*)a)[z * sa + (ta ? l + (long long)i * lda
+                                                           : i + (long long)l * lda)] *
+                           (Sum)((const In*)b)[z * sb + (tb ? j + (long long)l * ldb
+                                                           : l + (long long)j * ldb)];
+                Out& out = ((Out*)c)[z * sc + i + (long long)j * ldc];
+                const Sum old = *(const Sum*)beta == (Sum)0 ? (Sum)0 : *(const Sum*)beta * (Sum)out;
+                out = (Out)(*(const Sum*)alpha * sum + old);
+            }
+    return 0;
+}
+#define GIVEN ta, tb, m, n, k, alpha, a, lda, sa, b, ldb, sb, beta, c, ldc, sc, count
+extern "C" int cublasGemmStridedBatchedEx(void* handle, int ta, int tb, int m, int n, int k,
+        const void* alpha, const void* a, int atype, int lda, long long sa, const void* b,
+        int btype, int ldb, long long sb, const void* beta, void* c, int ctype, int ldc,
+        long long sc, int count, int compute, int algorithm) {
+    if (status) return status;
+    if (!handle || !the_room || atype != btype || algorithm != -1) return 7;
+    if (atype == 0 && ctype == 0 && compute == 68) return multiply<float, float, float>(GIVEN);
+    if (atype == 1 && ctype == 1 && compute == 70) return multiply<double, double, double>(GIVEN);
+    if (atype == 2 && ctype == 2 && compute == 68) return multiply<half, half, float>(GIVEN);
+    if (atype == 2 && ctype == 0 && compute == 68) return multiply<half, float, float>(GIVEN);
+    typedef std::complex<float> C; typedef std::complex<double> Z;
+    if (atype == 4 && ctype == 4 && compute == 68) return multiply<C, C, C>(GIVEN);
+    if (atype == 5 && ctype == 5 && compute == 70) return multiply<Z, Z, Z>(GIVEN);
+    return 15;  // not supported
+}
+"""
+
+
+def module():
+    """Return NumPy as CuPy shows itself to the products."""
+    names = "empty matmul ascontiguousarray broadcast_to".split()
+    found = SimpleNamespace(**{name: getattr(np, name) for name in names})
+    stream = SimpleNamespace(ptr=1234)
+    found.cuda = SimpleNamespace(
+        Device=lambda: SimpleNamespace(id=0), get_current_stream=lambda: stream
+    )
+    return found
+
+
+@pytest.fixture
+def library(compiled_cxx):
+    found = compiled_cxx(CUBLAS)
+    found.stream_in_use.restype = found.room_in_use.restype = ctypes.c_size_t
+    return found
+
+
+@pytest.fixture
+def products(library):
+    return Products(module(), lambda: library)
+
+
+def layouts(array):
+    """Return an array as it may lie in memory: plain, turned, in parts of others, repeated."""
+    wide = np.full((*array.shape[:-1], array.shape[-1] + 3), np.nan, array.dtype)
+    wide[..., 1:-2] = array
+    tall = np.full((*array.shape[:-2], array.shape[-2] + 2, array.shape[-1]), np.nan, array.dtype)
+    tall[..., 1:-1, :] = array
+    every_other = np.repeat(array, 2, axis=-1)[..., ::2]
+    backwards = array[..., ::-1, :].copy()[..., ::-1, :]
+    turned = np.ascontiguousarray(array.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return [array, turned, wide[..., 1:-2], tall[..., 1:-1, :], every_other, backwards]
+
+
+SHAPES = [
+    ((3, 4), (4, 5)),
+    ((1, 4), (4, 1)),
+    ((3, 1), (1, 5)),
+    ((1, 1), (1, 1)),
+    ((2, 3, 4), (2, 4, 5)),
+    ((2, 3, 4), (4, 5)),
+    ((3, 4), (2, 4, 5)),
+    ((2, 1, 3, 4), (1, 3, 4, 5)),
+    ((2, 3, 1, 4), (2, 3, 4, 1)),
+]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_products_of_any_layout_are_numpys(shapes, products):
+    rng = np.random.default_rng(3)
+    room = products.workspace()
+
+    for dtype in ("float32", "float64", "float16", "complex64", "complex128"):
+        a, b = (rng.integers(-4, 5, shape).astype(dtype) for shape in shapes)
+        for one in layouts(a):
+            for other in layouts(b):
+                with products.own(room):
+                    found = products.matmul(one, other)
+                    into = np.full_like(found, np.nan)
+                    assert products.matmul(one, other, out=into) is into
+                np.testing.assert_array_equal(found, a @ b)
+                np.testing.assert_array_equal(into, a @ b)
+                assert found.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "shapes", [((4,), (4, 5)), ((3, 4), (4,)), ((4,), (4,)), ((2, 3, 4), (4,))]
+)
+def test_vectors_are_multiplied_as_numpy_does(shapes, products):
+    a, b = (np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for shape in shapes)
+
+    with products.own(products.workspace()):
+        found = products.matmul(a, b)
+
+    np.testing.assert_array_equal(found, a @ b)
+
+
+@pytest.mark.parametrize("shapes", [((0, 4), (4, 5)), ((3, 0), (0, 5)), ((2, 0, 4), (4, 5))])
+def test_empty_products_are_zeros(shapes, products, library):
+    a, b = (np.ones(shape, np.float32) for shape in shapes)
+
+    with products.own(products.workspace()):
+        found = products.matmul(a, b)
+
+    np.testing.assert_array_equal(found, a @ b)
+    assert ctypes.c_int.in_dll(library, "made").value == 0
+
+
+def test_an_array_to_write_that_lies_otherwise_is_written(products):
+    a, b = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
+    out = np.zeros((3, 10), np.float32)[:, ::2]
+
+    with products.own(products.workspace()):
+        assert products.matmul(a, b, out=out) is out
+
+    np.testing.assert_array_equal(out, np.full((3, 5), 4))
+
+
+def test_shapes_that_do_not_fit_are_refused(products):
+    with (
+        products.own(products.workspace()),
+        pytest.raises(ValueError, match=r"matmul: shapes \(3, 4\) and \(5, 6\) do not fit"),
+    ):
+        products.matmul(np.ones((3, 4)), np.ones((5, 6)))
+
+
+def test_it_works_on_the_current_stream_in_the_workspace_given(products, library):
+    room = products.workspace()
+    x = np.ones((2, 2), np.float32)
+
+    with products.own(room):
+        products.matmul(x, x)
+    assert library.stream_in_use() == 1234
+    assert library.room_in_use() == room.ctypes.data
+
+    products.wide_matmul(x.astype(np.float16), x.astype(np.float16))
+    assert library.room_in_use() not in (0, room.ctypes.data)
+    assert ctypes.c_int.in_dll(library, "made").value == 1
+
+
+def test_half_precision_is_multiplied_into_single(products):
+    a = np.full((1, 3), 255.9, np.float16)
+
+    found = products.wide_matmul(a, a.T)
+
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, a.astype(np.float32) @ a.T.astype(np.float32))
+
+
+def test_without_capturing_products_are_cupys(products, library):
+    x = np.ones((2, 2), np.float32)
+    library.fail_with(13)
+
+    np.testing.assert_array_equal(products.matmul(x, x), x @ x)
+    np.testing.assert_array_equal(products.wide_matmul(x, x), x @ x)
+    assert products.matmul(x.astype(np.int32), x.astype(np.int32)).dtype == np.int32
+
+
+def test_where_cublas_refuses_half_precision_is_widened_first(products, library):
+    x = np.ones((2, 2), np.float16)
+    library.fail_with(15)
+
+    found = products.wide_matmul(x, x)
+
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, 2)
+
+
+def test_while_capturing_an_error_of_cublas_is_raised(products, library):
+    x = np.ones((2, 2), np.float32)
+    library.fail_with(14)
+
+    with products.own(products.workspace()), pytest.raises(CublasError, match="gives status 14"):
+        products.matmul(x, x)
+
+
+def test_without_the_library_everything_but_capturing_works():
+    def missing():
+        raise OSError("libcublas.so.12: cannot open shared object file")
+
+    products = Products(module(), missing)
+    x = np.ones((2, 2), np.float16)
+
+    assert products.wide_matmul(x, x).dtype == np.float32
+    with (
+        products.own(products.workspace()),
+        pytest.raises(CublasError, match="cuBLAS is not found: libcublas"),
+    ):
+        products.matmul(x, x)

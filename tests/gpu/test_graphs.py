@@ -1,0 +1,185 @@
+"""Traced functions on the device become CUDA graphs, and give what the executor gives."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+from distgrad.testing.inputs import values
+
+
+def way_of(f):
+    """Return how each trace of a function runs, in words."""
+    return [trace.way for trace in f.explain().traces]
+
+
+def array(shape, low=-1.0, high=1.2):
+    return dg.asarray(values(shape, low, high).astype(np.float32), backend="cupy")
+
+
+@pytest.fixture
+def said(caplog):
+    """What is said of plans that are not captured."""
+    caplog.set_level(logging.DEBUG, "distgrad")
+    return caplog.records
+
+
+def test_elementwise_operations_and_reductions_are_captured(cupy_backend, said):
+    f = dg.function(lambda x: dg.sum(dg.sin(x)))
+
+    for number in range(6):
+        x = array((3, 5)) + float(number)
+        np.testing.assert_allclose(f(x).numpy(), np.sin(x.numpy()).sum(), rtol=1e-5)
+
+    assert way_of(f) == ["as one CUDA graph"]
+    assert not said
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_products_are_captured(dtype, cupy_backend, said):
+    f = dg.function(lambda a, b: dg.matmul(a, b) + dg.matmul(a, b))
+    shapes = (4, 33, 65), (4, 65, 17)
+
+    for number in range(6):
+        a, b = (dg.asarray(values(s, -1, 1 + number).astype(dtype), backend="cupy") for s in shapes)
+        found = f(a, b).numpy().astype(np.float64)
+        expected = 2 * (a.numpy().astype(np.float64) @ b.numpy().astype(np.float64))
+        tolerance = {"float16": 2e-2, "float32": 1e-4, "float64": 1e-12}[dtype]
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * 30)
+
+    assert way_of(f) == ["as one CUDA graph"]
+    assert not said
+
+
+def make_mlp():
+    return dg.nn.Sequential(dg.nn.Dense(32, dg.nn.relu), dg.nn.Dense(5))
+
+
+def make_cnn():
+    layers = [dg.nn.Conv(8, 3, padding="same", activation=dg.nn.relu), dg.nn.MaxPool(2)]
+    return dg.nn.Sequential(*layers, dg.nn.Flatten(), dg.nn.Dense(5))
+
+
+def make_lstm():
+    return dg.nn.Sequential(dg.nn.LSTM(16), dg.nn.Dense(5))
+
+
+class Attending(dg.nn.Module):
+    """Attention, a norm, and an embedding whose gradient adds up rows."""
+
+    def __init__(self):
+        self.embedding, self.norm = dg.nn.Embedding(11, 16), dg.nn.LayerNorm()
+        self.attention, self.logits = dg.nn.MultiHeadAttention(4), dg.nn.Dense(5)
+
+    def call(self, x):
+        """Return logits."""
+        x = self.embedding(x)
+        return self.logits(dg.mean(x + self.attention(self.norm(x)), axis=1))
+
+
+MODELS = {
+    "MLP": (make_mlp, (8, 12)),
+    "CNN": (make_cnn, (4, 8, 8, 3)),
+    "LSTM": (make_lstm, (4, 6, 12)),
+    "attention": (Attending, (4, 7)),
+}
+
+
+def trained(make, shape, backend, *, compiled):
+    """Return the weights after some steps, and how the step ran."""
+    with dg.use_backend(backend):
+        rng = np.random.default_rng(0)
+        draw = rng.integers(0, 11, shape) if len(shape) == 2 and make is Attending else None
+        x = dg.asarray(rng.standard_normal(shape).astype(np.float32) if draw is None else draw)
+        labels = dg.asarray(rng.integers(0, 5, shape[0]))
+        model = make().build(x, seed=0)
+        optimizer = dg.optimizers.SGD(0.1)
+
+        @dg.function(compiled=compiled)
+        def gradients(x, labels):
+            with dg.GradientTape() as tape:
+                loss = dg.mean(dg.softmax_cross_entropy(labels=labels, logits=model(x)))
+            return tape.gradient(loss, model.trainable_variables)
+
+        for _ in range(8):
+            optimizer.apply(gradients(x, labels), model.trainable_variables)
+        return [variable.numpy() for variable in model.trainable_variables], way_of(gradients)
+
+
+@pytest.mark.parametrize(("make", "shape"), MODELS.values(), ids=MODELS)
+def test_steps_of_training_are_captured_and_train_as_the_executor_does(
+    make, shape, cupy_backend, said
+):
+    found, ways = trained(make, shape, cupy_backend, compiled=True)
+    expected, _ = trained(make, shape, cupy_backend, compiled=False)
+    host, _ = trained(make, shape, "numpy", compiled=False)
+
+    for one, other, third in zip(found, expected, host, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one, third, rtol=5e-3, atol=5e-4)
+    assert [record.getMessage() for record in said] == []
+    assert ways == ["as one CUDA graph"]
+
+
+def test_forward_and_backward_of_a_traced_function_are_graphs_each(cupy_backend, said):
+    w = dg.Variable(values((6, 4), -0.5, 0.6).astype(np.float32), backend="cupy")
+    f = dg.function(lambda x: dg.sum(dg.tanh(x @ w) ** 2))
+
+    for number in range(6):
+        x = array((3, 6)) + 0.1 * number
+        with dg.GradientTape() as tape:
+            y = f(x)
+        gradient = tape.gradient(y, w)
+        hidden = np.tanh(x.numpy() @ w.numpy())
+        expected = x.numpy().T @ (2 * hidden * (1 - hidden**2))
+        np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-3, atol=1e-5)
+
+    assert [record.getMessage() for record in said] == []
+
+
+def test_results_stay_what_they_are_when_the_graph_runs_again(cupy_backend):
+    f = dg.function(lambda x: dg.sin(x) * 2)
+    given = [array((1000,)) + float(number) for number in range(8)]
+
+    found = [f(x) for x in given]
+
+    for x, y in zip(given, found, strict=True):
+        np.testing.assert_allclose(y.numpy(), 2 * np.sin(x.numpy()), rtol=1e-5, atol=1e-6)
+
+
+def test_what_waits_for_the_device_goes_on_by_the_executor(cupy_backend, said):
+    f = dg.function(lambda x: dg.linalg.inv(x @ x.T + dg.eye(3, dtype="float32")))
+    x = array((3, 5))
+
+    for _ in range(5):
+        found = f(x).numpy()
+
+    np.testing.assert_allclose(found, np.linalg.inv(x.numpy() @ x.numpy().T + np.eye(3)), rtol=1e-3)
+    if way_of(f) != ["as one CUDA graph"]:
+        assert len(said) == 1
+        assert "not captured as a CUDA graph" in said[0].getMessage()
+
+
+def test_host_arrays_may_come_and_go_after_a_capture(cupy_backend):
+    f = dg.function(lambda x, y: dg.concat([x, y], axis=0) * 2)
+    x, y = array((30, 5)), array((20, 5))
+
+    for number in range(40):
+        host = np.full((400, 300), number, np.float32)  # staged where earlier transfers were
+        there = dg.asarray(host, backend="cupy")
+        found = f(x, y)
+        np.testing.assert_array_equal(there.numpy(), host)
+        np.testing.assert_allclose(found.numpy(), 2 * np.concatenate([x.numpy(), y.numpy()]))
+
+
+def test_random_numbers_of_traced_steps_differ_and_are_the_hosts(cupy_backend):
+    def drawn(backend, compiled):
+        with dg.use_backend(backend):
+            words = dg.random.Generator(3)
+            f = dg.function(lambda x: words.uniform((5,), dtype="float32") + x, compiled=compiled)
+            return [f(dg.zeros(5, dtype="float32")).numpy() for _ in range(6)]
+
+    found, expected = drawn(cupy_backend, True), drawn(cupy_backend, False)
+
+    np.testing.assert_array_equal(found, expected)
