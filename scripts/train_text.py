@@ -21,6 +21,7 @@ import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.data import Dataset
 from distgrad.data.packaged import MissingDataError, python_reference
+from distgrad.distributed.sharded.exact_sums import exact_sum
 from distgrad.optimizers import AdamW, Optimizer, chain, clipping, schedules
 from distgrad.training import Job, JobError, Trained, run_job, train
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=0, help=ZERO)
     parser.add_argument("--recompute", action="store_true", help="keep the inputs of blocks alone")
     for name, default, what in (
+        ("bucket-mib", 25, "MiB of gradients that are held and travel together with --zero"),
         ("width", 96, "numbers for each byte"),
         ("blocks", 2, "of attention and two dense layers"),
         ("heads", 4, "of attention; they share the width"),
@@ -142,10 +144,16 @@ class Ends(dg.nn.Module):
 
 
 class Norm:
-    """A transform that only notes the squared norm of what passes; with --zero, of a part."""
+    """A transform that only notes the squared norm of what passes; with --zero, of a part.
+
+    Given ranks, it is that of all parts, and has the same bits however they are cut.
+    """
 
     elementwise = True
     square = 0.0
+
+    def __init__(self, ranks: dist.Communicator | None = None) -> None:
+        self._ranks = ranks
 
     def init(self, parameters: object) -> tuple[()]:
         """Return nothing: the norm is for the record alone."""
@@ -154,7 +162,11 @@ class Norm:
     def update(self, gradients: dict, state: tuple[()], parameters: object) -> tuple:
         """Return the gradients as they are."""
         there = (each.numpy() for each in gradients.values() if each is not None)
-        self.square = sum(float(np.sum(np.square(each, dtype=np.float64))) for each in there)
+        squares = (np.square(each, dtype=np.float64) for each in there)
+        if self._ranks is None:
+            self.square = sum(float(np.sum(each)) for each in squares)
+        else:
+            self.square = exact_sum(self._ranks, squares)
         return gradients, state
 
 
@@ -164,9 +176,11 @@ class Writer:
     def __init__(self, job: Job) -> None:
         self._job, arguments = job, job.arguments
         width, context = arguments.width, arguments.context
-        if min(width, arguments.heads, arguments.blocks, context) < 1 or width % arguments.heads:
+        given = (width, arguments.heads, arguments.blocks, context, arguments.bucket_mib)
+        if min(given) < 1 or width % arguments.heads:
             raise JobError(
-                "--width, --heads, --blocks, --context: 1 or more, and heads share the width"
+                "--width, --heads, --blocks, --context, --bucket-mib: 1 or more, and heads share "
+                "the width"
             )
         if arguments.zero == 3 and arguments.deterministic:
             raise JobError("--deterministic: of --zero 3 there is no such sum; take 0, 1 or 2")
@@ -190,12 +204,17 @@ class Writer:
     def _prepare(self, arguments: argparse.Namespace) -> None:
         steps = arguments.steps
         rate = schedules.cosine(arguments.learning_rate, steps, warmup=min(WARMUP, steps // 10))
-        self._norm = Norm()
+        exactly = arguments.zero and arguments.deterministic
+        self._norm = Norm(self._job.world if exactly else None)
         plain = Optimizer(chain(self._norm, clipping(global_norm=LARGEST_NORM), AdamW(rate)))
         self.optimizer, self._blocks = plain, self.layers
         if arguments.zero:
             self.optimizer = dist.ShardedOptimizer(
-                plain, arguments.zero, self._job.world, deterministic=arguments.deterministic
+                plain,
+                arguments.zero,
+                self._job.world,
+                deterministic=arguments.deterministic,
+                bucket_bytes=arguments.bucket_mib * 2**20,
             )
         if arguments.zero == 3:
             self._blocks = [self.optimizer.block(layer) for layer in self.layers]
@@ -235,11 +254,11 @@ class Writer:
             self.optimizer.backward(mean, self.variables, tape)  # reduced, and let go of
             sums.append(float(losses.numpy().sum(dtype=np.float64)))
         self.optimizer.step()
-        square = float(self._job.sum_over_ranks([self._norm.square])[0])
         if self._job.arguments.deterministic:
+            square = self._norm.square
             total = float(dist.sum_logical_shards(sums, self._job.world))
         else:
-            total = float(self._job.sum_over_ranks([sum(sums)])[0])
+            square, total = map(float, self._job.sum_over_ranks([self._norm.square, sum(sums)]))
         size = batch.shape[0]
         return {"loss": total / size, "grad_norm": math.sqrt(square), "examples": size}
 

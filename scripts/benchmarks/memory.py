@@ -6,6 +6,10 @@ first, and what counts is how far the resident memory then rises above where it 
 operating system sees it (Linux only). The theory counts each array that some rule reads once, and
 nothing else; ratios above 1 are what a library holds beyond it: cotangents on their way, Python's
 objects, an allocator's reserves. A peer that is not installed is said to be missing.
+
+`scripts/bench memory transformer` shows something else: the highest of all ranks during a step of
+the transformer of scripts/train_text.py, plainly and in each way of saving that the job offers,
+beside formulas of parameters, gradients, the optimizer's state and activations.
 """
 
 from __future__ import annotations
@@ -171,8 +175,19 @@ def measure(library: str, program: str) -> None:
 def main() -> None:
     """Measure in a process each, and print a table with ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("of", nargs="?", choices=("gradients", "transformer"), default="gradients")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[4], help="for the transformer")
     parser.add_argument("--one", nargs=2, metavar=("LIBRARY", "PROGRAM"), help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.of == "transformer":
+        from memory_cases import transformer
+
+        if arguments.case:
+            sys.exit(transformer.measure(arguments.case))
+        for ranks in arguments.ranks:
+            transformer.table(ranks, __file__)
+        return
     if arguments.one:
         measure(*arguments.one)
         return

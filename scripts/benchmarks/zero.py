@@ -12,12 +12,7 @@ without counting; where ranks outnumber cores, compare them with each other only
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import os
-import sys
-import time
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-
-from distgrad.testing.ranks import run_ranks
+from memory_cases.counting import compare, count, tell
 
 LAYERS, WIDTH, HIDDEN, ROWS = 12, 192, 768, 192  # rows are examples of one rank
 PIECES, BUCKET = 4, 2**20
@@ -131,34 +125,6 @@ def step_of(case: str) -> Callable[[], Any]:
     return {"accumulated": accumulated, "on disk": on_disk}.get(case, plain)
 
 
-def measure(case: str) -> None:
-    """Take steps, and print the highest peak of all ranks and a step's seconds as JSON."""
-    import distgrad.distributed as dist
-
-    comm = dist.world()
-    step = step_of(case)
-    step()
-    seconds = []
-    for _ in range(3):
-        comm.barrier()
-        started = time.perf_counter()
-        step()
-        comm.barrier()
-        seconds.append(time.perf_counter() - started)
-    del step
-    gc.collect()
-    tracemalloc.start()
-    step = step_of(case)
-    step()
-    step()
-    gc.collect()
-    tracemalloc.reset_peak()
-    step()
-    peak = comm.allreduce(np.array(tracemalloc.get_traced_memory()[1]), "max")
-    if comm.rank == 0:
-        print(json.dumps({"peak": int(peak), "seconds": min(seconds)}))
-
-
 def main() -> None:
     """Run a job for each case, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -166,7 +132,9 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
-        measure(arguments.case)
+        import distgrad.distributed as dist
+
+        tell(dist.world(), count(dist.world(), lambda: step_of(arguments.case)))
         return
     n = LAYERS * (2 * WIDTH * HIDDEN + HIDDEN + WIDTH)
     activations = LAYERS * 4 * ROWS * (WIDTH + HIDDEN)
@@ -176,19 +144,7 @@ def main() -> None:
             f"blocks {activations / 1e6:.1f} MB (A), of their inputs and one block "
             f"{(LAYERS * 4 * ROWS * WIDTH + 4 * ROWS * HIDDEN) / 1e6:.1f} MB (a)"
         )
-        print(f"{'':20}{'formula, MB':>12}{'peak, MB':>10}{'peak / formula':>16}{'ms':>7}")
-        for case in CASES:
-            done = run_ranks(ranks, [__file__, "--case", case], timeout=300)
-            if done.returncode:
-                last = done.stderr.strip().splitlines()[-1:]
-                print(f"{case}: not measured ({' '.join(last)})", file=sys.stderr)
-                continue
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            words, nbytes = formula(case, ranks)
-            print(
-                f"{case:20}{nbytes / 1e6:12.1f}{found['peak'] / 1e6:10.1f}"
-                f"{found['peak'] / nbytes:16.2f}{found['seconds'] * 1e3:7.0f}  {words}"
-            )
+        compare(ranks, [__file__, "--case"], CASES, formula)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,24 @@ def test_singletons_are_refused_after_mpi_has_started(fresh_process):
     assert mpi.state.initialized
 
 
+@pytest.mark.parametrize("variables", [{}, {"PMI_SIZE": "3", "PMI_RANK": "1"}], ids=["", "pmi2"])
+@pytest.mark.parametrize(("vendor", "spoken"), [("MPICH", "pmi2"), ("Open MPI", "pmix")])
+def test_a_step_of_slurm_in_which_ranks_do_not_meet_is_told_how_to_start(
+    fresh_process, vendor, spoken, variables
+):
+    fresh_process.setenv("SLURM_STEP_NUM_TASKS", "3")
+    fresh_process.setenv("SLURM_PROCID", "1")
+    for name, value in variables.items():
+        fresh_process.setenv(name, value)
+    fresh_process.setattr(launch, "load_mpi", lambda: fake_mpi(vendor, 1))
+
+    with pytest.raises(LaunchError) as raised:
+        dist.init()
+
+    assert "rank 1: Slurm's srun started 3 processes" in str(raised.value)
+    assert f"start it with srun --mpi={spoken}, or " in str(raised.value)
+
+
 def test_a_communicator_given_to_init_is_the_world(fresh_process):
     fresh_process.setenv("PMI_SIZE", "4")
     mine = dist.SerialCommunicator()

@@ -49,3 +49,27 @@ def test_what_the_user_has_set_stays(monkeypatch):
 
     assert threads.share_cores(1000) is None
     assert blas_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "8"}, 3),
+        ({"SLURM_STEP_NUM_TASKS": "8", "PMI_SIZE": "8"}, 3),  # srun --mpi=pmi2
+        # Hydra's and Open MPI's helpers are the tasks, one a machine; their ranks share its cores.
+        ({"SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "8"}, 2),
+        ({"SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_SIZE": "8"}, 2),
+        ({"SLURM_NTASKS": "4"}, 3),  # a batch script that starts as many ranks as it has tasks
+        ({"SLURM_NTASKS": "1"}, 2),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_CPUS_PER_TASK": "64"}, 8),  # more than there are
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_CPUS_PER_TASK": "0"}, 2),
+    ],
+)
+def test_tasks_of_slurm_have_the_cores_that_each_was_given(monkeypatch, variables, expected):
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"SLURM_CPUS_PER_TASK": "3", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+
+    assert threads.threads_per_rank(4) == expected

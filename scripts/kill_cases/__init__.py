@@ -1,0 +1,1 @@
+"""Trainings whose ranks are killed, for scripts/list_kills.py and its test."""
