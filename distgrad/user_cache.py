@@ -65,11 +65,12 @@ def check_owner(path: Path) -> None:
 
 
 def _base() -> Path:
+    """Return the place, behind links of the user's own choice."""
     given = os.environ.get(VARIABLE)
     if given:
-        return Path(given).expanduser().resolve()  # a link of the user's own choice
+        return Path(given).expanduser().resolve()
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "distgrad"
+    return ((Path(home) if home else Path.home() / ".cache") / "distgrad").resolve()
 
 
 def _own(folder: Path) -> None:

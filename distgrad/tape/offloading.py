@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad.errors import OffloadError
+from distgrad.errors import CacheError, OffloadError
 from distgrad.tape.packing import LEAVE, Packing, nbytes_of, packing_in_force
+from distgrad.user_cache import cache_folder
 
 # A file costs about 0.1 ms to make and remove; 64 kB take as long at half a gigabyte a second.
 _WORTH_A_FILE = 1 << 16
@@ -66,7 +67,7 @@ def offload_to_disk(
     ----------
     directory : path, optional
         Where to make the folder of this block: an existing directory, best on a local disk. By
-        default the user's own cache, ``$XDG_CACHE_HOME/distgrad`` or ``~/.cache/distgrad``.
+        default the user's own cache, ``$DISTGRAD_CACHE_DIR`` or ``~/.cache/distgrad``.
     min_bytes : int
         Smaller arrays stay in memory.
 
@@ -346,13 +347,8 @@ def _remove_folder(owner: int, path: str, lock: int) -> None:
 
 
 def _cache() -> Path:
-    """Return the library's folder in the user's cache, or in the temporary one for want of that."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    cache = Path(base) / "distgrad"
+    """Return the user's cache, or the temporary folder where there is none: each makes its own."""
     try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if cache.stat().st_uid == os.getuid() and os.access(cache, os.W_OK):
-            return cache
-    except OSError:
-        pass
-    return Path(tempfile.gettempdir())
+        return cache_folder()
+    except CacheError:
+        return Path(tempfile.gettempdir())

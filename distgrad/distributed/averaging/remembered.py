@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
-from pathlib import Path
 from typing import Any
+
+from distgrad.user_cache import cache_folder, check_owner
 
 _MOST = 200  # entries: a file that grows for years would be read for ever
 
@@ -21,12 +21,11 @@ class Remembered:
     Parameters
     ----------
     name : str
-        Of the file, in ``$XDG_CACHE_HOME/distgrad`` or ``~/.cache/distgrad``.
+        Of the file, in the user's cache, see `distgrad.user_cache.cache_folder`.
     """
 
     def __init__(self, name: str) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        self.path = Path(base) / "distgrad" / name
+        self._name = name
 
     def read(self, key: str) -> Any:
         """Return an entry, or None."""
@@ -35,30 +34,22 @@ class Remembered:
     def write(self, key: str, value: Any) -> None:
         """Keep an entry, the newest last, in place of what the key had."""
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_own(self.path.parent):
-                return
+            path = cache_folder() / self._name
             entries = self._all()
             entries.pop(key, None)
             entries[key] = value
             while len(entries) > _MOST:
                 del entries[next(iter(entries))]
-            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 json.dump(entries, stream, indent=1)
-            temporary.replace(self.path)
+            temporary.replace(path)
 
     def _all(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            if _is_own(self.path.parent) and _is_own(self.path):
-                found = json.loads(self.path.read_text(encoding="utf-8"))
-                return found if isinstance(found, dict) else {}
+        with contextlib.suppress(OSError, ValueError):  # the cache's own errors are such
+            path = cache_folder() / self._name
+            check_owner(path)
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else {}
         return {}
-
-
-def _is_own(path: Path) -> bool:
-    """Return whether nobody else owns or may write this: what is read decides how a job runs."""
-    found = path.lstat()
-    others_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return not stat.S_ISLNK(found.st_mode) and found.st_uid == os.getuid() and not others_write
