@@ -20,11 +20,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from distgrad.distributed.launching.launchers import find_launcher
 from distgrad.errors import DistgradError
-from distgrad.testing.fault_matrix import CASES, Bench, Case, UnexpectedEndError
+from distgrad.testing.fault_matrix import CASES, Bench, Case, Limit, UnexpectedEndError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PAGE = CHECKOUT / "docs" / "reliability.md"
@@ -49,11 +50,11 @@ The cases are in `distgrad/testing/fault_matrix/`. `tests/faults/test_fault_matr
 2 ranks; how to survive what is listed here: [Survive failures](how-to/survive-failures.md).
 
 - An outcome is *ok* if the job ended as the table says: with the error and the words that the case
-  expects, on the ranks that have to say them, with a non-zero exit code and within 10 s of the
-  fault; or, where it has to go on, with exit code 0 and the right numbers.
+  expects, on the ranks that have to say them, and with a non-zero exit code; or, where it has to go
+  on, with exit code 0 and the right numbers. In either case it ended within the limit of the case.
 - The seconds are those from the fault to the end of the job, the launcher's own included. In
   parentheses are those of the whole job, start-up included, where no moment of the fault is
-  announced: **the limit of 10 s is not applied to these**, only the deadline of the job.
+  announced.
 - More ranks than cores share a machine here ({machine}), which may be busy with other work: the
   seconds are upper limits, not figures of speed.
 """
@@ -61,10 +62,10 @@ The cases are in `distgrad/testing/fault_matrix/`. `tests/faults/test_fault_matr
 NOTES = """\
 ## What is not in the tables
 
-- **F21 under MPICH was first "not as expected"** on 2, 3, 4 and 8 ranks. The right error came, but
-  on 2 ranks the whole job, start-up on a busy machine included, took 12.9 s, over the limit of 10 s
-  that was then applied to it; on the others the record of the reason is cut off. It counts as
-  expected since that limit is for announced faults alone. `docs/reliability.jsonl` has both.
+- **F21 under MPICH was once "not as expected"** on 2, 3, 4 and 8 ranks: the right error came, but
+  the whole job, on a busy machine, took 12.9 s on 2 ranks, and the limit was 10 s then, as for
+  faults whose moment is announced. It has a limit of its own now, in which the start of the ranks
+  is counted, and was run again; the outcomes before are in the history of the file of outcomes.
 - **Seconds depend on deadlines** where nobody says anything: a rank that hangs (F9) is named when
   the others have waited for `dist.init(timeout=...)` seconds, 4 in this case, 1800 by default.
 - **A corrupted message that reaches all ranks alike** (F23) leaves them equal, and equally wrong:
@@ -120,10 +121,10 @@ def run_case(case: Case, ranks: int, mpi: str, other: str) -> dict[str, Any]:
     if case.needs_other and not other:
         return outcome | {"outcome": "not run: no other MPI here"}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(ranks, Path(folder), other, deadline=60.0 + 30.0 * ranks)
+        bench = Bench(ranks, Path(folder), other)
         begun = time.monotonic()
         try:
-            case.play(bench)
+            case.run(bench)
         except (UnexpectedEndError, DistgradError) as error:
             detail = str(error).replace(folder, "FOLDER")
             for path, word in ((CHECKOUT, "CHECKOUT"), (sys.prefix, "ENVIRONMENT")):
@@ -150,10 +151,14 @@ def page(outcomes: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     """Return the page."""
     machine = f"{os.cpu_count()} cores, {platform.system()} on {platform.machine()}"
     parts = [INTRODUCTION.format(count=len(CASES), machine=machine)]
-    parts.append("## The faults\n\n| | fault | injected | expected |\n| --- | --- | --- | --- |")
+    parts.append("## The faults\n")
+    parts.append("| | fault | injected | expected | limit |\n| --- | --- | --- | --- | --- |")
     parts += [
-        f"| {case.name} | {case.fault} | {case.injected} | {case.expected} |" for case in CASES
+        f"| {case.name} | {case.fault} | {case.injected} | {case.expected} | {case.limit} |"
+        for case in CASES
     ]
+    parts.append("\nThe limits that are not those of most cases:\n")
+    parts += limits(CASES)
     for mpi in MPIS:
         parts.append(f"\n## Outcomes under {mpi}\n")
         parts.append("| | " + " | ".join(f"{n} ranks" for n in RANKS) + " |")
@@ -165,6 +170,16 @@ def page(outcomes: dict[tuple[str, str, int], dict[str, Any]]) -> str:
     good, bad = found.count("ok"), found.count("not as expected")
     parts.append(f"\n{good} outcomes as expected, {bad} not.\n")
     return "\n".join(parts) + "\n" + NOTES
+
+
+def limits(cases: Sequence[Case]) -> list[str]:
+    """Return a line for each limit that has a reason: of which cases, and why."""
+    of: dict[Limit, list[str]] = {}
+    for case in cases:
+        if case.limit.reason:
+            of.setdefault(case.limit, []).append(case.name)
+    lines = [f"- {limit} ({', '.join(names)}): {limit.reason}." for limit, names in of.items()]
+    return [text for line in lines for text in wrap(line, 100, subsequent_indent="  ")]
 
 
 def cell(outcome: dict[str, Any] | None) -> str:

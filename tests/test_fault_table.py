@@ -38,6 +38,17 @@ def test_no_recorded_outcome_is_other_than_expected(script):
     assert bad == []
 
 
+def test_every_recorded_outcome_kept_the_limit_of_its_case(script):
+    limits = {case.name: case.limit for case in script.CASES}
+    ended = {k: each for k, each in script.read_outcomes().items() if each["outcome"] == "ok"}
+
+    assert ended
+    for (fault, _, ranks), outcome in ended.items():
+        limit = limits[fault]
+        assert outcome["seconds"] <= limit.on(ranks), outcome
+        assert outcome["after_fault"] or limit.since == "the start", outcome
+
+
 def test_the_last_of_several_outcomes_counts(script, tmp_path, monkeypatch):
     lines = ('"outcome": "not as expected"', '"outcome": "ok", "seconds": 0.4, "after_fault": true')
     path = tmp_path / "outcomes.jsonl"

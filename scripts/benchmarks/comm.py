@@ -34,6 +34,8 @@ COMPRESSED = 32  # MiB of gradients in matrices
 LAYERS, SLEEP, MESSAGE = 16, 0.02, 2**18  # of the walk with delays: seconds and floats a layer
 LAYER, WIRE = 0.01, 0.015  # of steps with a slow network: seconds a layer each way, and a message
 WIDTHS, EXAMPLES = (784, 1024, 1024, 10), 128  # of the training step, a rank
+# Of averaging: gradients that nobody holds are weighed where they lie, others are packed.
+PARTS = ("compare plans", "weigh", "pack", "bucket", "unpack")
 
 
 def medians(rounds: int, cases: dict[str, Callable[[], Any]], meet: Callable[[], Any]) -> dict:
@@ -279,7 +281,7 @@ def training(rounds: int, _: int) -> dict:
         "traced": traced,
     }
     seconds = medians(10 * rounds, cases, world.barrier)
-    kinds = {"pack": 0.0, "bucket": 0.0, "unpack": 0.0, "compare plans": 0.0}
+    kinds = dict.fromkeys(PARTS, 0.0)
     for name, _, begun, ended, _ in heard:
         if name in kinds:
             kinds[name] += (ended - begun) / 1e9 / (10 * rounds + 1)
@@ -434,7 +436,7 @@ def show_training(rounds: int) -> None:
         line("distgrad, averaged", ours["together"], "by themselves", ratio)
         raw = ours["alone and raw"]
         line("by themselves, then one raw MPI_Allreduce", raw, "by themselves", raw / ours["alone"])
-        for part in ("compare plans", "pack", "bucket", "unpack"):
+        for part in PARTS:
             line(f"  of it: {part} (mean)", ours[part])
         ratio = ours["traced"] / ours["together"]
         line("distgrad, averaged, with a timeline", ours["traced"], "without", ratio)

@@ -15,6 +15,7 @@ from distgrad.distributed import (
     ShardedOptimizer,
     shard,
 )
+from distgrad.distributed.averaging.adding import COMPRESSIONS
 from distgrad.distributed.averaging.overlap import Lane
 from distgrad.distributed.stepping.awaiting import AwaitedVariable
 from distgrad.distributed.stepping.carrying import Carriage
@@ -57,15 +58,41 @@ def test_equal_ranks_take_the_steps_of_one(ranks, options):
     assert sorted(optimizer.state_dict()) == sorted(plain.state_dict())
 
 
-def test_gradients_count_by_the_examples_of_the_last_shard():
-    ranks = RecordedCommunicator(2, rank=1)
-    shard(np.zeros(7), ranks)
-    x = dg.Variable([0.0, 0.0], name="x")
-    DistributedOptimizer(SGD(1.0), ranks).apply(dg.asarray([1.0, 1.0]), x)
+def test_gradients_count_by_the_examples_of_the_last_shard(on_ranks):
+    def work(ranks):
+        shard(np.zeros(7), ranks)  # 3 on rank 0, 4 on rank 1
+        x = dg.Variable([0.0, 0.0], name="x")
+        DistributedOptimizer(SGD(7.0), ranks).apply(dg.asarray([1.0, ranks.rank + 1.0]), x)
+        return x.numpy()
 
-    # A message has the weight, which is 4 here, in front.
-    assert [call.shape for call in ranks.calls if call.dtype == "float32"][-1] == (3,)
-    np.testing.assert_allclose(x.numpy(), [-1.0, -1.0])
+    for found in on_ranks(2, work):
+        np.testing.assert_allclose(found, [-7.0, -11.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_compressed_averages_may_be_waited_for_at_the_next_read(compression):
+    """Also where a layer comes later, whose average is no part of the buckets under way."""
+
+    def trained(**options):
+        ranks, layers = RecordedCommunicator(2), model()
+        optimizer = DistributedOptimizer(
+            Adam(0.1), ranks, bucket_bytes=64, compression=COMPRESSIONS[compression](), **options
+        )
+        for step in range(5):
+            with dg.GradientTape() as tape:
+                used = layers[: 2 if step in (0, 3) else 3]
+                loss = sum(dg.sum(dg.tanh(v) * (n + step)) for n, v in enumerate(used, 1))
+            optimizer.minimize(loss, layers, tape, examples=1)
+        values = [layer.numpy() for layer in layers]
+        return values, optimizer.report
+
+    expected, plain = trained(overlap=False)
+    found, late = trained(wait="next-read")
+
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert late.algorithm == f"deferred {plain.algorithm}"
+    assert late.bytes == plain.bytes
 
 
 def test_minimize_overlaps_as_the_tape_does():

@@ -12,11 +12,11 @@ BIAS = Entry("dense/bias", "float32", (3,))
 PLAN = Plan("gradient", (KERNEL, BIAS))
 
 
-def test_equal_plans_cost_one_message_of_32_bytes_and_8_a_rank():
+def test_equal_plans_cost_one_message_of_32_bytes_and_16_a_rank():
     recorded = RecordedCommunicator(size=4)
 
     assert agree(recorded, PLAN, [True, False]) == [True, False]
-    assert [call.nbytes for call in recorded.calls] == [32 + 4 * 8]
+    assert [call.nbytes for call in recorded.calls] == [32 + 4 * 16]
 
 
 def test_many_ranks_get_no_slots_in_the_comparison():

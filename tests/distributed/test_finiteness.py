@@ -10,13 +10,13 @@ from distgrad.errors import DesyncError, NonFiniteGradientError
 from distgrad.testing.faults import injected
 
 
-def gradient_of(comm, policy, worst=float("nan"), examples=None, at=1):
+def gradient_of(comm, policy, worst=float("nan"), examples=None, at=1, average="examples"):
     """Return the gradients of a kernel and a bias; that of the bias is `worst` on one rank."""
     kernel, bias = dg.Variable([[1.0, 2.0]], name="kernel"), dg.Variable([0.5, 1.0], name="bias")
     factor = worst if comm.rank == at else 1.0
     with dg.GradientTape() as tape:
         loss = dg.sum(kernel) + dg.sum(bias * [factor, 1.0])
-    tape = dist.DistributedGradientTape(tape, comm, nonfinite=policy)
+    tape = dist.DistributedGradientTape(tape, comm, nonfinite=policy, average=average)
     found = tape.gradient(loss, {"kernel": kernel, "bias": bias}, examples=examples)
     return found, tape.skipped
 
@@ -44,10 +44,16 @@ def test_infinities_of_both_signs_are_found_though_they_add_up_to_nan(on_ranks):
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_sum_that_overflows_is_told_from_a_gradient_that_is_not_finite(on_ranks):
-    errors = on_ranks(2, lambda comm: gradient_of(comm, "raise", 3e38, 1, comm.rank))
+    errors = on_ranks(2, lambda comm: gradient_of(comm, "raise", 3e38, 1, comm.rank, "sum"))
 
     assert "their sum overflows in bias" in str(errors[0])
     assert errors[0].ranks == ()
+
+
+def test_the_average_of_large_gradients_does_not_overflow_on_the_way(on_ranks):
+    results = on_ranks(2, lambda comm: gradient_of(comm, "raise", 3e38, 5, comm.rank))
+
+    assert [found["bias"].numpy()[0] for found, _ in results] == [np.float32(3e38)] * 2
 
 
 def test_skipping_returns_nothing_on_every_rank(on_ranks):

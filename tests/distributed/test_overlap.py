@@ -99,7 +99,7 @@ def test_buckets_leave_from_the_last_source_to_the_first_at_every_step():
         tape.gradient(loss, variables)
         lengths.append([call.shape[0] for call in comm.calls if call.op == "sum"])
 
-    assert lengths == [[5, 4, 3, 2]] * 3
+    assert lengths == [[4, 3, 2, 1]] * 3
 
 
 def test_messages_travel_while_the_walk_goes_on():
@@ -113,7 +113,7 @@ def test_messages_travel_while_the_walk_goes_on():
     assert plain.overlap < 0.1
     assert plain.exposed_seconds > LAYERS * DELAY
     assert report.buckets == LAYERS
-    assert report.bytes == 4 * LAYERS * (1 + WIDTH * WIDTH)
+    assert report.bytes == 4 * LAYERS * WIDTH * WIDTH
     assert report.seconds > LAYERS * DELAY
     # The last bucket is full when the walk ends; the rest was hidden.
     assert DELAY * 0.9 < report.exposed_seconds < 0.5 * report.seconds
@@ -131,7 +131,7 @@ def test_the_meter_counts_what_is_waited_for_as_exposed():
 
     assert cost.seconds > LAYERS * DELAY
     assert cost.exposed_seconds < 0.5 * cost.seconds
-    assert cost.bytes_sent > 4 * LAYERS * WIDTH * WIDTH
+    assert cost.bytes_sent >= 4 * LAYERS * WIDTH * WIDTH
 
 
 def test_sources_that_come_and_go_are_averaged_all_the_same():

@@ -191,7 +191,7 @@ def test_hidden_messages_cost_nothing_but_the_last_one():
     found = predict(step, network, 4, ["ring"])
 
     tail = network.allreduce("ring", MIB, 4)
-    compare = network.allreduce("doubling", 32 + 8 * 4, 4)
+    compare = network.allreduce("doubling", 32 + 16 * 4, 4)
     assert found.exposed == pytest.approx(tail + compare)
     assert found.seconds == pytest.approx(0.16 + tail + compare)
     assert found.communication == pytest.approx(3 * tail + compare)

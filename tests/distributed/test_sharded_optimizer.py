@@ -1,5 +1,8 @@
 """A sharded optimizer's variables are those of the plain one, and it holds less."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -64,10 +67,10 @@ def variables(dtype="float64"):
     }
 
 
-def batches(steps=4, examples=11, dtype="float64"):
+def batches(steps=4, examples=11, dtype="float64", last=3):
     """Return batches, the last of which is shorter."""
     rng = np.random.default_rng(1)
-    sizes = [examples] * (steps - 1) + [3]
+    sizes = [examples] * (steps - 1) + [last]
     return [
         (rng.normal(size=(size, 5)).astype(dtype), rng.normal(size=(size, 3)).astype(dtype))
         for size in sizes
@@ -83,9 +86,9 @@ def loss_of(model, x, y, first=None):
     return dg.mean(dg.square(first(x) @ model["v"] * model["scale"] - y)) + dg.sum(model["none"])
 
 
-def plainly(optimizer, comm, dtype="float64", steps=4):
+def plainly(optimizer, comm, dtype="float64", steps=4, **sizes):
     model = variables(dtype)
-    for batch in batches(steps, dtype=dtype):
+    for batch in batches(steps, dtype=dtype, **sizes):
         x, y = shard(batch, comm)
         with DistributedGradientTape(dg.GradientTape(), comm) as tape:
             loss = loss_of(model, x, y)
@@ -93,14 +96,14 @@ def plainly(optimizer, comm, dtype="float64", steps=4):
     return {name: each.numpy() for name, each in model.items()}
 
 
-def sharded(optimizer, comm, stage, dtype="float64", steps=4, bucket_bytes=100):
+def sharded(optimizer, comm, stage, dtype="float64", steps=4, bucket_bytes=100, **sizes):
     model = variables(dtype)
     sharding = ShardedOptimizer(optimizer, stage, comm, bucket_bytes=bucket_bytes)
     first = None
     if stage == 3:
         first = sharding.block(hidden(model), [model["w"], model["b"]])
         sharding.build(model)
-    for batch in batches(steps, dtype=dtype):
+    for batch in batches(steps, dtype=dtype, **sizes):
         x, y = shard(batch, comm)
         with dg.GradientTape() as tape:
             loss = loss_of(model, x, y, first)
@@ -152,8 +155,10 @@ def test_any_number_of_ranks_and_any_cut_will_do(on_ranks, ranks, stage, bucket_
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_on_two_ranks_the_bits_are_those_of_averaged_gradients(on_ranks, stage):
-    expected = failed(on_ranks(2, lambda comm: plainly(Adam(0.05), comm, "float32")))
-    found = failed(on_ranks(2, lambda comm: sharded(Adam(0.05), comm, stage, "float32")))
+    # Equal powers of two: then neither to weigh before the sum nor to divide after it rounds.
+    sizes = {"examples": 16, "last": 8}
+    expected = failed(on_ranks(2, lambda comm: plainly(Adam(0.05), comm, "float32", **sizes)))
+    found = failed(on_ranks(2, lambda comm: sharded(Adam(0.05), comm, stage, "float32", **sizes)))
 
     for name, value in expected[0].items():
         assert found[0][name].tobytes() == found[1][name].tobytes() == value.tobytes(), name
@@ -174,7 +179,7 @@ def test_mixed_and_narrow_dtypes_keep_their_own(on_ranks, stage):
         y = dg.astype(x @ half, "float64") * double
         return dg.mean(dg.square(y)) + dg.mean(dg.square(dg.abs(complex_)))
 
-    x = np.random.default_rng(4).normal(size=(7, 3)).astype("float16")
+    x = np.random.default_rng(4).normal(size=(8, 3)).astype("float16")
 
     def train(comm, cut):
         own = model()
@@ -234,6 +239,106 @@ def test_deterministic_sums_have_the_bits_of_any_number_of_ranks(on_ranks, stage
 
     for ranks in (1, 2, 3, 4, 5):
         assert set(failed(on_ranks(ranks, cut))) == {expected}, ranks
+
+
+def ordered_at_stage_3(comm, count=24, examples=29, last=25, *, is_gathered=False, calls=1):
+    """Return the bytes of variables after steps at stage 3 with logical shards."""
+    model = variables("float32")
+    optimizer = ShardedOptimizer(Adam(0.05), 3, comm, deterministic=count, bucket_bytes=100)
+    first = optimizer.block(hidden(model), [model["w"], model["b"]])
+    optimizer.build(model)
+    for batch in batches(examples=examples, dtype="float32", last=last):
+        with optimizer.gathered() if is_gathered else nullcontext():
+            for x, y in logical_shards(batch, comm, count=count):
+                with dg.GradientTape() as tape:
+                    loss = loss_of(model, x, y, first)
+                    for _ in range(calls - 1):
+                        loss = loss + loss_of(model, x + 1, y, first)
+                optimizer.backward(loss, model, tape)
+        optimizer.step()
+    with optimizer.gathered():
+        return b"".join(each.numpy().tobytes() for each in model.values())
+
+
+@pytest.mark.parametrize("is_gathered", [False, True])
+def test_deterministic_sums_at_stage_3_have_the_bits_of_stage_1(on_ranks, is_gathered):
+    def whole(comm):
+        model = variables("float32")
+        optimizer = ShardedOptimizer(Adam(0.05), 1, comm, deterministic=24)
+        for batch in batches(examples=29, dtype="float32", last=25):
+            for x, y in logical_shards(batch, comm):
+                with dg.GradientTape() as tape:
+                    loss = loss_of(model, x, y)
+                optimizer.backward(loss, model, tape)
+            optimizer.step()
+        return b"".join(each.numpy().tobytes() for each in model.values())
+
+    expected = whole(SerialCommunicator())
+
+    # 24 shards are not shared evenly by 5 ranks: there nothing may be gathered in between.
+    for ranks in (1, 2, 3, 4, 5) if is_gathered else (1, 2, 3, 4):
+        found = on_ranks(ranks, partial(ordered_at_stage_3, is_gathered=is_gathered))
+        assert set(failed(found)) == {expected}, ranks
+
+
+@pytest.mark.parametrize("examples", [13, 3])
+def test_logical_shards_without_an_example_count_nothing_at_stage_3(on_ranks, examples):
+    train = partial(ordered_at_stage_3, examples=examples, last=2, is_gathered=True)
+    expected = train(SerialCommunicator())
+
+    for ranks in (2, 5):
+        assert set(failed(on_ranks(ranks, train))) == {expected}, ranks
+
+
+def test_a_block_that_is_called_twice_in_a_loss_is_one_logical_shards(on_ranks):
+    train = partial(ordered_at_stage_3, count=6, calls=2)
+    expected = train(SerialCommunicator())
+
+    for ranks in (2, 3):
+        assert set(failed(on_ranks(ranks, train))) == {expected}, ranks
+
+
+def test_ranks_with_unlike_many_logical_shards_at_stage_3_are_told(on_ranks):
+    for error in on_ranks(5, ordered_at_stage_3):
+        assert isinstance(error, DesyncError)
+        assert "ShardedOptimizer.step" in str(error)
+        assert "gather parameters" in str(error)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_rank_without_a_logical_shard_takes_part_in_the_sum(on_ranks, stage):
+    def train(comm):
+        x = dg.Variable([1.0, 2.0, 3.0])
+        optimizer = ShardedOptimizer(SGD(0.5), stage, comm, deterministic=2)
+        optimizer.build(x)
+        for part in logical_shards(np.arange(6.0), comm, count=2):
+            with dg.GradientTape() as tape:
+                loss = dg.mean(part * dg.sum(x))
+            optimizer.backward(loss, x, tape)
+        optimizer.step()
+        return x.numpy().tolist()
+
+    assert failed(on_ranks(3, train)) == [[-0.25, 0.75, 1.75]] * 3
+
+
+@pytest.mark.parametrize("is_block", [False, True])
+def test_steps_may_be_taken_while_variables_are_gathered(on_ranks, is_block):
+    def train(comm):
+        x = dg.Variable([3.0, 4.0, 5.0], name="x")
+        optimizer = ShardedOptimizer(SGD(0.5), 3, comm)
+
+        def squares():
+            return dg.sum(x**2)
+
+        used = optimizer.block(squares, [x]) if is_block else squares
+        optimizer.build(x)
+        with optimizer.gathered():
+            with dg.GradientTape() as tape:
+                loss = used() + dg.sum(x)  # also read outside of its block
+            optimizer.minimize(loss, x, tape, examples=1)
+            return x.numpy().tolist()
+
+    assert failed(on_ranks(2, train)) == [[-0.5, -0.5, -0.5]] * 2
 
 
 @pytest.mark.parametrize("kind", ["clipped", "clipped each", "lamb"])
@@ -449,7 +554,6 @@ def test_a_transform_of_ones_own_says_that_it_treats_elements_one_by_one(on_rank
         ({"average": "median"}, ValueError, "'examples'"),
         ({"bucket_bytes": 0}, ValueError, "1 or more"),
         ({"stage": 2, "average": None}, UnsupportedOptionError, "stage 1"),
-        ({"stage": 3, "deterministic": True}, UnsupportedOptionError, "stage 1 or 2"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, error, text):

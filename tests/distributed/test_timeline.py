@@ -241,14 +241,14 @@ def test_the_command_shows_where_the_time_went(tmp_path, capsys):
 def test_buckets_walks_and_user_spans_stand_in_the_timeline_of_a_step(tmp_path):
     path = tmp_path / "deep" / "timeline.json"
     comm = dist.RecordedCommunicator(size=2)
-    x = dg.Variable(np.ones(3, np.float32), name="x")
+    x, z = (dg.Variable(np.ones(n, np.float32), name=f"x{n}") for n in (3, 1))
 
     with dist.timeline(path, comm):
         with dist.span("load batch", examples=3):
             pass
         with dist.DistributedGradientTape(dg.GradientTape(), comm) as tape:
-            y = dg.mean(x * x)
-        tape.gradient(y, x)
+            y = dg.mean(x * x) + dg.sum(z * z)
+        tape.gradient(y, [x, z])
     with dist.span("afterwards"):
         pass
 

@@ -163,7 +163,7 @@ def gradient(comm, model, **options):
 
 def test_a_tape_tunes_itself_while_it_trains(cache):
     comm = CostlyCommunicator(2)
-    model = [dg.Variable(np.ones(300_000, np.float32), name=f"v{n}") for n in range(8)]
+    model = [dg.Variable(np.ones(150_000, np.float32), name=f"v{n}") for n in range(16)]
     expected = [g.numpy() for g in gradient(RecordedCommunicator(2), model)]
     for _ in range(12):  # three candidates, four times
         for found, wanted in zip(
@@ -172,7 +172,7 @@ def test_a_tape_tunes_itself_while_it_trains(cache):
             np.testing.assert_array_equal(found.numpy(), wanted)
     gradient(comm, model, bucket_bytes="auto", overlap=False)
 
-    # 9.6 MB: of 10 MiB there are three with the short ones at both ends, of 1 MiB eight.
+    # 9.6 MB: of 10 MiB there are three with the short ones at both ends, of 1 MiB sixteen.
     assert last_report(comm).buckets <= 4
     assert len(json.loads((cache / "averaging.json").read_text())) == 1
 

@@ -254,6 +254,7 @@ class RunningMean:
             as_sum=as_sum,
             bucket_bytes=BUCKET_BYTES,
             adder=adder,
+            takes=True,
         )
 
 
@@ -366,7 +367,8 @@ class OrderedGradients:
             summed = partial(total.total, bucket.length, bucket.dtype, self._out(bucket))
             with tally.exposed_time():
                 message = tally.carry(bucket.length * bucket.dtype.itemsize, summed)
-            take_out(bucket, message, self._leaves, results, as_sum=as_sum, ranks=comm.size)
+            _divide_by_weight(message, as_sum=as_sum, ranks=comm.size)
+            take_out(bucket, message, self._leaves, results)
         if comm.size > 1:
             tally.close(comm)
         return [each if found else None for each, found in zip(results, connected, strict=True)]
@@ -375,3 +377,21 @@ class OrderedGradients:
         if self._comm.size == 1:
             return None
         return self._pool.take(bucket.length, bucket.dtype)
+
+
+def _divide_by_weight(message: Array, *, as_sum: bool, ranks: int) -> None:
+    """Divide a message by the weight that leads it, unless only sums are wanted.
+
+    Raises
+    ------
+    BatchError
+        If the weights add up to zero.
+    """
+    total = message[0].real
+    if total == 0:
+        raise BatchError(
+            f"gradient: no rank of {ranks} has an example; expected at least one in the "
+            "global batch"
+        )
+    if not as_sum and total != 1:
+        message /= total

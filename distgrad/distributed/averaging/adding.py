@@ -13,10 +13,11 @@ import numpy as np
 from distgrad.distributed.averaging.adasum import add_up_adaptively
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.hierarchy import hierarchy_of
+from distgrad.distributed.averaging.weights import share
 from distgrad.distributed.compression import BF16, FP16, Compression, Int8, PowerSGD, Shares, TopK
 from distgrad.distributed.safety.fingerprint import Entry
 from distgrad.distributed.verbs.communicator import Array, Communicator
-from distgrad.errors import BatchError, DesyncError, UnsupportedOptionError
+from distgrad.errors import DesyncError, UnsupportedOptionError
 from distgrad.sparse import densified
 
 AVERAGES = ("examples", "ranks", "sum", "adasum")
@@ -35,6 +36,8 @@ class Adder(Protocol):
         For the report.
     takes_sparse : bool
         Whether gradients may also be added up row by row.
+    has_weight : bool
+        Whether messages begin with a weight, see `plan_buckets`.
     """
 
     @property
@@ -47,12 +50,32 @@ class Adder(Protocol):
         """Whether gradients may also be added up row by row."""
         ...
 
+    @property
+    def has_weight(self) -> bool:
+        """Whether messages begin with a weight."""
+        ...
+
     def entries(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Return what the ranks compare of the sources before they exchange."""
         ...
 
-    def weigh(self, comm: Communicator, weight: float) -> float:
-        """Return by what this rank's gradients are multiplied; called once a step."""
+    def weigh(self, comm: Communicator, weight: float, weights: Sequence[float]) -> float:
+        """Return by what this rank's gradients are multiplied, so that the sum is the average.
+
+        Parameters
+        ----------
+        comm : Communicator
+            The ranks, all of which call this once a step.
+        weight : float
+            Of this rank's gradients.
+        weights : sequence of float
+            Those of all ranks.
+
+        Raises
+        ------
+        BatchError
+            If all are zero.
+        """
         ...
 
     def prepare(self, comm: Communicator) -> None:
@@ -65,18 +88,28 @@ class Adder(Protocol):
 
 
 class Native:
-    """By one allreduce."""
+    """By one allreduce.
+
+    Parameters
+    ----------
+    as_sum : bool
+        Whether the gradients are added up only, and nothing is divided.
+    """
 
     algorithm = "allreduce"
     takes_sparse = True
+    has_weight = False
+
+    def __init__(self, *, as_sum: bool = False) -> None:
+        self._as_sum = as_sum
 
     def entries(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Return the entries."""
         return entries
 
-    def weigh(self, comm: Communicator, weight: float) -> float:
-        """Return the weight: it travels in the message, and the sum is divided by its sum."""
-        return weight
+    def weigh(self, comm: Communicator, weight: float, weights: Sequence[float]) -> float:
+        """Return this rank's share of all examples; the weight itself for a sum."""
+        return share(weight, weights, as_sum=self._as_sum)
 
     def prepare(self, comm: Communicator) -> None:
         """Need nothing."""
@@ -106,6 +139,12 @@ class Adaptive(Native):
 
     algorithm = "adasum"
     takes_sparse = False
+    has_weight = True
+
+    def weigh(self, comm: Communicator, weight: float, weights: Sequence[float]) -> float:
+        """Return the weight: 1 of a rank with examples, whose gradient counts as it is."""
+        share(weight, weights, as_sum=True)  # which raises if no rank has an example
+        return weight
 
     def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
         """Put the adaptive sum into the message."""
@@ -125,21 +164,23 @@ class Compressed(Native):
         Whether the gradients are added up only, so that a share is all that a rank has.
     """
 
+    has_weight = True
+
     def __init__(
         self, compression: Compression, entries: tuple[Entry, ...], *, as_sum: bool
     ) -> None:
+        super().__init__(as_sum=as_sum)
         self._compression = compression
         self._description = compression.description
         self._names = _distinct_names(entries)
-        self._as_sum = as_sum
         self.algorithm = self._description.partition("(")[0]
 
     def entries(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Return the entries with how each travels: an error then names rank and variable."""
         return _described(entries, self._description)
 
-    def weigh(self, comm: Communicator, weight: float) -> float:
-        """Return this rank's part of all examples, which no compression has rounded.
+    def weigh(self, comm: Communicator, weight: float, weights: Sequence[float]) -> float:
+        """Return this rank's share of all examples, which no compression has rounded.
 
         Raises
         ------
@@ -149,8 +190,7 @@ class Compressed(Native):
             If the ranks' compressions remember what should be the same, and is not.
         """
         agreement = float(getattr(self._compression, "agreement", 0))
-        table = comm.allgather(np.array([weight, agreement]))
-        known = table[:, 1].tolist()
+        known = comm.allgather(np.array(agreement)).tolist()
         if len(set(known)) > 1:
             common = max(known, key=known.count)
             odd = tuple(rank for rank, each in enumerate(known) if each != common)
@@ -160,13 +200,7 @@ class Compressed(Native):
                 "its state on all ranks, or on none",
                 odd,
             )
-        total = float(table[:, 0].sum())
-        if total == 0:
-            raise BatchError(
-                f"gradient: no rank of {comm.size} has an example; expected at least one in the "
-                "global batch"
-            )
-        return weight if self._as_sum else weight / total
+        return super().weigh(comm, weight, weights)
 
     def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
         """Put the sum of the shares into the message, and 1 as the sum of their weights."""
@@ -214,7 +248,8 @@ class Manner:
         if self.compression is not None:
             compression = _instance(comm, self.compression, entries)
             return Compressed(compression, entries, as_sum=self.as_sum)
-        return Native() if self.reduction == "native" else Hierarchical()
+        way = Native if self.reduction == "native" else Hierarchical
+        return way(as_sum=self.as_sum)
 
 
 def manner(

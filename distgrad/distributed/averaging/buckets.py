@@ -16,11 +16,15 @@ from distgrad.distributed.verbs.communicator import Array, wire_dtype
 
 BUCKET_BYTES = 25 * 2**20  # as PyTorch's DistributedDataParallel has
 _SMALL_BYTES = 2**20
+# An array of a MiB, or of a sixteenth of a long bucket, does not share a message where it need not:
+# to copy it there and back takes longer than one message more. 16 is a compromise: where messages
+# take long to set off, longer buckets bring large arrays together again.
+_ALONE_BYTES, _ALONE_PART = 2**20, 16
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """The layout of one message: a weight, then arrays end to end.
+    """The layout of one message: arrays end to end, as a rule after a weight.
 
     Attributes
     ----------
@@ -30,17 +34,20 @@ class Bucket:
         Which arrays it carries, in order.
     shapes : tuple of tuple of int
         Their shapes.
+    has_weight : bool
+        Whether the message begins with the weight: where the ranks know each other's, it need not.
     """
 
     dtype: np.dtype[Any]
     positions: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
+    has_weight: bool = True
 
     @spanned("pack", COMPUTE)
     def pack(
         self, arrays: Sequence[Array | None], weight: float, out: Array | None = None
     ) -> Array:
-        """Return the message: the weight, and the arrays times the weight.
+        """Return the message: the weight if it has one, and the arrays times the weight.
 
         Parameters
         ----------
@@ -52,7 +59,8 @@ class Bucket:
             Where to put the message; a new array by default.
         """
         message = np.empty(self.length, self.dtype) if out is None else out
-        message[0] = weight
+        if self.has_weight:
+            message[0] = weight
         for array, piece in zip(arrays, self._views(message), strict=True):
             if array is None or not weight:
                 piece[...] = 0
@@ -68,10 +76,10 @@ class Bucket:
     @property
     def length(self) -> int:
         """How many elements a message has."""
-        return 1 + sum(math.prod(shape) for shape in self.shapes)
+        return self.has_weight + sum(math.prod(shape) for shape in self.shapes)
 
     def _views(self, message: Array) -> list[Array]:
-        views, start = [], 1
+        views, start = [], int(self.has_weight)
         for shape in self.shapes:
             stop = start + math.prod(shape)
             views.append(message[start:stop].reshape(shape))
@@ -85,6 +93,8 @@ def plan_buckets(
     shapes: tuple[tuple[int, ...], ...],
     positions: tuple[int, ...],
     bucket_bytes: int | None = None,
+    *,
+    has_weight: bool = True,
 ) -> tuple[Bucket, ...]:
     """Return the buckets for the arrays at some positions, in the order in which they leave.
 
@@ -97,6 +107,9 @@ def plan_buckets(
     bucket_bytes : int, optional
         How long a message may get, unless one array alone is longer; None for one for each dtype
         on the wire.
+    has_weight : bool
+        Whether messages begin with a weight. Where not, an array of 1 MiB and a sixteenth of a
+        bucket or more travels by itself: then it can be added up where it lies.
 
     Notes
     -----
@@ -113,17 +126,23 @@ def plan_buckets(
         runs = [
             (wire, run)
             for wire, carried in by_dtype.items()
-            for run in _runs(carried, wire.itemsize, shapes, bucket_bytes)
+            for run in _runs(carried, wire.itemsize, shapes, bucket_bytes, has_weight=has_weight)
         ]
         if len(runs) > len(by_dtype):
             runs.sort(key=lambda each: -each[1][0])  # full when its first array has come
     return tuple(
-        Bucket(wire, tuple(run), tuple(shapes[position] for position in run)) for wire, run in runs
+        Bucket(wire, tuple(run), tuple(shapes[position] for position in run), has_weight)
+        for wire, run in runs
     )
 
 
 def _runs(
-    positions: list[int], itemsize: int, shapes: tuple[tuple[int, ...], ...], bucket_bytes: int
+    positions: list[int],
+    itemsize: int,
+    shapes: tuple[tuple[int, ...], ...],
+    bucket_bytes: int,
+    *,
+    has_weight: bool,
 ) -> list[list[int]]:
     """Return positions in runs of so many bytes at most, the last ones first."""
     sizes = {p: itemsize * math.prod(shapes[p]) for p in positions}
@@ -131,12 +150,19 @@ def _runs(
     if sum(sizes.values()) <= small:
         return [positions]
     head = [p for p, end in zip(positions, accumulate(sizes.values()), strict=True) if end <= small]
+    alone: float = min(max(_ALONE_BYTES, bucket_bytes // _ALONE_PART), bucket_bytes)
+    if has_weight:
+        alone = math.inf
     runs: list[list[int]] = []
+    shared: list[int] = []  # the run that goes on past arrays that travel alone
     limit = filled = 0
     for position in reversed(positions[len(head) :]):
-        if not runs or filled + sizes[position] > limit:
-            limit, filled = bucket_bytes if runs else small, 0
-            runs.append([])
-        runs[-1].insert(0, position)
+        if sizes[position] >= alone:
+            runs.append([position])
+            continue
+        if not shared or filled + sizes[position] > limit:
+            limit, filled, shared = bucket_bytes if runs else small, 0, []
+            runs.append(shared)
+        shared.insert(0, position)
         filled += sizes[position]
     return [*runs, head] if head else runs

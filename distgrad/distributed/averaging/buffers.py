@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Buffers:
         self._arrays: dict[tuple[str, int], list[Array]] = {}
         self._taken: dict[tuple[str, int], int] = {}
         self._takes = 0
+        self._noted: dict[int, ref[Array]] = {}  # by identity, of which no two live at once
 
     def take(self, length: int, dtype: np.dtype[Any]) -> Array:
         """Return a flat array that nobody else uses; what it holds is left over."""
@@ -40,10 +41,18 @@ class Buffers:
         arrays.append(made)
         return made
 
+    def note(self, array: Array) -> None:
+        """Remember an array that is none of the pool's as lent, for as long as somebody has it."""
+        key, noted = id(array), self._noted
+        noted[key] = ref(array, lambda _: noted.pop(key, None))
+
     def lent(self, array: Any) -> bool:
-        """Return whether an array is a view of one of the pool."""
+        """Return whether an array is a view of one of the pool, or of one that was noted."""
         while isinstance(array, np.ndarray) and array.base is not None:
             array = array.base
+        noted = self._noted.get(id(array))
+        if noted is not None and noted() is array:
+            return True
         return any(array is own for arrays in self._arrays.values() for own in arrays)
 
     @property

@@ -12,10 +12,11 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
-from distgrad.core.spans import COMPUTE, spanned
+from distgrad.core.spans import COMPUTE, span, spanned
 from distgrad.distributed.averaging.adding import Adder, Native, all_dense
 from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.in_place import taken
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.slices import (
     exchange_counts,
@@ -23,11 +24,12 @@ from distgrad.distributed.averaging.slices import (
     host_rows,
     is_worth_it,
 )
+from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
 from distgrad.distributed.verbs.device_buffers import Line, line_of_sources
 from distgrad.dtypes import DType, as_dtype
-from distgrad.errors import BatchError, TapeError
+from distgrad.errors import TapeError
 from distgrad.sparse import IndexedSlices, densified, made
 from distgrad.tape.arguments import UnconnectedGradients, unconnected
 from distgrad.tensor import Tensor
@@ -46,6 +48,7 @@ def average_gradients(
     as_sum: bool,
     bucket_bytes: int | None = None,
     adder: Adder | None = None,
+    takes: bool = False,
 ) -> list[Any]:
     """Return the gradients of all ranks, added up and divided by all weights.
 
@@ -67,23 +70,29 @@ def average_gradients(
         How long a message may get.
     adder : Adder, optional
         How messages are added up; by MPI's allreduce unless given.
+    takes : bool
+        Whether `gradients` is a list that may be used up: what nobody else holds of it is added up
+        where it lies.
 
     Returns
     -------
     list of Tensor, IndexedSlices or None
         None where no rank has a gradient.
     """
-    adder = Native() if adder is None else adder
+    adder = Native(as_sum=as_sum) if adder is None else adder
     gradients = gradients if adder.takes_sparse else all_dense(gradients)
     tally = Tally(adder.algorithm)
     with tally.exposed_time():
-        slots = tally.computed(comm)
+        slots = tally.computed(comm, weight)
         union = tally.agree(lambda: agree(comm, plan, presence_of(gradients), slots=slots), slots)
         adder.prepare(comm)
-        weight = adder.weigh(comm, weight)
-        rest = Rest(comm, leaves, gradients, union, weight, as_sum=as_sum, adder=adder)
+        factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
+        mine: Any = gradients if takes else list(gradients)
+        rest = Rest(
+            *(comm, leaves, mine, union, weight, factor), as_sum=as_sum, adder=adder, takes=takes
+        )
         results = rest.average(tally, bucket_bytes)
-    remember_layout(comm, plan, leaves, union, bucket_bytes)
+    remember_layout(comm, plan, leaves, union, bucket_bytes, adder)
     tally.close(comm)
     return results
 
@@ -121,6 +130,7 @@ def remember_layout(
     leaves: list[Any],
     union: list[bool],
     bucket_bytes: int | None,
+    adder: Adder,
 ) -> None:
     """Keep how the dense gradients of this plan travel, for its next step."""
     known = _layouts.setdefault(comm, {})
@@ -130,7 +140,10 @@ def remember_layout(
     if layout is not None and layout.dense == word:
         return
     positions = tuple(position for position, found in enumerate(dense) if found)
-    known[plan] = Layout(plan_buckets(*layout_of(leaves), positions, bucket_bytes), word)
+    has_weight = adder.has_weight
+    known[plan] = Layout(
+        plan_buckets(*layout_of(leaves), positions, bucket_bytes, has_weight=has_weight), word
+    )
     if len(known) > _LAYOUTS:
         del known[next(iter(known))]
 
@@ -145,10 +158,14 @@ class Rest:
 
     Parameters
     ----------
-    comm, leaves, gradients, weight, as_sum :
+    comm, leaves, weight, as_sum, takes :
         As for `average_gradients`.
+    gradients : list of Tensor, IndexedSlices or None
+        This rank's own.
     union : list of bool
         Which gradients any rank has, and then which any rank has dense.
+    factor : float
+        By which dense gradients are multiplied, see `Adder.weigh`.
     adder : Adder
         How messages are added up, ready for this step.
     done : sequence, optional
@@ -159,17 +176,21 @@ class Rest:
         self,
         comm: Communicator,
         leaves: list[Any],
-        gradients: Sequence[Any],
+        gradients: list[Any],
         union: list[bool],
         weight: float,
+        factor: float,
         *,
         as_sum: bool,
         adder: Adder,
+        takes: bool = False,
         done: Sequence[Any] | None = None,
     ) -> None:
         self._comm = comm
         self._leaves = leaves
-        self._gradients = list(gradients)
+        self._gradients = gradients
+        self._takes = takes
+        self._factor = factor
         self._connected, self._dense = union[: len(leaves)], union[len(leaves) :]
         self._weight = weight
         self._as_sum = as_sum
@@ -178,30 +199,53 @@ class Rest:
 
     def average(self, tally: Tally, bucket_bytes: int | None) -> list[Any]:
         """Return all averages, those made already among them; None where no rank has one."""
-        comm, leaves, weight, as_sum = self._comm, self._leaves, self._weight, self._as_sum
+        comm, leaves, adder = self._comm, self._leaves, self._adder
         waiting = [
             each and done is None for each, done in zip(self._connected, self._done, strict=True)
         ]
         results = _reduce_sparse(
-            comm, leaves, self._gradients, waiting, self._dense, weight, as_sum
+            comm, leaves, self._gradients, waiting, self._dense, self._weight, self._as_sum
         )
         found = [each and slices is None for each, slices in zip(waiting, results, strict=True)]
         positions = tuple(position for position, each in enumerate(found) if each)
-        line = line_of_sources(comm, leaves) if type(self._adder) is Native else None
-        for bucket in plan_buckets(*layout_of(leaves), positions, bucket_bytes):
+        line = line_of_sources(comm, leaves) if type(adder) is Native else None
+        for bucket in plan_buckets(
+            *layout_of(leaves), positions, bucket_bytes, has_weight=adder.has_weight
+        ):
             if line is not None:
-                message = self._added_on_device(line, bucket, tally)
-                take_out(bucket, message, leaves, results, as_sum=as_sum, ranks=comm.size)
+                take_out(bucket, self._added_on_device(line, bucket, tally), leaves, results)
+                continue
+            own = self._own(bucket)
+            if own is not None:
+                message = own.reshape(-1)
+                tally.add_up(message, partial(adder.add_up, comm, bucket, message))
+                position = bucket.positions[0]
+                results[position] = _as_tensor(own, leaves[position])
                 continue
             out = buffers_of(comm).take(bucket.length, bucket.dtype)
             arrays = [on_host(self._gradients[p]) for p in bucket.positions]
-            message = bucket.pack(arrays, weight, out)
-            tally.add_up(message, partial(self._adder.add_up, comm, bucket, message))
-            take_out(bucket, message, leaves, results, as_sum=as_sum, ranks=comm.size)
+            message = bucket.pack(arrays, self._factor, out)
+            tally.add_up(message, partial(adder.add_up, comm, bucket, message))
+            take_out(bucket, message, leaves, results)
         return [
             (new if done is None else done) if each else None
             for each, new, done in zip(self._connected, results, self._done, strict=True)
         ]
+
+    def _own(self, bucket: Bucket) -> Array | None:
+        """Return the only gradient of a bucket, weighed where it lies; None if that cannot be."""
+        if not self._takes or bucket.has_weight or len(bucket.positions) > 1:
+            return None
+        own = taken(self._gradients, bucket.positions[0], bucket.dtype)
+        if own is None:
+            return None
+        buffers_of(self._comm).note(own)  # as an average that was given out
+        if not self._factor:
+            own.fill(0)  # whatever it holds: the mean over no examples is NaN
+        elif self._factor != 1:
+            with span("weigh", COMPUTE):
+                np.multiply(own, self._factor, out=own)
+        return own
 
     def _added_on_device(self, line: Line, bucket: Bucket, tally: Tally) -> Any:
         """Return the sum of all ranks' messages, which never leaves the devices."""
@@ -209,7 +253,7 @@ class Rest:
         arrays = [None if each is None else densified(each).array for each in dense]
         # NumPy's functions, by which messages are packed, are the device's own on its arrays.
         out = line.empty(bucket.length, bucket.dtype)
-        message = bucket.pack(arrays, self._weight, out)
+        message = bucket.pack(arrays, self._factor, out)
 
         def add() -> int:
             line.add_up(message)
@@ -282,31 +326,16 @@ def take_out(
     message: Array,
     sources: list[Any],
     results: list[Any],
-    *,
-    as_sum: bool,
-    ranks: int,
 ) -> None:
-    """Put the gradients of a message that was added up into `results`, each at its position.
-
-    Raises
-    ------
-    BatchError
-        If the weights add up to zero.
-    """
-    total = message[0].real
-    if total == 0:
-        raise BatchError(
-            f"gradient: no rank of {ranks} has an example; expected at least one in the "
-            "global batch"
-        )
-    if not as_sum and total != 1:
-        message /= total
+    """Put the gradients of a message that was added up into `results`, each at its position."""
     for position, array in zip(bucket.positions, bucket.unpack(message), strict=True):
-        source = sources[position]
-        dtype = _numpy_dtypes([source.array])[0]
-        results[position] = Tensor(
-            source.kernels.backend.asarray(array, dtype=dtype), source.kernels
-        )
+        results[position] = _as_tensor(array, sources[position])
+
+
+def _as_tensor(array: Array, source: Any) -> Tensor:
+    """Return an array as a tensor of its source's dtype and backend."""
+    dtype = _numpy_dtypes([source.array])[0]
+    return Tensor(source.kernels.backend.asarray(array, dtype=dtype), source.kernels)
 
 
 def layout_of(

@@ -61,6 +61,11 @@ class Finiteness:
         """Whether averages are looked at at all."""
         return self._policy != "keep"
 
+    @property
+    def blames(self) -> bool:
+        """Whether each rank's own gradients are looked through where an average is not finite."""
+        return self._policy == "raise"
+
     def judge(
         self,
         comm: Communicator,

@@ -44,7 +44,8 @@ class DistributedGradientTape:
     """A `GradientTape` whose `gradient` averages over all ranks.
 
     Each rank records its own part of the batch. The gradients go into flat buffers, in the order of
-    the sources, and each is added up by one allreduce.
+    the sources, and each is added up by one allreduce; a large one that nobody else holds where it
+    lies. What a program holds of this rank's own gradient is never written into.
 
     Parameters
     ----------
@@ -291,6 +292,8 @@ class DistributedGradientTape:
             target, None if sources is None else leaves, output_gradients
         )
         refuse_listeners(self._tape, gradients)
+        # Whose gradient is not finite, `judge` looks for in what each rank had.
+        takes = not self._finiteness.blames
         found = average_gradients(
             comm,
             plan,
@@ -300,6 +303,7 @@ class DistributedGradientTape:
             as_sum=self._average == "sum",
             bucket_bytes=self._bucket_bytes,
             adder=adder,
+            takes=takes,
         )
         found = connect(policy, leaves, found)
         own = partial(each_alone, gradients if weight else [None] * len(leaves))
@@ -341,7 +345,6 @@ class DistributedGradientTape:
         adder: Adder,
     ) -> tuple[list[Any], list[Any]]:
         """Return the averages, whose buckets leave during the walk, and this rank's gradients."""
-        as_sum = self._average == "sum"
         try:
             gradients = self._tape.gradient(
                 target, leaves, output_gradients, on_ready=average.ready
@@ -351,12 +354,15 @@ class DistributedGradientTape:
         except BaseException:
             average.interrupt()
             raise
-        done, union = average.finish(leaves, presence_of(gradients), as_sum=as_sum)
+        done, union = average.finish(leaves, presence_of(gradients))
         rest = Rest(
-            comm, leaves, gradients, union, average.weight, as_sum=as_sum, adder=adder, done=done
+            *(comm, leaves, list(gradients), union, average.weight, average.factor),
+            as_sum=self._average == "sum",
+            adder=adder,
+            done=done,
         )
         found = rest.average(average.tally, self._bucket_bytes)
-        remember_layout(comm, plan, leaves, union, self._bucket_bytes)
+        remember_layout(comm, plan, leaves, union, self._bucket_bytes, adder)
         average.tally.close(comm)
         return found, (gradients if average.weight else [None] * len(leaves))
 

@@ -24,6 +24,7 @@ from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.exchange import Layout, on_host, take_out
 from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.averaging.weights import slots_with, weights_in
 from distgrad.distributed.launching.threads import threads_per_rank
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator
@@ -145,6 +146,7 @@ class OverlappedAverage:
         weight: float,
         adder: Adder,
     ) -> None:
+        self.weight = weight
         self._lane = lane
         self._comm = comm
         self._buckets = layout.buckets
@@ -161,10 +163,11 @@ class OverlappedAverage:
         operation = f"{plan.operation}; overlapped in {len(self._buckets)} buckets {layout.dense}"
         self._plan = Plan(operation, plan.entries)
         with self.tally.exposed_time():
-            self.tally.agree(lambda: agree(comm, self._plan))
+            slots = slots_with(comm, weight)
+            self.tally.agree(lambda: agree(comm, self._plan, slots=slots))
             adder.prepare(comm)
             adder.prepare(lane.comm)
-            self.weight = adder.weigh(comm, weight)
+            self.factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
 
     def ready(self, position: int, gradient: Any) -> None:
         """Take the final gradient of a source; what the tape's ``on_ready`` calls."""
@@ -179,7 +182,7 @@ class OverlappedAverage:
     def _send(self, bucket: Bucket) -> None:
         out = buffers_of(self._comm).take(bucket.length, bucket.dtype)
         arrays = [on_host(self._gradients.pop(position)) for position in bucket.positions]
-        message = bucket.pack(arrays, self.weight, out)
+        message = bucket.pack(arrays, self.factor, out)
         add = partial(self._adder.add_up, self._lane.comm, bucket, message)
         self._jobs.append(self._submit(partial(self.tally.add_up, message, add)))
 
@@ -187,9 +190,7 @@ class OverlappedAverage:
         """Have the thread add up the next bucket."""
         return self._lane.submit(work)
 
-    def finish(
-        self, sources: list[Any], present: list[bool], *, as_sum: bool
-    ) -> tuple[list[Any], list[bool]]:
+    def finish(self, sources: list[Any], present: list[bool]) -> tuple[list[Any], list[bool]]:
         """Return the averages of what was in the buckets, and what any rank has.
 
         Parameters
@@ -198,8 +199,6 @@ class OverlappedAverage:
             The sources.
         present : list of bool
             Which gradients this rank has, and which of them are dense; see `agree`.
-        as_sum : bool
-            Whether to leave out the division.
         """
         lane, tally = self._lane, self.tally
         slots = tally.computed(self._comm)
@@ -209,7 +208,7 @@ class OverlappedAverage:
         for bucket, job in zip(self._buckets, self._jobs, strict=True):
             with self.tally.exposed_time():
                 message = lane.wait(job)
-            take_out(bucket, message, sources, results, as_sum=as_sum, ranks=self._comm.size)
+            take_out(bucket, message, sources, results)
         with self.tally.exposed_time():
             union = lane.wait(last)
         return results, union

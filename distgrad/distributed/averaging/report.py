@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from distgrad.core.spans import COMMUNICATION, WAITING, span
+from distgrad.distributed.averaging.weights import seconds_in, slots_with
 from distgrad.distributed.launching.launch import world
-from distgrad.distributed.safety.fingerprint import number_of_slots
 from distgrad.distributed.verbs.communicator import Array, Communicator
 
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ class CommReport:
         ``"deferred "`` where they were waited for at the next read of variables.
     rank_seconds : tuple of float
         For each rank, how long it computed between the last averaging and this one, waiting for
-        others not included. Empty on one rank, before the second averaging, and beyond 4096 ranks.
+        others not included. Empty on one rank, before the second averaging, and beyond 2048 ranks.
     uncompressed_bytes : int
         Of the same messages without compression: what one plain allreduce of each would send.
     """
@@ -149,18 +149,15 @@ class Tally:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.waited = self.waited or seconds
-        if slots is not None and slots.all():  # else a rank averages here for the first time
-            self.rank_seconds = tuple((slots / 1e9).tolist())
+        # Nothing is known where a rank averages for the first time.
+        self.rank_seconds = seconds_in(slots) or self.rank_seconds
         return result
 
-    def computed(self, comm: Communicator) -> Array | None:
-        """Return the `slots` of `agree` with how long this rank has computed, in nanoseconds."""
+    def computed(self, comm: Communicator, weight: float = 0.0) -> Array | None:
+        """Return the `slots` of `agree`: how long this rank has computed, and its weight."""
         since = _averaged_at.get(comm)
-        if since is None or number_of_slots(comm.size) < 2:
-            return None
-        slots = np.zeros(comm.size, np.uint64)
-        slots[comm.rank] = max(_busy_nanoseconds(comm) - since, 1)
-        return slots
+        busy = 0 if since is None else max(_busy_nanoseconds(comm) - since, 1)
+        return slots_with(comm, weight, busy)
 
     def close(self, comm: Communicator) -> CommReport:
         """Return the report, and keep it as the communicator's last."""
@@ -213,6 +210,6 @@ def last_report(comm: Communicator | None = None) -> CommReport:
     >>> gradient = tape.gradient(y, x)
     >>> report = dist.last_report(ranks)
     >>> report.buckets, report.bytes, report.algorithm
-    (1, 8, 'allreduce')
+    (1, 4, 'allreduce')
     """
     return _last.get(world() if comm is None else comm, CommReport())

@@ -21,6 +21,7 @@ from distgrad.distributed.verbs.communicator import Array, Communicator, exchang
 from distgrad.errors import DesyncError
 
 _MOST_SLOTS = 4096  # 32 KiB: more would no longer cost what a small message costs
+_SLOTS_A_RANK = 2  # how long it computed, and the weight of its gradients
 _SHOWN = 3  # differences shown a rank; a model of another configuration differs everywhere
 
 
@@ -69,7 +70,7 @@ def agree(
         The number of a call in the program that this belongs to: of two equal collectives that a
         backward pass walks through, it tells which.
     slots : numpy.ndarray of uint64 and shape (number_of_slots(size),), optional
-        Travels in the same message: each rank fills its own place and leaves the others zero, and
+        Travels in the same message: each rank fills its own places and leaves the others zero, and
         gets everybody's, in place.
 
     Returns
@@ -112,8 +113,8 @@ def agree(
 
 
 def number_of_slots(ranks: int) -> int:
-    """Return how many slots a comparison carries: one a rank, or none where that were many."""
-    return ranks if ranks <= _MOST_SLOTS else 0
+    """Return how many slots a comparison carries: two a rank, or none where that were many."""
+    return _SLOTS_A_RANK * ranks if _SLOTS_A_RANK * ranks <= _MOST_SLOTS else 0
 
 
 @lru_cache(maxsize=256)

@@ -48,7 +48,11 @@ class ShardedOptimizer(CutVariablesOptimizer):
         already, such as those of a `DistributedGradientTape` or a `GradientAccumulator`.
     deterministic : bool or int
         Whether the sums have the same bits for any number of ranks: then what is added is the
-        gradient of one logical shard each, see `logical_shards`. Not at stage 3.
+        gradient of one logical shard each, see `logical_shards`. A row of whole gradients is held
+        for each subtree of them, at every stage. At stage 3 a rank that has more of them than
+        another gathers more often, which is a `DesyncError`: there their number is to be a multiple
+        of that of the ranks, each with examples, or all passes of a step are made within one
+        ``with optimizer.gathered():``.
     bucket_bytes : int
         How many bytes of variables are reduced and gathered together. At stage 3 it matters for
         variables outside of blocks; a block's are gathered together.
@@ -119,11 +123,6 @@ class ShardedOptimizer(CutVariablesOptimizer):
                 "deterministic (which belongs to whoever averages); here leave average out and "
                 "give the gradients of this rank's examples"
             )
-        if stage == 3 and count:
-            raise UnsupportedOptionError(
-                "ShardedOptimizer: deterministic at stage 3 would hold a row of whole gradients "
-                "for each subtree of logical shards, which it is to avoid; expected stage 1 or 2"
-            )
         super().__init__(optimizer, stage, comm, average, bucket_bytes, count)
         self._averages: dict[int, Any] = {}
 
@@ -185,7 +184,7 @@ class ShardedOptimizer(CutVariablesOptimizer):
         """Walk a tape back, and add its gradients to what the next `step` takes.
 
         At stages 2 and 3 a gradient is reduced as soon as its unit is complete, and let go: never
-        are all of them there. All ranks call it.
+        are all of them there, unless `deterministic`. All ranks call it.
 
         Parameters
         ----------
@@ -219,16 +218,18 @@ class ShardedOptimizer(CutVariablesOptimizer):
             )
         self.build(variables)
         leaves = [leaf for leaf in leaves if work.holdings.knows(leaf)]
-        if self.stage == 1 or self._count is not None:
-            several = self._count is not None and isinstance(target, (list, tuple))
-            targets = target if several else [target]
-            weights = examples if several and examples is not None else [examples] * len(targets)
-            for each, weight in zip(targets, weights, strict=True):
-                self.add(tape.gradient(each, leaves), leaves, weight)
-            return
-        work.sums.begin(work.weights.next(examples)[1])
-        work.walk.back(tape, target, leaves)
-        self._note(work.walk.present)
+        several = self._count is not None and isinstance(target, (list, tuple))
+        targets = target if several else [target]
+        weights = examples if several and examples is not None else [examples] * len(targets)
+        for each, given in zip(targets, weights, strict=True):
+            if self.stage == 1 or (self.stage == 2 and self._count is not None):
+                self.add(tape.gradient(each, leaves), leaves, given)
+                continue
+            empty, weight = work.weights.next(given)
+            work.skip(empty)
+            work.sums.begin(weight)
+            work.walk.back(tape, each, leaves)
+            self._note(work.walk.present)
 
     def _note(self, present: list[bool]) -> None:
         """Note which variables have a gradient on this rank."""

@@ -45,11 +45,19 @@ class Collector:
         self._queue: list[Unit] = []
         self._open: dict[Unit, Array] = {}
         self._missing: dict[Unit, int] = {}
+        # What one walk has brought so far, where each counts as one logical shard.
+        self._walked: dict[Unit, Array] | None = None
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether gradients are those of logical shards, of which ranks may have unlike many."""
+        return self._count is not None
 
     def begin(self, weight: float) -> None:
         """Begin with the gradients of one target, which has this weight."""
         self._weight = weight
         self._weighed.clear()
+        self._walked = None  # that of a walk that failed
 
     # --- gradients that come one by one, while a tape walks back ----------------------------------
 
@@ -57,6 +65,7 @@ class Collector:
         """Say of which units gradients come now; they are reduced in this order on all ranks."""
         self._queue = list(units)
         self._open, self._missing = {}, {unit: len(unit.positions) for unit in units}
+        self._walked = {} if self.is_ordered else None
 
     def put(self, unit: Unit, position: int, gradient: Any) -> None:
         """Take the gradient of one variable of a unit that is expected, or None.
@@ -73,6 +82,15 @@ class Collector:
             first = self._queue.pop(0)
             rows = self._open.pop(first, None)
             self._reduce(first, self._message(first) if rows is None else rows)
+
+    def complete(self, units: Sequence[Unit]) -> None:
+        """Take what one walk has brought to these units as one logical shard; none is zeros."""
+        walked, self._walked = self._walked, None
+        if walked is None:
+            return
+        for unit in units:
+            rows = walked.pop(unit, None)
+            self._reduce(unit, self._message(unit) if rows is None else rows)
 
     # --- gradients of a whole unit ----------------------------------------------------------------
 
@@ -98,6 +116,12 @@ class Collector:
             unit.put(rows, unit.places[position], host, self._weight)
 
     def _reduce(self, unit: Unit, rows: Array) -> None:
+        if self._walked is not None:
+            held = self._walked.setdefault(unit, rows)
+            if held is not rows:  # of a block that is called twice
+                held += rows
+                self._grow(-rows.nbytes)
+            return
         if self._count is not None:
             total = self._ordered.setdefault(unit, OrderedSum(self._comm, self._count))
             before = sum(row.nbytes for row in total.rows)
@@ -132,9 +156,8 @@ class Collector:
             If the weights add up to zero.
         """
         if self._count is not None:
-            found = self._ordered.pop(unit, None)
-            if found is None:
-                return None
+            # A rank without a logical shard takes part all the same.
+            found = self._ordered.pop(unit, None) or OrderedSum(self._comm, self._count)
             stops = accumulate([1 + unit.row] * self._comm.size, initial=0)
             held = sum(row.nbytes for row in found.rows)
             with self.tally.exposed_time():

@@ -218,9 +218,12 @@ class RestingHoldings(Holdings):
         self._users[unit] -= 1
         self._settled.add(unit)
 
-    def settled(self) -> list[Unit]:
-        """Return the units that are whole outside of blocks, in the order of all."""
-        return [unit for unit in self.units if unit in self._settled]
+    def in_use(self) -> list[Unit]:
+        """Return the units that are whole, outside of blocks while none runs, in the order of all.
+
+        They are the same on all ranks, which gather together.
+        """
+        return [unit for unit in self.units if unit in self._settled or self._users.get(unit)]
 
     def release(self) -> None:
         """Let go of what is whole and not in use."""

@@ -48,12 +48,13 @@ class Walk:
     def back(self, tape: GradientTape, target: Any, leaves: Collection[Variable]) -> None:
         """Walk back from a target, and add up the gradients of variables over ranks."""
         holdings, sums = self._holdings, self._sums
-        agree(holdings.comm, holdings.plan("ShardedOptimizer.backward"))
+        if not sums.is_ordered:
+            agree(holdings.comm, holdings.plan("ShardedOptimizer.backward"))
         given = {leaf.key for leaf in leaves}
         units, anchors = holdings.units, []
         if isinstance(holdings, RestingHoldings):
             # Those that were read outside of blocks; a block's come by `collect`.
-            units, anchors = holdings.settled(), [self.anchor]
+            units, anchors = holdings.in_use(), [self.anchor]
         sources = [holdings.leaves[position] for unit in units for position in unit.positions]
         self.present = [False] * len(holdings.leaves)
         sums.expect(units)
@@ -75,6 +76,7 @@ class Walk:
             tape.gradient(target, [*anchors, *sources], on_ready=ready)
         finally:
             self.is_on = False
+        sums.complete(holdings.units)
 
     # --- what blocks ask for ----------------------------------------------------------------------
 
@@ -85,7 +87,8 @@ class Walk:
         nbytes = sum(each.nbytes for each in gradients if each is not None)
         self.own_bytes = max(self.own_bytes, nbytes)
         for unit in self._units(variables):
-            agree(holdings.comm, holdings.plan("gradients of a block", unit))
+            if not self._sums.is_ordered:
+                agree(holdings.comm, holdings.plan("gradients of a block", unit))
             self._sums.add(unit, [found.get(position) for position in unit.positions])
         for position, gradient in found.items():
             self.present[position] = self.present[position] or gradient is not None

@@ -37,8 +37,6 @@ class DeferredStep:
         What is on its way.
     jobs : list of Job
         For each of them.
-    as_sum : bool
-        Whether to leave out the division.
     """
 
     def __init__(
@@ -51,11 +49,9 @@ class DeferredStep:
         union: list[bool],
         buckets: Sequence[Bucket],
         jobs: list[Job],
-        *,
-        as_sum: bool,
     ) -> None:
         self._optimizer, self.comm, self._lane, self._tally = optimizer, comm, lane, tally
-        self._leaves, self._union, self._as_sum = leaves, union, as_sum
+        self._leaves, self._union = leaves, union
         self._buckets, self._jobs = buckets, jobs
         self._open = dict.fromkeys(reversed(range(len(buckets))))  # the first layers first
         self._place = {
@@ -125,7 +121,7 @@ class DeferredStep:
             release(self._leaves[position])
         self._jobs[place] = Job(nothing)  # which held the message
         results: list[Any] = [None] * len(self._leaves)
-        take_out(bucket, message, self._leaves, results, as_sum=self._as_sum, ranks=self.comm.size)
+        take_out(bucket, message, self._leaves, results)
         del message
         found = {p: results[p] for p in bucket.positions if self._union[p]}
         if found:

@@ -26,6 +26,7 @@ from distgrad.distributed.averaging.exchange import (
 )
 from distgrad.distributed.averaging.overlap import Job, Lane, OverlappedAverage, lane_of
 from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.stepping.carrying import Carriage
@@ -121,8 +122,8 @@ class Deferral:
             raise
         union = average.agree(gradients)
         self._begin(
-            *(comm, plan, adder, average.weight, leaves, gradients, union, average.tally),
-            *(layout.buckets, average.carriage.jobs),
+            *(comm, plan, adder, weight, average.factor, leaves, gradients, union),
+            *(average.tally, layout.buckets, average.carriage.jobs),
         )
 
     def _finish(self, comm: Communicator) -> None:
@@ -163,24 +164,27 @@ class Deferral:
         gradients = gradients if adder.takes_sparse else all_dense(gradients)
         tally = Tally(f"deferred {adder.algorithm}")
         with tally.exposed_time():
-            slots = tally.computed(comm)
+            slots = tally.computed(comm, weight)
             compare = partial(agree, comm, plan, presence_of(gradients), slots=slots)
             union = tally.agree(compare, slots)
             adder.prepare(comm)
             adder.prepare(lane.comm)
-            weight = adder.weigh(comm, weight)
+            factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
         positions = tuple(p for p, dense in enumerate(union[len(leaves) :]) if dense)
-        buckets = plan_buckets(*layout_of(leaves), positions, self._bucket_bytes)
+        buckets = plan_buckets(
+            *layout_of(leaves), positions, self._bucket_bytes, has_weight=adder.has_weight
+        )
         carriage = Carriage(lane, len(buckets))
         works: list[Callable[[], Any]] = []
         for bucket in buckets:
             out = buffers_of(comm).take(bucket.length, bucket.dtype)
-            message = bucket.pack([on_host(gradients[p]) for p in bucket.positions], weight, out)
+            message = bucket.pack([on_host(gradients[p]) for p in bucket.positions], factor, out)
             add = partial(adder.add_up, lane.comm, bucket, message)
             works.append(partial(tally.add_up, message, add))
         carriage.give_all(works)
         self._begin(
-            *(comm, plan, adder, weight, leaves, gradients, union, tally, buckets, carriage.jobs)
+            *(comm, plan, adder, weight, factor, leaves, gradients, union),
+            *(tally, buckets, carriage.jobs),
         )
 
     def _begin(
@@ -189,6 +193,7 @@ class Deferral:
         plan: Plan,
         adder: Adder,
         weight: float,
+        factor: float,
         leaves: list[Any],
         gradients: Sequence[Any],
         union: list[bool],
@@ -207,21 +212,22 @@ class Deferral:
                         lane.wait(job)
                 done = [p if p in sent else None for p in range(len(leaves))]
                 rest = Rest(
-                    comm, leaves, gradients, union, weight, as_sum=as_sum, adder=adder, done=done
+                    *(comm, leaves, list(gradients), union, weight, factor),
+                    as_sum=as_sum,
+                    adder=adder,
+                    done=done,
                 )
                 found = rest.average(tally, self._bucket_bytes)
             for p in left:
                 known[p] = found[p]
-        remember_layout(comm, plan, leaves, union, self._bucket_bytes)
+        remember_layout(comm, plan, leaves, union, self._bucket_bytes, adder)
         if not any(union[: len(leaves)]):
             raise ValueError(
                 "DistributedOptimizer: every gradient is None on every rank; expected one at "
                 "least: was the loss computed within the tape, from these variables?"
             )
         finish_at_exit(lane)
-        self._step = DeferredStep(
-            *(self._optimizer, comm, lane, tally, leaves, union, buckets, jobs), as_sum=as_sum
-        )
+        self._step = DeferredStep(self._optimizer, comm, lane, tally, leaves, union, buckets, jobs)
         self._step.begin(known)
 
 

@@ -25,6 +25,7 @@ from distgrad.distributed.verbs.communicator import (
     describe,
     wire_dtype,
 )
+from distgrad.distributed.verbs.slices import Slices, is_worth_it
 from distgrad.errors import CommunicationError
 
 # Elements a message. MPI counts are C ints: from 2^31 on Open MPI refuses and Intel MPI returns
@@ -85,6 +86,7 @@ class MPICommunicator:
         self._communicator = communicator.Dup()
         # Whatever mpi4py.rc.errors says: an error becomes an exception that names the operation.
         self._communicator.Set_errhandler(mpi.ERRORS_RETURN)
+        self._slices = Slices(self._communicator)
         self.rank: int = self._communicator.rank
         self.size: int = self._communicator.size
         self.local_rank: int = (
@@ -113,6 +115,9 @@ class MPICommunicator:
         flat = buffer.reshape(-1)
 
         def requests() -> Iterator[Any]:
+            if op == "sum" and is_worth_it(self.size, flat.nbytes):
+                yield from self._slices.add_up(flat, MESSAGE_ELEMENTS)
+                return
             for piece in _pieces(flat):
                 yield self._communicator.Iallreduce(self._mpi.IN_PLACE, piece, reduction)
 

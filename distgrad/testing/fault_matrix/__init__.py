@@ -1,7 +1,7 @@
 """All faults that a data-parallel job is known to meet, each as a job, with the end that it has."""
 
 from distgrad.testing.fault_matrix import checkpoints, endings, messages, numbers
-from distgrad.testing.fault_matrix.cases import Bench, Case, UnexpectedEndError
+from distgrad.testing.fault_matrix.cases import Bench, Case, Limit, UnexpectedEndError
 
 CASES: tuple[Case, ...] = tuple(
     sorted(
@@ -10,4 +10,4 @@ CASES: tuple[Case, ...] = tuple(
     )
 )
 
-__all__ = ["CASES", "Bench", "Case", "UnexpectedEndError"]
+__all__ = ["CASES", "Bench", "Case", "Limit", "UnexpectedEndError"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from distgrad.testing.fault_matrix.cases import Bench, Case, UnexpectedEndError
+from distgrad.testing.fault_matrix.cases import TO_THE_END, Bench, Case, UnexpectedEndError
 from distgrad.testing.fault_matrix.numbers import hash_of
 from distgrad.testing.fault_matrix.trainings import DETERMINISTIC
 
@@ -77,6 +77,7 @@ CASES = (
         "SIGKILL at its 3rd, 11th and 24th call to the file system, in three starts",
         "the newest whole checkpoint is found; at last the bits of an undisturbed run",
         _killed_while_saving,
+        limit=TO_THE_END,
     ),
     Case(
         18,
@@ -84,6 +85,7 @@ CASES = (
         "a limit of 4 KiB for files on rank 1",
         "`CheckpointWriteError` on all ranks, names rank 1; the older checkpoint stays",
         _full_disk,
+        limit=TO_THE_END,
     ),
     Case(
         19,
@@ -91,5 +93,6 @@ CASES = (
         "killed on p and on p + 1 ranks, finished on p - 1",
         "goes on from the last checkpoint: the bits of an undisturbed run",
         _other_ranks,
+        limit=TO_THE_END,
     ),
 )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from distgrad.testing.fault_matrix.cases import TRAIN, TRAINED, Bench, Case, UnexpectedEndError
+from distgrad.testing.fault_matrix.cases import (
+    TO_THE_END,
+    TRAIN,
+    TRAINED,
+    Bench,
+    Case,
+    Limit,
+    UnexpectedEndError,
+)
 from distgrad.testing.fault_matrix.numbers import hash_of
 from distgrad.testing.fault_matrix.trainings import DETERMINISTIC
 
@@ -146,6 +154,7 @@ CASES = (
         "SIGKILL to rank 1",
         "the others go on without it; the hash of an undisturbed run",
         _survived,
+        limit=TO_THE_END,
         variant="elastic",
         elastic=True,
     ),
@@ -155,6 +164,7 @@ CASES = (
         "SIGKILL to rank 0, a step later to rank 2 where there is one",
         "the others go on without them; the hash of an undisturbed run",
         _survived_first,
+        limit=TO_THE_END,
         variant="elastic-twice",
         elastic=True,
     ),
@@ -171,6 +181,7 @@ CASES = (
         "11 on rank 1, 10 on the others, with `dist.join`",
         "goes on: empty batches of weight zero",
         _uneven,
+        limit=TO_THE_END,
     ),
     Case(
         20,
@@ -185,6 +196,13 @@ CASES = (
         "started by the other environment's mpirun",
         "`LaunchError`, names launcher, library and the right command",
         _mismatched,
+        limit=Limit(
+            10,
+            5,
+            "the start",
+            "nobody can announce this fault, which is the start itself: until it is found each "
+            "rank has loaded its packages and begun an MPI of its own, on cores that ranks share",
+        ),
         needs_other=True,
     ),
     Case(
@@ -193,6 +211,7 @@ CASES = (
         "every rank forks a child, which raises",
         "goes on: a child is no rank",
         _forked,
+        limit=TO_THE_END,
     ),
     Case(
         26,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distgrad.testing.fault_matrix.cases import TRAIN, TRAINED, Bench, Case
+from distgrad.testing.fault_matrix.cases import TO_THE_END, TRAIN, TRAINED, Bench, Case
 
 LONG = """
 from distgrad.distributed.verbs import mpi
@@ -135,6 +135,7 @@ CASES = (
         "rank 1 has None for the kernel",
         "goes on: None counts as zeros, variables stay equal",
         _none,
+        limit=TO_THE_END,
     ),
     Case(
         22,
@@ -142,6 +143,7 @@ CASES = (
         "the limit of a message lowered to 1000 elements",
         "goes on: long messages travel in pieces",
         _long,
+        limit=TO_THE_END,
     ),
     Case(
         23,
@@ -156,5 +158,6 @@ CASES = (
         "Iallreduce and Bcast on COMM_WORLD while gradients travel",
         "goes on: distgrad's messages have communicators of their own",
         _foreign,
+        limit=TO_THE_END,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from distgrad.testing.fault_matrix.cases import TRAIN, Bench, Case, UnexpectedEndError
+from distgrad.testing.fault_matrix.cases import TO_THE_END, TRAIN, Bench, Case, UnexpectedEndError
 from distgrad.testing.fault_matrix.trainings import DETERMINISTIC
 
 PARTIAL = """
@@ -93,6 +93,7 @@ CASES = (
         "97 examples, shared by `dist.shard`",
         "goes on: the gradient of one process, within 1e-12",
         _partial,
+        limit=TO_THE_END,
     ),
     Case(
         12,
@@ -107,6 +108,7 @@ CASES = (
         "24 steps with `deterministic=True`",
         "goes on: the same bits as on one rank",
         _order_of_sums,
+        limit=TO_THE_END,
     ),
     Case(
         14,
@@ -128,5 +130,6 @@ CASES = (
         "23 examples, uneven shards, `sync_moments`",
         "goes on: the moments of one process, within 1e-12",
         _normalised,
+        limit=TO_THE_END,
     ),
 )
