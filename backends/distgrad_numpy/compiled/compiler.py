@@ -21,7 +21,7 @@ from pathlib import Path
 from distgrad.errors import DistgradError
 from distgrad.user_cache import cache_folder, check_owner
 
-_PATIENCE = 60  # seconds; a compiler that hangs is to end
+_PATIENCE = 180  # seconds; a compiler that hangs is to end
 
 # Subnormal numbers are kept: with -ffast-math, gcc's start-up code would switch them off for the
 # whole process. Sums may be reordered where a pragma of the source says so, and nowhere else.

@@ -1,4 +1,4 @@
-"""Elementwise kernels in one pass: the C++ of an operation, or of an optimizer's step.
+"""Elementwise kernels in one pass: the C++ of operations, pullbacks and steps of optimizers.
 
 The code follows from the operation's own declaration, see `distgrad.backend.scalar_code`. Arrays of
 other dtypes, broadcast ones, and formulas of functions that no vector code is there for are left to
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.backend.pullbacks import Pullbacks
 from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
@@ -76,7 +77,7 @@ def compiled(
             found.run.argtypes, found.run.restype = types, None
             ready.append(found.run)
         run = ready[0]
-        places = [each.ctypes.data for each in (*inputs, *outputs)]
+        places = [library.address(each) for each in (*inputs, *outputs)]
         size = outputs[0].size
         if size <= _PIECE:
             run(0, size, *values, *places)
@@ -135,6 +136,8 @@ def _asking(op: Op, own: Kernel) -> Kernel:
     def kernel(*operands: Any, **params: Any) -> Any:
         first = operands[0]
         if first.size < _FEW or not library.is_on() or not _alike(operands, first.shape):
+            if first.size >= _FEW and first.ndim > 1 and _turned(operands):
+                return kernel(*[each.T for each in operands], **params).T
             return own(*operands, **params)
         signature = (tuple([each.dtype for each in operands]), *params.items())
         try:
@@ -157,6 +160,14 @@ def _alike(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
     )
 
 
+def _turned(arrays: Sequence[Any]) -> bool:
+    """Return whether all are transposed, so that their elements lie in one line."""
+    return all(
+        isinstance(each, np.ndarray) and each.flags.f_contiguous and not each.flags.c_contiguous
+        for each in arrays
+    )
+
+
 def _forward(op: Op, dtypes: Sequence[Any], params: dict[str, Any]) -> tuple[Kernel, Any] | None:
     try:
         formula = forward(op, VOCABULARY, dtypes, params)
@@ -164,3 +175,29 @@ def _forward(op: Op, dtypes: Sequence[Any], params: dict[str, Any]) -> tuple[Ker
         return None
     made = compiled(formula)
     return None if made is None else (made, formula.outputs[0][1])
+
+
+# --- pullbacks ------------------------------------------------------------------------------------
+
+
+def pullbacks() -> Pullbacks:
+    """Return what computes cotangents of elementwise operations in one pass over large arrays."""
+    return Pullbacks(VOCABULARY, np.ndarray, _pulling, _FEW)
+
+
+def _pulling(formula: Formula) -> Kernel | None:
+    # A product for each output is what NumPy computes in one pass as well.
+    if formula.body.count("const ") - len(formula.inputs) <= len(formula.outputs):
+        return None
+    made = compiled(formula, exact=True)
+    if made is None:
+        return None
+    dtypes = [dtype for _, dtype in formula.outputs]
+
+    def kernel(*arrays: Array) -> list[Array] | None:
+        if not library.is_on() or not all(each.flags.c_contiguous for each in arrays):
+            return None
+        ends = [np.empty(arrays[0].shape, dtype) for dtype in dtypes]
+        return ends if made(arrays, (), ends) else None
+
+    return kernel

@@ -10,6 +10,7 @@ import os
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 from distgrad.errors import CacheError
 from distgrad_numpy.compiled import compiler
@@ -88,3 +89,14 @@ def from_file(name: str) -> ctypes.CDLL | None:
     if found is not None:
         return found if _state.on else None
     return from_source(name, (SOURCES / f"{name}.cpp").read_text(encoding="utf-8"))
+
+
+def address(array: Any) -> int:
+    """Return where the memory of a C-contiguous array of NumPy's begins."""
+    try:
+        return ctypes.addressof(_BYTE(array))  # in half the time of array.ctypes
+    except (TypeError, ValueError):  # not to be written to, or empty
+        return int(array.ctypes.data)
+
+
+_BYTE = ctypes.c_char.from_buffer

@@ -38,13 +38,14 @@ class Steps:
         if not library.is_on():
             return False
         arrays = (x, gradient, *slots, *(() if master is None else (master,)))
-        if not all(
-            isinstance(each, np.ndarray) and each.shape == x.shape and each.flags.c_contiguous
-            for each in arrays
-        ):
-            return False
-        if not all(isinstance(number, (int, float, np.number)) for number in numbers):
-            return False
+        for each in arrays:
+            if each.__class__ is not np.ndarray or each.shape != x.shape:
+                return False
+            if not each.flags.c_contiguous:
+                return False
+        for number in numbers:
+            if number.__class__ is not float and not isinstance(number, (int, float, np.number)):
+                return False
         key = (signature_of(rule), len(numbers), tuple([each.dtype for each in arrays]))
         try:
             kernel = self._known[key]

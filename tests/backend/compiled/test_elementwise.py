@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 
+import distgrad as dg
 from distgrad.backends_in_force import kernels_of
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
@@ -117,10 +118,19 @@ def test_functions_of_single_elements_are_right_to_a_few_units_in_the_last_place
     assert error.max() <= units
 
 
+def test_transposed_arrays_are_computed_as_they_lie():
+    x = values((64, 32), -1.0, 1.0).astype(np.float32)
+
+    y = KERNELS.gelu(x.T)
+
+    assert y.flags.f_contiguous
+    assert np.array_equal(y, KERNELS.gelu(x).T)
+
+
 def test_other_arrays_are_left_to_numpy(asked):
     x = values((64, 64), -1.0, 1.0).astype(np.float32)
 
-    KERNELS.gelu(x.T)
+    KERNELS.gelu_vjp(x.T, x)
     KERNELS.gelu(x[::2])
     KERNELS.gelu(x.astype(np.float16))
     KERNELS.gelu(np.empty((0, 3), np.float32))
@@ -137,3 +147,27 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
         results.append(KERNELS.gelu(x))
 
     assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("name", ["tanh", "exp", "sigmoid", "sqrt", "log"])
+def test_large_cotangents_are_those_of_the_rule(name, without):
+    x = values((70, 90), 0.5, 2.0).astype(np.float32)
+
+    def step():
+        with dg.GradientTape() as tape:
+            source = dg.Variable(x)
+            y = getattr(dg, name, None) or getattr(dg.nn, name)
+            y = y(source)
+        return tape.gradient(y, source).numpy()
+
+    rules.assert_close(step(), without(step), name)
+
+
+def test_residuals_on_disk_are_read_by_the_rule(tmp_path):
+    x = dg.Variable(values((70, 90), -1.0, 1.0).astype(np.float32))
+    with dg.GradientTape() as tape, dg.offload_to_disk(tmp_path, min_bytes=1):
+        y = dg.tanh(x)
+
+    found = tape.gradient(y, x).numpy()
+
+    np.testing.assert_allclose(found, 1 - np.tanh(x.numpy()) ** 2, rtol=1e-5, atol=1e-6)
