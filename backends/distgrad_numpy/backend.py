@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad_numpy import (
     attention,
@@ -21,7 +23,8 @@ from distgrad_numpy import (
     selection,
     softmaxes,
 )
-from distgrad_numpy.compiled import elementwise
+from distgrad_numpy.compiled import drawing, elementwise
+from distgrad_numpy.compiled import kernels as compiled
 from distgrad_numpy.compiled.stepping import Steps
 from distgrad_numpy.rows import add_rows
 
@@ -33,7 +36,9 @@ class NumPyBackend(ArrayModuleBackend):
 
     def __init__(self) -> None:
         super().__init__("numpy", np, _kernels())
+        self._kernels["random_normal"] = drawing.preferred(partial(ADAPTERS["random_normal"], self))
         self.change_in_place = Steps()
+        self.pullback = elementwise.pullbacks()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a NumPy array; a scalar of NumPy's becomes one of no dimensions."""
@@ -67,7 +72,7 @@ def _kernels() -> dict[str, Callable[..., Any]]:
         **selection.KERNELS,
         **softmaxes.KERNELS,
     }
-    kernels = onednn.preferred(own)
+    kernels = compiled.preferred(onednn.preferred(own))
     return kernels | elementwise.preferred({name: kernels[name] for name in blocked.KERNELS})
 
 

@@ -3,7 +3,7 @@
 A block of output rows is unrolled into a scratch matrix, (rows, taps * channels), and multiplied
 with the kernel at once. Blocks run on as many threads as BLAS has. The cotangent of the input is a
 convolution of stride 1 for each residue of positions modulo the stride. Where oneDNN is installed,
-it computes what it can.
+it computes what it can, and where a C++ compiler is, the compiled kernels do.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from distgrad.windows import Pairs, counts, phases
 from distgrad_numpy import depthwise, few_channels, onednn
 from distgrad_numpy.blocks import Geometry, Ranges, blocks_of, rows_of, windows_of
+from distgrad_numpy.compiled import convolution as compiled
+from distgrad_numpy.compiled import depthwise as by_channel
 from distgrad_numpy.threads import run, scratch
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +53,11 @@ def conv(x: Array, w: Array, stride: Shape, padding: Pairs, dilation: Shape, gro
     geometry = Geometry(stride, padding, dilation, groups)
     spatial = counts(x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
     y = np.empty((x.shape[0], *spatial, w.shape[-1]), np.result_type(x, w))
-    if not onednn.conv(x, w, y, geometry):
+    if not (
+        onednn.conv(x, w, y, geometry)
+        or compiled.conv(x, w, y, geometry)
+        or by_channel.conv(x, w, y, geometry)
+    ):
         _convolve(x, w, y, geometry)
     return y
 
@@ -69,7 +75,11 @@ def conv_transpose(
     inner, outputs = w.shape[-2:]
     x = np.empty((y.shape[0], *shape, inner * groups), np.result_type(y, w))
     geometry = Geometry(stride, padding, dilation, groups)
-    if onednn.conv_transpose(y, w, x, geometry):
+    if (
+        onednn.conv_transpose(y, w, x, geometry)
+        or compiled.conv_transpose(y, w, x, geometry)
+        or by_channel.conv_transpose(y, w, x, geometry)
+    ):
         return x
     if 0 not in y.shape and 0 not in x.shape and few_channels.applies(w, geometry):
         few_channels.conv_transpose(y, w, x, geometry, _working(x.dtype))
@@ -118,7 +128,11 @@ def conv_kernel_vjp(
     geometry = Geometry(stride, padding, dilation, groups)
     dtype = np.result_type(x, y)
     w = np.empty((*window, x.shape[-1] // groups, y.shape[-1]), dtype)
-    if onednn.conv_kernel_vjp(x, y, w, geometry):
+    if (
+        onednn.conv_kernel_vjp(x, y, w, geometry)
+        or compiled.conv_kernel_vjp(x, y, w, geometry)
+        or by_channel.conv_kernel_vjp(x, y, w, geometry)
+    ):
         return w
     if w.size and _is_pointwise(x, w, y, geometry):
         np.matmul(

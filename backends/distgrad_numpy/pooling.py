@@ -254,7 +254,7 @@ def max_pool_jvp(t: Array, places: Array, window: Shape, stride: Shape, padding:
 # --- the mean -------------------------------------------------------------------------------------
 
 
-def _weights(
+def weights_of(
     dtype: Any, shape: Shape, window: Shape, stride: Shape, padding: Pairs, counted: Pairs
 ) -> Any:
     """Return what to multiply sums of windows with: a number, or an array that broadcasts."""
@@ -280,7 +280,7 @@ def avg_pool(x: Array, window: Shape, stride: Shape, padding: Pairs, counted: Pa
     working = np.dtype(np.float32) if half else dtype
     y = np.empty(_pooled_shape(x, window, stride, padding), dtype)
     geometry = _geometry(stride, padding)
-    weights = _weights(working, x.shape[1:-1], window, stride, padding, counted)
+    weights = weights_of(working, x.shape[1:-1], window, stride, padding, counted)
 
     def work(block: Ranges) -> None:
         seen = seen_by(x, window, geometry, block)
@@ -308,7 +308,7 @@ def avg_pool_vjp(
     dtype = _mean_dtype(g.dtype)
     working = np.dtype(np.float32) if dtype.itemsize == 2 else dtype
     x = _nothing_yet(g, shape, window, stride, working)
-    weights = _weights(working, shape, window, stride, padding, counted)
+    weights = weights_of(working, shape, window, stride, padding, counted)
 
     def work(block: Ranges) -> None:
         part = rows_of(g, block)

@@ -10,6 +10,7 @@ import numpy as np
 from distgrad.backend.adapters.host import HOST
 from distgrad.backend.adapters.indexing import explained, scatter
 from distgrad.core.op import Placeholder
+from distgrad_numpy.compiled import adding
 
 Array = np.ndarray[Any, Any]
 
@@ -49,7 +50,7 @@ def add_rows(array: Array, indices: Array, rows: Array) -> Array:
     -----
     What `np.add.at` does, which takes 40 ns an element where it does not add plain numbers; here
     the first rows of all positions are added at once, then the second ones, and so on: 4 ns an
-    element (4096 rows of 128 float32, one core).
+    element (4096 rows of 128 float32, one core). A compiled kernel does it in one pass, in order.
     """
     if rows.size < _SMALL or rows.ndim == 1:
         try:
@@ -65,6 +66,8 @@ def add_rows(array: Array, indices: Array, rows: Array) -> Array:
     places = indices.astype(np.intp)
     if lowest < 0:
         places = np.where(places < 0, places + length, places)
+    if adding.add_rows(array, places, rows):
+        return array
     order = np.argsort(places, kind="stable")
     ascending = places[order]
     starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))

@@ -1,7 +1,8 @@
 """Measure the hot kernels of the CPU, forward and with their gradients, beside their peers.
 
-Each case runs in distgrad (NumPy and BLAS alone; and with oneDNN, where that is installed), in
-PyTorch and in TensorFlow, in turn, round after round. A figure is the least over the rounds, and
+Each case runs in distgrad (by NumPy and BLAS alone; with compiled kernels, where there is a
+compiler; and with oneDNN besides, where that is installed and has a part in it), in PyTorch and in
+TensorFlow, in turn, round after round. A figure is the least over the rounds, and
 with one thread the processor's time instead of the clock's: what others do on the machine only ever
 adds. "blas" is the time of the same products of matrices in bare BLAS, with nothing around them:
 the limit for kernels built on it. Numbers of threads run one after the other, each in a process
@@ -25,8 +26,14 @@ from pathlib import Path
 from typing import Any
 
 Step = Callable[[], Any]
-LIBRARIES = ("distgrad", "onednn", "torch", "tensorflow", "blas")
-OURS = ("distgrad", "onednn")
+LIBRARIES = ("numpy", "compiled", "onednn", "torch", "tensorflow", "blas")
+HEADS = {
+    "numpy": "NumPy",
+    "onednn": "with oneDNN",
+    "torch": "PyTorch",
+    "tensorflow": "TensorFlow",
+    "blas": "bare BLAS",
+}
 
 
 # --- in a process for each number of threads ----------------------------------------------------
@@ -35,8 +42,10 @@ OURS = ("distgrad", "onednn")
 def prepare(threads: int) -> dict[str, str]:
     """Import the libraries, hold them to a number of threads, and return why some are missing."""
     missing: dict[str, str] = {}
-    from distgrad_numpy import onednn
+    from distgrad_numpy import compiled, onednn
 
+    if not compiled.is_on():
+        missing["compiled"] = "switched off by DISTGRAD_C_KERNELS=0"
     if not onednn.is_available():
         missing["onednn"] = "not installed (pip install 'distgrad[onednn]')"
     try:
@@ -110,26 +119,52 @@ def run_with(threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(threads: int, found: dict[str, Any]) -> None:
-    """Print a table: milliseconds, and ratios to the best peer and to bare BLAS."""
+    """Print a table: milliseconds, and ratios to the best peer."""
     print(f"\n{threads} thread{'s' if threads > 1 else ''}, milliseconds")
-    heads = "".join(f"{name:>11}" for name in LIBRARIES)
-    print(f"{'':46}{heads}{'/ best peer':>13}{'/ blas':>8}   with onednn")
+    heads = "".join(f"{HEADS.get(name, name):>12}" for name in LIBRARIES)
+    print(f"{'':42}{heads}   NumPy / best   compiled / best   with oneDNN / best")
     for name, table in found["results"].items():
         for what in ("forward", "both"):
             row = {library: each[what] for library, each in table.items()}
-            line = f"{name if what == 'forward' else '    and gradients':46}"
+            line = f"{name if what == 'forward' else '    and gradients':42}"
             for library in LIBRARIES:
-                line += f"{row[library]:11.2f}" if library in row else f"{'-':>11}"
+                line += f"{row[library]:12.2f}" if library in row else f"{'-':>12}"
             peers = [row[each] for each in ("torch", "tensorflow") if each in row]
-            if peers:
-                ratio = row["distgrad"] / min(peers)
-                line += f"{ratio:12.2f}{'*' if ratio > 1.5 else ' '}"
-            else:
-                line += f"{'-':>13}"
-            line += f"{row['distgrad'] / row['blas']:8.2f}" if "blas" in row else f"{'':>8}"
-            if peers and "onednn" in row:
-                line += f"{row['onednn'] / min(peers):9.2f}"
-            print(line)
+            for library, width in (("numpy", 14), ("compiled", 17), ("onednn", 20)):
+                if peers and library in row:
+                    ratio = row[library] / min(peers)
+                    line += f"{ratio:{width}.2f}{'*' if ratio > 1.5 else ' '}"
+                else:
+                    line += f"{'-':>{width}} "
+            print(line.rstrip())
+
+
+SHOWN = ("numpy", "compiled", "onednn", "torch", "tensorflow")
+RATIOS = ("compiled", "onednn")
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """Return the table of docs/explanation/kernel-speed.md: three digits, bold what is behind."""
+    heads = ["case", *(HEADS.get(name, name) for name in SHOWN)]
+    heads += [f"{HEADS.get(name, name)} / best" for name in RATIOS]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for name, table in found["results"].items():
+        for what in ("forward", "both"):
+            row = {library: each[what] for library, each in table.items()}
+            peers = [row[each] for each in ("torch", "tensorflow") if each in row]
+            cells = [name if what == "forward" else "... and gradients"]
+            cells += [digits(row[library]) if library in row else "" for library in SHOWN]
+            for library in RATIOS:
+                ratio = row[library] / min(peers) if peers and library in row else None
+                cell = "" if ratio is None else f"{ratio:.2f}"
+                cells.append(f"**{cell}**" if ratio is not None and ratio > 1.5 else cell)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def digits(value: float) -> str:
+    """Return three digits of a number, two behind the point at most."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def main() -> None:
@@ -143,6 +178,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="how many; 1 2")
     parser.add_argument("--rounds", type=int, default=11, help="how often each step runs")
     parser.add_argument("--only", default="", help="cases with this in their names")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the docs")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -162,6 +198,8 @@ def main() -> None:
         for name, why in found["missing"].items() if threads == arguments.threads[0] else ():
             print(f"{name}: {why}", file=sys.stderr)
         show(threads, found)
+        if arguments.markdown:
+            print(f"\n{as_markdown(found)}")
     print("\n*: more than 1.5 times the best peer")
     if arguments.json:
         arguments.json.write_text(json.dumps(everything, indent=1))

@@ -12,7 +12,7 @@ import distgrad as dg
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
-from distgrad_numpy import convolution, onednn, pooling, threads
+from distgrad_numpy import compiled, convolution, onednn, pooling, threads
 from distgrad_numpy.blocks import blocks_of
 
 NAMES = (*convolution.KERNELS, *pooling.KERNELS)
@@ -21,9 +21,10 @@ SAMPLES = [sample for name in NAMES for sample in samples(name)]
 
 @pytest.fixture(autouse=True)
 def own_kernels():
-    before = onednn.switch(False)
+    before = onednn.switch(False), compiled.switch(False)
     yield
-    onednn.switch(before)
+    onednn.switch(before[0])
+    compiled.switch(before[1])
 
 
 def floats(*shape):

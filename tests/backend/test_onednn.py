@@ -16,7 +16,7 @@ from distgrad.backends_in_force import kernels_of
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
-from distgrad_numpy import convolution, onednn, threads
+from distgrad_numpy import compiled, convolution, onednn, threads
 from distgrad_numpy.onednn import library, offers
 
 needs_library = pytest.mark.skipif(
@@ -32,6 +32,14 @@ SAMPLES = [
 
 def floats(*shape):
     return values(shape, -1.0, 1.0).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """Compiled kernels off: most are asked before oneDNN."""
+    before = compiled.switch(False)
+    yield
+    compiled.switch(before)
 
 
 @pytest.fixture

@@ -15,6 +15,22 @@ import numpy as np
 
 Steps = tuple[Callable[[], Any], Callable[[], Any]]
 
+# What distgrad's kernels are measured with: compiled ones, and oneDNN's.
+OURS = {"numpy": (False, False), "compiled": (True, False), "onednn": (True, True)}
+
+
+def switched(library: str) -> Callable[[], None]:
+    """Return a function that switches on what one of `OURS` computes with, and all else off."""
+    from distgrad_numpy import compiled, onednn
+
+    with_compiled, with_onednn = OURS[library]
+
+    def switch() -> None:
+        compiled.switch(with_compiled)
+        onednn.switch(with_onednn)
+
+    return switch
+
 
 def draw(*shape: int) -> np.ndarray:
     """Return normal numbers in float32, the same in every call."""
@@ -29,21 +45,21 @@ def steps_of(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
     return _MAKERS[library](function, arrays)
 
 
-def _distgrad(with_onednn: bool, function: Any, arrays: tuple[Any, ...]) -> Steps:
+def _distgrad(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
     import distgrad as dg
-    from distgrad_numpy import onednn
 
+    switch = switched(library)
     tensors = [dg.asarray(x) for x in arrays]
     sources = [t for t in tensors if t.dtype.kind == "f"]
     f = partial(function, dg)
     g = dg.asarray(draw(*f(*tensors).shape))
 
     def forward() -> Any:
-        onednn.switch(with_onednn)
+        switch()
         return f(*tensors)
 
     def both() -> Any:
-        onednn.switch(with_onednn)
+        switch()
         with dg.GradientTape() as tape:
             tape.watch(sources)
             y = f(*tensors)
@@ -88,8 +104,7 @@ def _tensorflow(function: Any, arrays: tuple[Any, ...]) -> Steps:
 
 
 _MAKERS = {
-    "distgrad": partial(_distgrad, False),
-    "onednn": partial(_distgrad, True),
+    **{name: partial(_distgrad, name) for name in OURS},
     "torch": _torch,
     "tensorflow": _tensorflow,
 }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-Steps = tuple[Callable[[], Any], Callable[[], Any]]
+from kernel_cases import OURS, Steps, switched
+
 _ROWS = 4096  # of one product in bare BLAS: enough that more would not be quicker
 
 
@@ -42,26 +42,25 @@ class Convolution:
     def __call__(self, library: str) -> Steps | None:
         """Return what to measure in a library."""
         return {
-            "distgrad": partial(_distgrad_convolution, with_onednn=False),
-            "onednn": partial(_distgrad_convolution, with_onednn=True),
+            **{name: partial(_distgrad_convolution, library=name) for name in OURS},
             "torch": _torch_convolution,
             "tensorflow": _tensorflow_convolution,
             "blas": _blas,
         }[library](self)
 
 
-def _distgrad_steps(x: Any, others: tuple[Any, ...], g: Any, f: Any, with_onednn: bool) -> Steps:
+def _distgrad_steps(x: Any, others: tuple[Any, ...], g: Any, f: Any, library: str) -> Steps:
     import distgrad as dg
-    from distgrad_numpy import onednn
 
+    switch = switched(library)
     x, g, *others = (dg.asarray(each) for each in (x, g, *others))
 
     def forward() -> Any:
-        onednn.switch(with_onednn)
+        switch()
         return f(x, *others)
 
     def both() -> Any:
-        onednn.switch(with_onednn)
+        switch()
         with dg.GradientTape() as tape:
             tape.watch([x, *others])
             y = f(x, *others)
@@ -108,12 +107,12 @@ def _tensorflow_steps(x: Any, others: tuple[Any, ...], g: Any, f: Any) -> Steps:
     return lambda: f(*sources), both
 
 
-def _distgrad_convolution(case: Convolution, with_onednn: bool) -> Steps:
+def _distgrad_convolution(case: Convolution, library: str) -> Steps:
     import distgrad as dg
 
     x, w, g = case.arrays()
     slide = {"stride": case.stride, "padding": case.window // 2, "groups": case.groups}
-    return _distgrad_steps(x, (w,), g, lambda x, w: dg.nn.conv(x, w, **slide), with_onednn)
+    return _distgrad_steps(x, (w,), g, lambda x, w: dg.nn.conv(x, w, **slide), library)
 
 
 def _torch_convolution(case: Convolution) -> Steps:
@@ -189,12 +188,12 @@ class Pool:
         x = draw(shape, dtype=np.float32)
         windows = (self.size - self.window) // self.stride + 1
         g = draw((self.examples, windows, windows, self.channels), dtype=np.float32)
-        if library in ("distgrad", "onednn"):
+        if library in ("numpy", "compiled"):  # which are asked before oneDNN
             import distgrad as dg
 
             pool = getattr(dg.nn, f"{self.kind}_pool")
             return _distgrad_steps(
-                x, (), g, lambda x: pool(x, self.window, stride=self.stride), library == "onednn"
+                x, (), g, lambda x: pool(x, self.window, stride=self.stride), library
             )
         if library == "torch":
             import torch

@@ -16,8 +16,8 @@ CLASSES = 10_000
 
 def _steps(library: str, name: str, arrays: tuple[Any, ...]) -> Steps | None:
     """Return what to measure of one of `FUNCTIONS`."""
-    functions = FUNCTIONS.get("distgrad" if library == "onednn" else library)
-    if functions is None or (library == "onednn" and name not in WITH_ONEDNN):
+    functions = FUNCTIONS.get("distgrad" if library in ("numpy", "compiled") else library)
+    if functions is None:  # compiled kernels are asked before oneDNN's
         return None
     return steps_of(library, functions[name], arrays)
 
@@ -34,6 +34,10 @@ def _their_batch_norm(tf: Any, x: Any, s: Any, b: Any) -> Any:
     return tf.nn.batch_normalization(x, *tf.nn.moments(x, [0]), b, s, 1e-5)
 
 
+def _their_rms_norm(tf: Any, x: Any, s: Any) -> Any:
+    return x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + 1e-5) * s
+
+
 def _their_layer_norm(tf: Any, x: Any, s: Any, b: Any) -> Any:
     moments = tf.nn.moments(x, [-1], keepdims=True)
     return tf.nn.batch_normalization(x, *moments, b, s, 1e-5)
@@ -48,6 +52,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "leaky_relu": lambda dg, x: dg.nn.leaky_relu(x, slope=0.2),
         "softmax": lambda dg, x: dg.nn.softmax(x),
         "layer_norm": lambda dg, x, s, b: dg.nn.layer_norm(x, s, b),
+        "rms_norm": lambda dg, x, s: dg.nn.rms_norm(x, s),
         "batch_norm": lambda dg, x, s, b: dg.nn.batch_norm(x, s, b).output,
         "cross entropy": lambda dg, x, c: dg.nn.softmax_cross_entropy(labels=c, logits=x),
         "dropout": _ours_dropout,
@@ -61,6 +66,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "leaky_relu": lambda torch, x: torch.nn.functional.leaky_relu(x, 0.2),
         "softmax": lambda torch, x: torch.nn.functional.softmax(x, -1),
         "layer_norm": lambda torch, x, s, b: torch.nn.functional.layer_norm(x, (FEATURES,), s, b),
+        "rms_norm": lambda torch, x, s: torch.nn.functional.rms_norm(x, (FEATURES,), s, 1e-5),
         "batch_norm": lambda torch, x, s, b: torch.nn.functional.batch_norm(
             x, None, None, s, b, training=True
         ),
@@ -78,6 +84,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "leaky_relu": lambda tf, x: tf.nn.leaky_relu(x, 0.2),
         "softmax": lambda tf, x: tf.nn.softmax(x),
         "layer_norm": _their_layer_norm,
+        "rms_norm": _their_rms_norm,
         "batch_norm": _their_batch_norm,
         "cross entropy": lambda tf, x, c: tf.nn.sparse_softmax_cross_entropy_with_logits(c, x),
         "dropout": lambda tf, x: tf.nn.dropout(x, 0.1),
@@ -86,12 +93,9 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 
 
-# What oneDNN computes a part of.
-WITH_ONEDNN = ("gelu", "gelu by tanh", "silu", "leaky_relu", "softmax", "layer_norm")
-
-
 def _norm(name: str, library: str) -> Steps | None:
-    return _steps(library, name, (draw(ROWS, FEATURES), draw(FEATURES), draw(FEATURES)))
+    affine = [draw(FEATURES) for _ in range(1 if name == "rms_norm" else 2)]
+    return _steps(library, name, (draw(ROWS, FEATURES), *affine))
 
 
 def _cross_entropy(library: str) -> Steps | None:
@@ -108,7 +112,8 @@ CASES: dict[str, Callable[[str], Steps | None]] = {
         )
     },
     **{
-        f"{name} {ROWS} x {FEATURES}": partial(_norm, name) for name in ("layer_norm", "batch_norm")
+        f"{name} {ROWS} x {FEATURES}": partial(_norm, name)
+        for name in ("layer_norm", "rms_norm", "batch_norm")
     },
     f"cross entropy 128 x {CLASSES}": _cross_entropy,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel_cases import Steps, draw, steps_of
+from kernel_cases import OURS, Steps, draw, steps_of
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Attention:
 
     def __call__(self, library: str) -> Steps | None:
         """Return what to measure in a library; TensorFlow's own has no fused kernel."""
-        if library not in ("distgrad", "torch", "tensorflow", "blas"):
+        if library == "onednn":  # it has no part in it
             return None
         rng = np.random.default_rng(0)
         shape = (self.examples, self.heads, self.tokens, self.width)
         arrays = tuple(rng.standard_normal(shape, dtype=np.float32) for _ in range(3))
         if library == "blas":
             return self._products(*arrays)
-        return steps_of(library, getattr(self, library), arrays)
+        return steps_of(library, getattr(self, "distgrad" if library in OURS else library), arrays)
 
     def distgrad(self, dg: Any, q: Any, k: Any, v: Any) -> Any:
         """Attend in distgrad."""
@@ -84,8 +84,9 @@ class Recurrent:
 
     def __call__(self, library: str) -> Steps | None:
         """Return what to measure in a library."""
-        maker = getattr(self, f"_{library}_{self.kind}", None)
-        if maker is None:
+        whose = "distgrad" if library in OURS else library
+        maker = getattr(self, f"_{whose}_{self.kind}", None)
+        if maker is None or library == "onednn":  # it has no part in it
             return None
         width = self.units * (4 if self.kind == "lstm" else 3)
         kernel, recurrent = draw(self.inputs, width) / 8, draw(self.units, width) / 8

@@ -1,0 +1,100 @@
+"""Which kernels are compiled, for which arrays, and the own kernel for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, cast
+
+import numpy as np
+
+from distgrad_numpy import threads
+from distgrad_numpy.compiled import library
+
+Array = np.ndarray[Any, Any]
+Kernel = Callable[..., Any]
+
+_FEW = 1 << 10  # elements; below, the call costs more than it saves
+
+
+def preferred(kernels: Mapping[str, Kernel], offers: Mapping[str, Kernel]) -> dict[str, Kernel]:
+    """Return kernels of which some ask a compiled one first.
+
+    Parameters
+    ----------
+    kernels : mapping of str to callable
+        The kernels by their operations' names.
+    offers : mapping of str to callable
+        For some of these names a function of the same arguments; it returns None where there is no
+        compiled kernel for them.
+    """
+    return {
+        name: _asking(offers[name], kernel) if name in offers else kernel
+        for name, kernel in kernels.items()
+    }
+
+
+def _asking(offer: Kernel, own: Kernel) -> Kernel:
+    @wraps(own)
+    def kernel(first: Any, *others: Any, **params: Any) -> Any:
+        if first.size >= _FEW and library.is_on():
+            result = offer(first, *others, **params)
+            if result is not None:
+                return result
+        return own(first, *others, **params)
+
+    return kernel
+
+
+def takes(*arrays: Any) -> bool:
+    """Return whether a compiled kernel reads these arrays: dense, in float32, and not empty."""
+    return all(
+        isinstance(each, np.ndarray)
+        and each.dtype == np.float32
+        and each.flags.c_contiguous
+        and each.size > 0
+        for each in arrays
+    )
+
+
+def function(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., None] | None:
+    """Return a function of a source file, compiled; None where there is no compiler.
+
+    Parameters
+    ----------
+    file : str
+        The name of the file in the folder of sources, without its ending.
+    name : str
+        Of the function; it returns nothing.
+    arguments : sequence
+        The types of its arguments, of `ctypes`.
+    """
+    found = library.from_file(file)
+    if found is None:
+        return None
+    run = getattr(found, name)
+    if run.argtypes is None:
+        run.restype, run.argtypes = None, arguments
+    return cast("Callable[..., None]", run)
+
+
+def in_pieces(count: int, each: int, work: Callable[[int, int, int], Any]) -> None:
+    """Do work on equal parts of a range, on several threads.
+
+    Parameters
+    ----------
+    count : int
+        The length of the range.
+    each : int
+        The length of a part; the last may be shorter. It must follow from shapes alone, for results
+        that do not depend on the number of threads.
+    work : callable
+        Called as ``work(number of the part, begin, end)``.
+    """
+    if count <= each:
+        work(0, 0, count)
+        return
+    threads.run(
+        lambda number: work(number, number * each, min(number * each + each, count)),
+        range(-(-count // each)),
+    )

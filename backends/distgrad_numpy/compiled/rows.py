@@ -1,0 +1,174 @@
+"""Softmax, cross-entropy and norms along the last axis, a row at a time."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from distgrad_numpy.compiled.library import address
+from distgrad_numpy.compiled.offers import function, in_pieces, takes
+from distgrad_numpy.threads import scratch
+
+Array = np.ndarray[Any, Any]
+
+_PIECE = 1 << 16  # elements that a thread takes at once
+_PIECES = 64  # of a norm's cotangents: each has sums of its own
+
+_COUNT, _ARRAY, _NUMBER, _FLAG = (
+    ctypes.c_longlong,
+    ctypes.c_void_p,
+    ctypes.c_float,
+    ctypes.c_int,
+)
+_RANGE = (_COUNT, _COUNT, _COUNT)
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "softmax": (*_RANGE, _ARRAY, _ARRAY),
+    "softmax_vjp": (*_RANGE, _ARRAY, _ARRAY, _ARRAY),
+    "log_softmax": (*_RANGE, _ARRAY, _ARRAY),
+    "label_cross_entropy": (*_RANGE, _ARRAY, _ARRAY, _ARRAY),
+    "label_cross_entropy_vjp": (*_RANGE, _ARRAY, _ARRAY, _ARRAY, _ARRAY),
+    "norm": (*_RANGE, _NUMBER, _FLAG, *[_ARRAY] * 4),
+    "norm_vjp": (*_RANGE, _NUMBER, _FLAG, *[_ARRAY] * 6),
+}
+
+
+def _function(name: str) -> Callable[..., Any] | None:
+    return function("rows", name, _ARGUMENTS[name])
+
+
+def _rows_in(width: int) -> int:
+    """Return how many rows make a piece."""
+    return max(_PIECE // width, 1)
+
+
+def _by_rows(name: str, given: tuple[Array, ...], shape: tuple[int, ...], width: int) -> Any:
+    """Return what a function makes of rows that do not depend on each other."""
+    run = _function(name)
+    if run is None:
+        return None
+    out = np.empty(shape, np.float32)
+    places = [address(each) for each in (*given, out)]
+    in_pieces(
+        given[0].size // width if name != "label_cross_entropy_vjp" else given[0].size,
+        _rows_in(width),
+        lambda _, begin, end: run(begin, end, width, *places),
+    )
+    return out
+
+
+# --- softmax --------------------------------------------------------------------------------------
+
+
+def _is_last(x: Array, axis: int) -> bool:
+    return x.ndim > 0 and axis in (-1, x.ndim - 1)
+
+
+def _softmax(name: str, x: Array, axis: int) -> Any:
+    if not (takes(x) and _is_last(x, axis)):
+        return None
+    return _by_rows(name, (x,), x.shape, x.shape[-1])
+
+
+def softmax_vjp(g: Array, y: Array, axis: int) -> Any:
+    """Return y (g - sum(g y)) along the last axis."""
+    if not (takes(g, y) and g.shape == y.shape and _is_last(g, axis)):
+        return None
+    return _by_rows("softmax_vjp", (g, y), g.shape, g.shape[-1])
+
+
+# --- cross-entropy --------------------------------------------------------------------------------
+
+
+def label_cross_entropy(logits: Array, labels: Array) -> Any:
+    """Return the cross-entropy of rows; labels that are no classes are left to the own kernel."""
+    places = _classes(logits, labels)
+    if places is None:
+        return None
+    return _by_rows("label_cross_entropy", (logits, places), labels.shape, logits.shape[-1])
+
+
+def label_cross_entropy_vjp(g: Array, logits: Array, labels: Array) -> Any:
+    """Return the cotangent of the logits."""
+    places = _classes(logits, labels)
+    if places is None or not takes(g) or g.shape != labels.shape:
+        return None
+    width = logits.shape[-1]
+    return _by_rows("label_cross_entropy_vjp", (g, logits, places), logits.shape, width)
+
+
+def _classes(logits: Array, labels: Array) -> Array | None:
+    """Return labels as places in rows; None where there is no such place."""
+    if not takes(logits) or labels.shape != logits.shape[:-1] or labels.dtype.kind not in "iu":
+        return None
+    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+        return None
+    return np.ascontiguousarray(labels, np.int64)
+
+
+# --- norms ----------------------------------------------------------------------------------------
+
+
+def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
+    if not takes(x, *affine) or x.ndim == 0 or any(a.shape != x.shape[-1:] for a in affine):
+        return None
+    run = _function("norm")
+    if run is None:
+        return None
+    out = np.empty(x.shape, x.dtype)
+    width = x.shape[-1]
+    places = (
+        address(x),
+        *(address(each) for each in affine),
+        *[None] * (2 - len(affine)),
+        address(out),
+    )
+    in_pieces(
+        x.size // width,
+        _rows_in(width),
+        lambda _, begin, end: run(begin, end, width, epsilon, centred, *places),
+    )
+    return out
+
+
+def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
+    if not takes(g, x, *affine) or x.ndim == 0 or g.shape != x.shape:
+        return None
+    if any(a.shape != x.shape[-1:] for a in affine):
+        return None
+    run = _function("norm_vjp")
+    if run is None:
+        return None
+    out = np.empty(x.shape, x.dtype)
+    width = x.shape[-1]
+    rows = x.size // width
+    each = max(_rows_in(width), -(-rows // _PIECES)) if affine else _rows_in(width)
+    pieces = -(-rows // each)
+    sums = np.zeros((pieces, 2, width)) if affine else None
+    places = address(g), address(x), address(affine[0]) if affine else None
+
+    def work(piece: int, begin: int, end: int) -> None:
+        spare = () if sums is None else (scratch("norm", (2, width), np.float32), sums[piece])
+        more: list[int | None] = [address(each) for each in spare] or [None, None]
+        run(begin, end, width, epsilon, centred, *places, address(out), *more)
+
+    in_pieces(rows, each, work)
+    if sums is None:
+        return (out,)
+    return out, *sums.sum(axis=0).astype(x.dtype)[: len(affine)]
+
+
+OFFERS: dict[str, Callable[..., Any]] = {
+    "softmax": partial(_softmax, "softmax"),
+    "softmax_vjp": softmax_vjp,
+    "log_softmax": partial(_softmax, "log_softmax"),
+    "label_cross_entropy": label_cross_entropy,
+    "label_cross_entropy_vjp": label_cross_entropy_vjp,
+    "layer_norm": partial(_norm, centred=True),
+    "layer_norm_vjp": partial(_norm_vjp, centred=True),
+    "rms_norm": partial(_norm, centred=False),
+    "rms_norm_vjp": partial(_norm_vjp, centred=False),
+}

@@ -1,0 +1,183 @@
+// Moments of columns, and what is normalized by them. Rows lie one behind the other, so that a few
+// short ones are one line: vectors of any length are filled. Sums over a block of lines, added in
+// float, are added up in double.
+#include "vector.hpp"
+
+using namespace distgrad;
+
+// A line is so many rows that it is `length` long; the last may be shorter. All that belongs to a
+// column is repeated for each row of a line.
+static inline index_t shortest(index_t a, index_t b) { return a < b ? a : b; }
+
+// A column's part of a line, which is all of it where a line is ONE row.
+template <bool ONE>
+static inline double folded(const float* line, index_t column, index_t columns, index_t length) {
+    double total = (double)line[column];
+    if (!ONE)
+        for (index_t i = column + columns; i < length; i += columns) total += (double)line[i];
+    return total;
+}
+
+// Add lines to one, four at a time.
+static inline void add_lines(
+    const float* __restrict x, index_t lines, index_t length, float* __restrict sum) {
+    index_t line = 0;
+    for (; line + 4 <= lines; line += 4) {
+        const float* __restrict at = x + line * length;
+#pragma omp simd
+        for (index_t i = 0; i < length; ++i)
+            sum[i] += (at[i] + at[i + length]) + (at[i + 2 * length] + at[i + 3 * length]);
+    }
+    for (; line < lines; ++line) {
+        const float* __restrict at = x + line * length;
+#pragma omp simd
+        for (index_t i = 0; i < length; ++i) sum[i] += at[i];
+    }
+}
+
+// Add deviations from a line, and their squares.
+static inline void add_deviations(
+    const float* __restrict x, index_t lines, index_t length, index_t used,
+    const float* __restrict centre, float* __restrict sum, float* __restrict squares) {
+    index_t line = 0;
+    for (; line + 2 <= lines; line += 2) {
+        const float* __restrict at = x + line * length;
+#pragma omp simd
+        for (index_t i = 0; i < used; ++i) {
+            const float c = at[i] - centre[i], d = at[i + length] - centre[i];
+            sum[i] += c + d;
+            squares[i] += c * c + d * d;
+        }
+    }
+    for (; line < lines; ++line) {
+        const float* __restrict at = x + line * length;
+#pragma omp simd
+        for (index_t i = 0; i < used; ++i) {
+            const float c = at[i] - centre[i];
+            sum[i] += c;
+            squares[i] += c * c;
+        }
+    }
+}
+
+struct Block {
+    index_t columns, length;
+    double rows, before;  // of the block, and of those before it
+    float *centre, *sum, *square;
+};
+
+template <bool ONE>
+static void find_centre(const Block& b) {
+    const index_t columns = b.columns, length = b.length;
+    const double share = 1 / b.rows;
+    float* __restrict centre = b.centre;
+    const float* __restrict sum = b.sum;
+#pragma omp simd
+    for (index_t i = 0; i < columns; ++i)
+        centre[i] = (float)(folded<ONE>(sum, i, columns, length) * share);
+    for (index_t i = columns; i < length; ++i) centre[i] = centre[i - columns];
+}
+
+// Merge a block's moments, about its centre, with those of the blocks before it.
+template <bool ONE>
+static void merge(const Block& b, double* __restrict mean, double* __restrict squares) {
+    const index_t columns = b.columns, length = b.length;
+    const double share = 1 / b.rows, rows = b.rows;
+    const double old = b.before / (rows + b.before), fresh = rows / (rows + b.before);
+    const double between = rows * old;
+    const float* __restrict centre = b.centre;
+    const float* __restrict sum = b.sum;
+    const float* __restrict square = b.square;
+#pragma omp simd
+    for (index_t i = 0; i < columns; ++i) {
+        // Nothing deviates from infinity by a number.
+        const bool finite = __builtin_fabsf(centre[i]) <= 3.4028235e38f;
+        const double apart = folded<ONE>(sum, i, columns, length) * share;
+        const double rest = finite ? apart : 0.0;
+        const double own = (double)centre[i] + rest;
+        const double about = folded<ONE>(square, i, columns, length) - rest * rest * rows;
+        const double gap = own - mean[i];
+        mean[i] = b.before > 0 ? mean[i] * old + own * fresh : own;
+        squares[i] = b.before > 0 ? squares[i] + about + gap * gap * between : about;
+    }
+}
+
+// The mean of each column and the sum of the squares of deviations from it, of `count` numbers,
+// block by block: of a block twice while it is in the cache, about its own mean, and then merged
+// with those before it (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+// computing sample variances", 1979). `memory` has 3 lines, `mean` and `squares` a column each.
+KERNEL void moments(
+    index_t count, index_t columns, index_t length, index_t lines, const float* from, float* memory,
+    double* mean, double* squares) {
+    const index_t step = lines * length;
+    float *centre = memory, *sum = memory + length, *square = memory + 2 * length;
+    for (index_t begin = 0; begin < count; begin += step) {
+        const index_t size = shortest(step, count - begin);
+        const index_t whole = size / length, used = size - whole * length;
+        const float* x = from + begin;
+        const Block block = {columns, length, (double)(size / columns), (double)(begin / columns),
+                             centre,  sum,    square};
+        for (index_t i = 0; i < length; ++i) sum[i] = square[i] = 0;
+        add_lines(x, whole, length, sum);
+        if (used) add_lines(x + whole * length, 1, used, sum);
+        columns == length ? find_centre<true>(block) : find_centre<false>(block);
+        for (index_t i = 0; i < length; ++i) sum[i] = 0;
+        add_deviations(x, whole, length, length, centre, sum, square);
+        if (used) add_deviations(x + whole * length, 1, length, used, centre, sum, square);
+        columns == length ? merge<true>(block, mean, squares) : merge<false>(block, mean, squares);
+    }
+}
+
+// (x - mean) factor + shift; shift may be null.
+KERNEL void normalize(
+    index_t count, index_t length, const float* from, const float* means, const float* factors,
+    const float* shifts, float* to) {
+    for (index_t begin = 0; begin < count; begin += length) {
+        const float* __restrict x = from + begin;
+        const float* __restrict mean = means;
+        const float* __restrict factor = factors;
+        const float* __restrict shift = shifts;
+        float* __restrict y = to + begin;
+        const index_t used = shortest(length, count - begin);
+        if (shift) {
+#pragma omp simd
+            for (index_t i = 0; i < used; ++i) y[i] = (x[i] - mean[i]) * factor[i] + shift[i];
+        } else {
+#pragma omp simd
+            for (index_t i = 0; i < used; ++i) y[i] = (x[i] - mean[i]) * factor[i];
+        }
+    }
+}
+
+// g factor; and for each column the sums of g (x - mean) and of g, which begin with zero. `memory`
+// has 2 lines.
+KERNEL void normalize_vjp(
+    index_t count, index_t columns, index_t length, index_t lines, const float* cotangents,
+    const float* from, const float* means, const float* factors, float* to, float* memory,
+    double* sums) {
+    const index_t step = lines * length;
+    for (index_t first = 0; first < count; first += step) {
+        const index_t last = shortest(first + step, count);
+        float* __restrict deviated = memory;
+        float* __restrict total = memory + length;
+        for (index_t i = 0; i < 2 * length; ++i) memory[i] = 0;
+        for (index_t begin = first; begin < last; begin += length) {
+            const float* __restrict g = cotangents + begin;
+            const float* __restrict x = from + begin;
+            const float* __restrict mean = means;
+            const float* __restrict factor = factors;
+            float* __restrict y = to + begin;
+            const index_t used = shortest(length, last - begin);
+#pragma omp simd
+            for (index_t i = 0; i < used; ++i) {
+                deviated[i] += g[i] * (x[i] - mean[i]);
+                total[i] += g[i];
+                y[i] = g[i] * factor[i];
+            }
+        }
+        for (index_t i = 0; i < columns; ++i) {
+            sums[i] += folded<false>(deviated, i, columns, length);
+            sums[i + columns] += folded<false>(total, i, columns, length);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+"""Compiled moments and what they normalize: any axes, any number of columns, no lost digits."""
+
+import numpy as np
+import pytest
+
+from distgrad_numpy.compiled import columns
+from distgrad_numpy.compiled.columns import OFFERS
+
+pytestmark = pytest.mark.needs_compiler
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch):
+    monkeypatch.setattr(columns, "_SMALL", 0)
+
+
+def draw(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 17, 33, 127, 128, 130])
+@pytest.mark.parametrize("rows", [128, 129, 1000, 70001])
+def test_any_number_of_rows_and_columns(rows, width):
+    x = draw(rows, width) * 2 + 7
+
+    mean, variance = OFFERS["moments"](x, axes=(0,))
+
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(0, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(variance, exact.var(0, keepdims=True), rtol=2e-6)
+
+
+def test_moments_far_from_zero_are_not_lost():
+    x = draw(70000, 3) + np.float32([1000, -4000, 0])
+
+    mean, variance = OFFERS["moments"](x, axes=(0,))
+
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean[0], exact.mean(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(variance[0], exact.var(0), rtol=1e-6)
+
+
+def test_a_column_of_one_number_has_no_variance():
+    mean, variance = OFFERS["moments"](np.full((70001, 3), 0.1, np.float32), axes=(0,))
+
+    np.testing.assert_allclose(mean, np.full((1, 3), np.float32(0.1)), rtol=1e-7)
+    assert (variance >= 0).all()
+    assert (variance < 1e-15).all()
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2), (1, 2, 4), (2, 0), (-1, 1), (0, 1, 2, 3, 4)])
+def test_moments_over_any_axes_with_rows_among_them(axes):
+    x = draw(4, 19, 21, 3, 6) * 3 - 2
+
+    mean, variance = OFFERS["moments"](x, axes=axes)
+
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean, exact.mean(axes, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(variance, exact.var(axes, keepdims=True), rtol=1e-5)
+
+
+SHAPES = {
+    "batch": ((1, 1, 1, 3, 6), (1, 1, 1, 3, 6)),
+    "instance": ((4, 1, 1, 3, 6), (3, 6)),
+    "group": ((4, 1, 1, 3, 1), (3, 6)),
+    "scalar": ((1, 1, 1, 1, 1), ()),
+    "other axes": ((1, 19, 1, 3, 1), (4, 1, 1, 1, 6)),
+}
+
+
+@pytest.mark.parametrize("operands", [0, 1, 2])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_normalized_by_moments_of_any_shape(kind, operands):
+    x, g = draw(4, 19, 21, 3, 6), draw(4, 19, 21, 6, 3).reshape(4, 19, 21, 3, 6)
+    by, affine = SHAPES[kind]
+    given = [draw(*by), draw(*by) ** 2 + np.float32(0.5)]
+    given += [draw(*affine), draw(*affine) + np.float32(1)][:operands]
+
+    found = OFFERS["normalize"](x, *given, epsilon=1e-3)
+    pulled = OFFERS["normalize_vjp"](g, x, *given, epsilon=1e-3)
+
+    exact = [each.astype(np.float64) for each in (g, x, *given)]
+    expected, terms = derived(*exact)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(pulled) == len(terms)
+    for mine, term, each in zip(pulled, terms, (x, *given), strict=True):
+        own = summed(term, each.shape)
+        assert mine.shape == each.shape
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, own, rtol=1e-4, atol=1e-5 * np.abs(own).max())
+
+
+def derived(g, x, mean, variance, scale=None, shift=None):
+    """Return scale (x - mean) / sqrt(variance + 0.001) + shift, and all terms of its cotangents."""
+    deviation, root = x - mean, np.sqrt(variance + 1e-3)
+    factor = 1.0 if scale is None else scale
+    y = factor * deviation / root + (0.0 if shift is None else shift)
+    terms = [
+        g * factor / root,
+        -g * factor / root,
+        -0.5 * g * factor * deviation / root**3,
+        g * deviation / root,
+        g,
+    ]
+    return y, terms[: 3 + (scale is not None) + (shift is not None)]
+
+
+def summed(term, shape):
+    wide = (1,) * (term.ndim - len(shape)) + shape
+    axes = tuple(axis for axis, n in enumerate(wide) if n == 1)
+    return term.sum(axes, keepdims=True).reshape(shape)
+
+
+def test_a_nan_stays_in_its_column():
+    x = draw(1000, 5)
+    clean = OFFERS["moments"](x, axes=(0,))
+    x[77, 3] = np.nan
+
+    for spoilt, plain in zip(OFFERS["moments"](x, axes=(0,)), clean, strict=True):
+        assert np.isnan(spoilt[0, 3])
+        np.testing.assert_array_equal(np.delete(spoilt, 3, 1), np.delete(plain, 3, 1))
+
+
+def test_an_infinity_is_the_mean_of_its_column():
+    x = draw(1000, 5)
+    x[77, 3] = np.inf
+
+    mean, variance = OFFERS["moments"](x, axes=(0,))
+
+    assert mean[0, 3] == np.inf
+    assert np.isnan(variance[0, 3])
+
+
+def test_without_rows_among_the_axes_nothing_is_offered():
+    x = draw(30, 40, 8)
+
+    assert OFFERS["moments"](x, axes=(2,)) is None
+    assert OFFERS["moments"](x, axes=()) is None
+    assert OFFERS["normalize"](x, draw(30, 40, 1), draw(30, 40, 1) ** 2, epsilon=1e-5) is None

@@ -1,0 +1,105 @@
+"""Compiled depthwise convolution and its adjoints: any stride, padding, dilation and rank."""
+
+import numpy as np
+import pytest
+
+from distgrad.windows import counts
+from distgrad_numpy import convolution, threads
+from distgrad_numpy.blocks import Geometry
+from distgrad_numpy.compiled import depthwise
+
+pytestmark = pytest.mark.needs_compiler
+
+# The input's spatial lengths, the window, stride, padding and dilation.
+GEOMETRIES = {
+    "same": ((9, 11), (3, 3), (1, 1), ((1, 1),) * 2, (1, 1)),
+    "strided": ((9, 12), (3, 3), (2, 2), ((1, 1),) * 2, (1, 1)),
+    "uneven": ((10, 13), (2, 5), (1, 3), ((0, 1), (3, 0)), (1, 1)),
+    "dilated": ((15, 14), (3, 4), (1, 1), ((2, 2), (0, 6)), (2, 3)),
+    "dilated and strided": ((15, 14), (3, 2), (2, 3), ((4, 1), (2, 2)), (3, 2)),
+    "gaps": ((12, 11), (2, 2), (3, 4), ((0, 0),) * 2, (1, 1)),
+    "much padding": ((4, 3), (3, 3), (1, 1), ((4, 5), (3, 6)), (1, 1)),
+    "one axis": ((40,), (7,), (1,), ((3, 3),), (1,)),
+    "three axes": ((5, 6, 7), (2, 3, 3), (1, 2, 1), ((0, 1), (1, 1), (2, 0)), (1, 1, 2)),
+}
+CHANNELS = [2, 7, 16, 33, 48, 100]
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch):
+    monkeypatch.setattr(depthwise, "_FEW", 0)
+
+
+def case(kind, channels, examples=3):
+    spatial, window, stride, padding, dilation = GEOMETRIES[kind]
+    generator = np.random.default_rng(channels)
+    x = generator.standard_normal((examples, *spatial, channels), dtype=np.float32)
+    w = generator.standard_normal((*window, 1, channels), dtype=np.float32)
+    shape = (examples, *counts(spatial, window, stride, padding, dilation), channels)
+    y = generator.standard_normal(shape, dtype=np.float32)
+    return x, w, y, Geometry(stride, padding, dilation, channels)
+
+
+def as_double(*arrays):
+    return [each.astype(np.float64) for each in arrays]
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("kind", GEOMETRIES)
+def test_all_three_are_those_of_the_own_kernels_in_double(kind, channels):
+    x, w, y, geometry = case(kind, channels)
+    stride, padding, dilation, groups = geometry
+    spatial, window = x.shape[1:-1], w.shape[:-2]
+    found = [np.full_like(each, np.nan) for each in (y, x, w)]
+
+    assert depthwise.conv(x, w, found[0], geometry)
+    assert depthwise.conv_transpose(y, w, found[1], geometry)
+    assert depthwise.conv_kernel_vjp(x, y, found[2], geometry)
+
+    xd, wd, yd = as_double(x, w, y)
+    slide = (stride, padding, dilation, groups)
+    close(found[0], convolution.conv(xd, wd, *slide))
+    close(found[1], convolution.conv_transpose(yd, wd, spatial, *slide))
+    close(found[2], convolution.conv_kernel_vjp(xd, yd, window, *slide))
+
+
+@pytest.mark.parametrize("kind", ["same", "strided"])
+def test_the_number_of_threads_changes_no_bit(kind, monkeypatch):
+    monkeypatch.setattr(depthwise, "_PIECE", 1 << 10)
+    x, w, y, geometry = case(kind, 40)
+    results = []
+    for number in (1, 3):
+        monkeypatch.setattr(threads, "available", lambda number=number: number)
+        found = [np.empty_like(each) for each in (y, x, w)]
+        depthwise.conv(x, w, found[0], geometry)
+        depthwise.conv_transpose(y, w, found[1], geometry)
+        depthwise.conv_kernel_vjp(x, y, found[2], geometry)
+        results.append(found)
+
+    for one, three in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, three)
+
+
+def test_a_nan_stays_in_its_channel_and_windows():
+    x, w, y, geometry = case("same", 33)
+    x[1, 4, 5, 20] = np.nan
+
+    depthwise.conv(x, w, y, geometry)
+
+    assert np.isnan(y[1, 3:6, 4:7, 20]).all()
+    assert np.isnan(y).sum() == 9
+
+
+def test_other_convolutions_are_left_to_others():
+    x, w, y, geometry = case("same", 16)
+
+    assert not depthwise.conv(*as_double(x, w, y), geometry)
+    assert not depthwise.conv(np.asfortranarray(x), w, y, geometry)
+    assert not depthwise.conv(x, w, y, geometry._replace(groups=8))
+    assert not depthwise.conv(x[:0], w, y[:0], geometry)
+    two = np.concatenate([w, w], axis=-1), np.concatenate([y, y], axis=-1)
+    assert not depthwise.conv(x, *two, geometry)

@@ -1,0 +1,69 @@
+"""Compiled normal numbers are those of NumPy's kernel, whichever of them are drawn together."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from distgrad.backends_in_force import kernels_of
+from distgrad_numpy import threads
+from distgrad_numpy.compiled import drawing, library
+from distgrad_numpy.compiled.offers import function
+
+pytestmark = pytest.mark.needs_compiler
+
+KERNELS = kernels_of("numpy")
+STREAM = np.array([3, 5, 7], np.uint64)
+
+
+def drawn(count, start=0, dtype=np.float32):
+    return KERNELS.random_normal(STREAM, shape=(count,), start=start, dtype=dtype)
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch):
+    monkeypatch.setattr(drawing, "_FEW", 0)
+
+
+def test_numbers_are_those_of_numpy_up_to_the_last_digits(without):
+    found, expected = drawn(300_001), without(lambda: drawn(300_001))
+
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+    assert not np.array_equal(found, expected)  # it was another kernel
+
+
+def test_numbers_are_right_to_the_precision_of_the_angle():
+    words = np.random.default_rng(0).integers(0, 2**32, (2, 200_000), dtype=np.uint32)
+    both = np.stack(words, axis=1).ravel()
+    out = np.empty(both.size, np.float32)
+    kinds = (ctypes.c_longlong, ctypes.c_void_p, ctypes.c_void_p)
+    function("drawing", "normal", kinds)(len(words[0]), both.ctypes.data, out.ctypes.data)
+
+    u = words[0].astype(np.float32).astype(float) * 2.0**-32 + 2.0**-33
+    radius = np.sqrt(-2 * np.log(u.astype(np.float32).astype(float)))
+    angle = (words[1] >> 8) * (2 * np.pi / 2**24)
+    np.testing.assert_allclose(out[0::2], radius * np.cos(angle), atol=4e-6)
+    np.testing.assert_allclose(out[1::2], radius * np.sin(angle), atol=4e-6)
+
+
+@pytest.mark.parametrize("start", [0, 1, 6, 31, 1000])
+@pytest.mark.parametrize("count", [1, 2, 31, 33, 777])
+def test_a_number_has_the_same_bits_wherever_a_draw_begins_and_ends(start, count):
+    assert np.array_equal(drawn(count, start), drawn(3000)[start : start + count])
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    results = []
+    for count in (1, 2):
+        monkeypatch.setattr(threads, "available", lambda count=count: count)
+        results.append(drawn(200_001))
+
+    assert np.array_equal(*results)
+
+
+def test_other_draws_are_left_to_numpy(monkeypatch):
+    monkeypatch.setattr(library, "from_file", lambda name: pytest.fail("compiled"))
+
+    assert drawn(5, dtype=np.float64).dtype == np.float64
+    many = KERNELS.random_normal(np.stack([STREAM] * 2), shape=(4,), start=0, dtype=np.float32)
+    assert many.shape == (2, 4)
