@@ -250,7 +250,8 @@ class Tensor(Operators):
         )
 
 
-_UFUNC_NAMES = {
+# The vocabulary's names where NumPy's ufuncs have others.
+UFUNC_NAMES = {
     "arcsin": "asin",
     "arccos": "acos",
     "arctan": "atan",
@@ -279,7 +280,7 @@ def bind_numpy(function: Callable[..., Any], ufunc: Callable[..., Any]) -> None:
 
 
 _UFUNCS: dict[np.ufunc, Op] = {
-    ufunc: VOCABULARY[_UFUNC_NAMES.get(name, name)]
+    ufunc: VOCABULARY[UFUNC_NAMES.get(name, name)]
     for name, ufunc in vars(np).items()
-    if isinstance(ufunc, np.ufunc) and _UFUNC_NAMES.get(name, name) in VOCABULARY
+    if isinstance(ufunc, np.ufunc) and UFUNC_NAMES.get(name, name) in VOCABULARY
 }

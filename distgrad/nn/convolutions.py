@@ -11,7 +11,8 @@ from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input
 from distgrad.ops.elementwise.arithmetic import add
-from distgrad.ops.neural.convolution import DataFormat, channels_are_first, conv, conv_transpose
+from distgrad.ops.neural.channels import DataFormat, channels_are_first
+from distgrad.ops.neural.convolution import conv, conv_transpose
 from distgrad.ops.neural.pooling import avg_pool, max_pool
 from distgrad.ops.shaping.structure import matrix_transpose, reshape
 from distgrad.windows import Padding
@@ -95,8 +96,19 @@ class _Convolution(Module):
     def _channels(self) -> int:
         return int(self.kernel.shape[-2]) * self.groups
 
-    def _finished(self, y: Any) -> Any:
-        """Return the activation of the sum with the bias."""
+    def _convolved(self, convolve: Callable[..., Any], x: Any, **options: Any) -> Any:
+        """Return the activation of the sum of a convolution and the bias."""
+        x = self._prepared(x)
+        y = convolve(
+            x,
+            self.kernel,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            data_format=self.data_format,
+            **options,
+        )
         if self.bias is not None:
             bias = self.bias
             if self.data_format == "channels_first":
@@ -135,18 +147,7 @@ class Conv(_Convolution):
 
     def call(self, x: Any) -> Any:
         """Return the result, of shape ``(batch, *windows, filters)`` with channels last."""
-        x = self._prepared(x)
-        return self._finished(
-            conv(
-                x,
-                self.kernel,
-                stride=self.stride,
-                padding=self.padding,
-                dilation=self.dilation,
-                groups=self.groups,
-                data_format=self.data_format,
-            )
-        )
+        return self._convolved(conv, x)
 
 
 class ConvTranspose(_Convolution):
@@ -190,29 +191,11 @@ class ConvTranspose(_Convolution):
 
     def call(self, x: Any) -> Any:
         """Return the result; along each axis with padding "same" of `stride` times the length."""
-        x = self._prepared(x)
-        return self._finished(
-            conv_transpose(
-                x,
-                self.kernel,
-                stride=self.stride,
-                padding=self.padding,
-                output_padding=self.output_padding,
-                dilation=self.dilation,
-                groups=self.groups,
-                data_format=self.data_format,
-            )
-        )
+        return self._convolved(conv_transpose, x, output_padding=self.output_padding)
 
 
-class MaxPool(Module):
-    """The greatest number in each window, see `max_pool`.
-
-    Parameters
-    ----------
-    window, stride, padding, ceil_mode, data_format
-        See `max_pool`; the stride is the window unless given.
-    """
+class _Pooling(Module):
+    """What `MaxPool` and `AvgPool` share: the windows and where the channels stand."""
 
     def __init__(
         self,
@@ -229,19 +212,33 @@ class MaxPool(Module):
         self.ceil_mode = ceil_mode
         self.data_format = data_format
 
-    def call(self, x: Any) -> Any:
-        """Return the greatest numbers."""
-        return max_pool(
+    def _pooled(self, pool: Callable[..., Any], x: Any, **options: Any) -> Any:
+        return pool(
             x,
             self.window,
             stride=self.stride,
             padding=self.padding,
             ceil_mode=self.ceil_mode,
             data_format=self.data_format,
+            **options,
         )
 
 
-class AvgPool(Module):
+class MaxPool(_Pooling):
+    """The greatest number in each window, see `max_pool`.
+
+    Parameters
+    ----------
+    window, stride, padding, ceil_mode, data_format
+        See `max_pool`; the stride is the window unless given.
+    """
+
+    def call(self, x: Any) -> Any:
+        """Return the greatest numbers."""
+        return self._pooled(max_pool, x)
+
+
+class AvgPool(_Pooling):
     """The mean of each window, see `avg_pool`.
 
     Parameters
@@ -260,21 +257,11 @@ class AvgPool(Module):
         count_include_pad: bool = False,
         data_format: DataFormat = "channels_last",
     ) -> None:
-        self.window = window
-        self.stride = stride
-        self.padding = padding
-        self.ceil_mode = ceil_mode
+        super().__init__(
+            window, stride=stride, padding=padding, ceil_mode=ceil_mode, data_format=data_format
+        )
         self.count_include_pad = count_include_pad
-        self.data_format = data_format
 
     def call(self, x: Any) -> Any:
         """Return the means."""
-        return avg_pool(
-            x,
-            self.window,
-            stride=self.stride,
-            padding=self.padding,
-            ceil_mode=self.ceil_mode,
-            count_include_pad=self.count_include_pad,
-            data_format=self.data_format,
-        )
+        return self._pooled(avg_pool, x, count_include_pad=self.count_include_pad)

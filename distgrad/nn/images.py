@@ -10,7 +10,12 @@ import numpy as np
 from distgrad.entering import asarray, beside
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import add, multiply, subtract
-from distgrad.ops.neural.convolution import DataFormat, channels_are_first, shape_of_array
+from distgrad.ops.neural.channels import (
+    DataFormat,
+    channels_are_first,
+    shape_of_array,
+    spatial_axes,
+)
 from distgrad.ops.picking.indexing import take
 from distgrad.ops.shaping.structure import permute_dims, reshape
 from distgrad.windows import per_axis
@@ -58,7 +63,7 @@ def resize(
     if method not in ("linear", "nearest"):
         raise ValueError(f"resize: method is {method!r}; expected 'linear' or 'nearest'")
     x = asarray(x)
-    axes = _spatial_axes("resize", x, data_format)
+    axes = spatial_axes("resize", x, data_format)
     shape = shape_of_array(x)
     if 0 in (shape[axis] for axis in axes):
         raise ShapeError(f"resize: shape {shape} has a spatial axis without pixels")
@@ -166,14 +171,3 @@ def _of_images(name: str, x: Any, factor: int, data_format: str) -> bool:
     if factor < 1:
         raise ValueError(f"{name}: factor is {factor}; expected 1 or more")
     return channels_are_first(name, data_format)
-
-
-def _spatial_axes(name: str, x: Any, data_format: str) -> tuple[int, ...]:
-    ndim = len(shape_of_array(x))
-    if ndim < 3:
-        raise ShapeError(
-            f"{name}: an input with a batch axis, channels and spatial axes expected, got shape "
-            f"{shape_of_array(x)}"
-        )
-    first = 2 if channels_are_first(name, data_format) else 1
-    return tuple(range(first, first + ndim - 2))

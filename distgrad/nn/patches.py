@@ -11,7 +11,13 @@ import numpy as np
 from distgrad.core.seam import apply
 from distgrad.entering import asarray, beside
 from distgrad.errors import ShapeError
-from distgrad.ops.neural.convolution import DataFormat, channels_are_first, shape_of_array
+from distgrad.ops.neural.channels import (
+    DataFormat,
+    channels_are_first,
+    channels_first,
+    channels_last,
+    shape_of_array,
+)
 from distgrad.ops.picking.indexing import SCATTER_ADD, encode, getitem
 from distgrad.ops.shaping.structure import permute_dims, reshape
 from distgrad.shapes import Shape
@@ -99,7 +105,7 @@ def unfold(
     first = channels_are_first("unfold", data_format)
     ndim = _rank("unfold", shape_of_array(x))
     if first:
-        x = permute_dims(x, (0, *range(2, ndim), 1))
+        x = channels_last(x, ndim)
     batch, *lengths, channels = shape_of_array(x)
     found = _windows("unfold", tuple(lengths), window, stride, padding, dilation)
     if any(map(any, found.padding)):
@@ -173,7 +179,7 @@ def fold(
     whole = apply(SCATTER_ADD, parts, *places, index=index, shape=(batch, *found.padded, channels))
     if any(map(any, found.padding)):
         whole = getitem(whole, found.inner)
-    return permute_dims(whole, (0, ndim - 1, *range(1, ndim - 1))) if first else whole
+    return channels_first(whole, ndim) if first else whole
 
 
 def _rank(name: str, shape: Shape) -> int:

@@ -44,7 +44,7 @@ from distgrad.numpy_functions.arguments import (
 from distgrad.ops import VOCABULARY
 from distgrad.ops.elementwise.complex_numbers import imag, real
 from distgrad.ops.shaping.structure import astype
-from distgrad.tensor import Operators, bind_numpy
+from distgrad.tensor import UFUNC_NAMES, Operators, bind_numpy
 
 _FAMILIES = (
     reductions,
@@ -212,22 +212,9 @@ def _full_name(ufunc: np.ufunc, *, numpy: str = "np") -> str:
 # Ufuncs with steps, or of integers.
 _STEPS = frozenset("gammasgn gcd isnat lcm spacing".split())
 
-# The vocabulary's names where NumPy's ufuncs have others.
+# The vocabulary's names where NumPy's ufuncs have others, with those that tensors do not go by.
 _NAMES = {
-    "arcsin": "asin",
-    "arccos": "acos",
-    "arctan": "atan",
-    "arcsinh": "asinh",
-    "arccosh": "acosh",
-    "arctanh": "atanh",
-    "arctan2": "atan2",
-    "power": "pow",
-    "absolute": "abs",
-    "fabs": "abs",
-    "conjugate": "conj",
-    "rint": "round",
-    "true_divide": "divide",
-    "mod": "remainder",
+    **UFUNC_NAMES,
     "invert": "bitwise_invert",
     "left_shift": "bitwise_left_shift",
     "right_shift": "bitwise_right_shift",

@@ -40,34 +40,22 @@ def _masked(a: Any, where: Any, neutral: Any) -> Any:
     return choose(as_condition(where), a, neutral) if given(where) and where is not True else a
 
 
-def _sum(
-    a: Any,
-    axis: Any = None,
-    dtype: Any = None,
-    out: Any = None,
-    keepdims: Any = None,
-    initial: Any = None,
-    where: Any = True,
-) -> Any:
-    refuse_out("sum", out)
-    counted = _masked(as_tensor(a), where, 0)
-    total = reductions.sum(counted, axis=as_axis(axis), dtype=dtype, keepdims=flag(keepdims))
-    return add(total, initial) if given(initial) else total
+def _total(name: str, reduce: Callable[..., Any], join: Callable[..., Any], neutral: int) -> Any:
+    def function(
+        a: Any,
+        axis: Any = None,
+        dtype: Any = None,
+        out: Any = None,
+        keepdims: Any = None,
+        initial: Any = None,
+        where: Any = True,
+    ) -> Any:
+        refuse_out(name, out)
+        counted = _masked(as_tensor(a), where, neutral)
+        total = reduce(counted, axis=as_axis(axis), dtype=dtype, keepdims=flag(keepdims))
+        return join(total, initial) if given(initial) else total
 
-
-def _prod(
-    a: Any,
-    axis: Any = None,
-    dtype: Any = None,
-    out: Any = None,
-    keepdims: Any = None,
-    initial: Any = None,
-    where: Any = True,
-) -> Any:
-    refuse_out("prod", out)
-    counted = _masked(as_tensor(a), where, 1)
-    product = reductions.prod(counted, axis=as_axis(axis), dtype=dtype, keepdims=flag(keepdims))
-    return multiply(product, initial) if given(initial) else product
+    return function
 
 
 def _extremum(name: str, reduce: Callable[..., Any], either: Callable[..., Any]) -> Any:
@@ -200,20 +188,15 @@ def _known(a: Any, where: Any) -> tuple[Any, Any]:
     return x, logical_and(known, broadcast_to(as_parameter(as_condition(where)), x.shape))
 
 
-def _nansum(
-    a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = None,
-    initial: Any = None, where: Any = True,
-) -> Any:  # fmt: skip
-    x, known = _known(a, where)
-    return _sum(x, axis, dtype, out, keepdims, initial, known)
+def _nantotal(total: Callable[..., Any]) -> Any:
+    def function(
+        a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = None,
+        initial: Any = None, where: Any = True,
+    ) -> Any:  # fmt: skip
+        x, known = _known(a, where)
+        return total(x, axis, dtype, out, keepdims, initial, known)
 
-
-def _nanprod(
-    a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = None,
-    initial: Any = None, where: Any = True,
-) -> Any:  # fmt: skip
-    x, known = _known(a, where)
-    return _prod(x, axis, dtype, out, keepdims, initial, known)
+    return function
 
 
 def _nanextremum(name: str, reduce: Callable[..., Any], either: Callable[..., Any], worst: float):  # type: ignore[no-untyped-def]
@@ -302,6 +285,8 @@ def _position(name: str, find: Callable[..., Any]) -> Any:
     return function
 
 
+_sum = _total("sum", reductions.sum, add, 0)
+_prod = _total("prod", reductions.prod, multiply, 1)
 _max = _extremum("max", reductions.max, maximum)
 _min = _extremum("min", reductions.min, minimum)
 
@@ -317,8 +302,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "std": _std,
     "ptp": _ptp,
     "average": _average,
-    "nansum": _nansum,
-    "nanprod": _nanprod,
+    "nansum": _nantotal(_sum),
+    "nanprod": _nantotal(_prod),
     "nanmax": _nanextremum("nanmax", reductions.max, maximum, -np.inf),
     "nanmin": _nanextremum("nanmin", reductions.min, minimum, np.inf),
     "nanmean": _nanmean,

@@ -81,10 +81,6 @@ class SGD(Rule):
         """Whether rows without a gradient stay: without velocity and decay."""
         return not self.momentum and not self.weight_decay
 
-    def numbers(self, step: Any) -> tuple[Any, ...]:
-        """Return the rate."""
-        return (self.rate(step),)
-
     def change(
         self, f: Vocabulary, x: Any, g: Any, slots: tuple[Any, ...], numbers: tuple[Any, ...]
     ) -> tuple[Any, tuple[Any, ...]]:
@@ -172,10 +168,6 @@ class RMSprop(Rule):
             *((Slot("velocity"),) if momentum else ()),
         )
 
-    def numbers(self, step: Any) -> tuple[Any, ...]:
-        """Return the rate."""
-        return (self.rate(step),)
-
     def change(
         self, f: Vocabulary, x: Any, g: Any, slots: tuple[Any, ...], numbers: tuple[Any, ...]
     ) -> tuple[Any, tuple[Any, ...]]:
@@ -262,10 +254,6 @@ class Adagrad(Rule):
     def exact_on_rows(self) -> bool:
         """Whether rows without a gradient stay: without decay."""
         return not self.weight_decay
-
-    def numbers(self, step: Any) -> tuple[Any, ...]:
-        """Return the rate."""
-        return (self.rate(step),)
 
     def change(
         self, f: Vocabulary, x: Any, g: Any, slots: tuple[Any, ...], numbers: tuple[Any, ...]

@@ -87,8 +87,8 @@ class Rule(Optimizer):
         return False
 
     def numbers(self, step: Number) -> tuple[Number, ...]:
-        """Return the numbers that a step needs, `step` being 1 for the first one."""
-        raise NotImplementedError
+        """Return the numbers that a step needs, `step` being 1 for the first one: the rate."""
+        return (self.rate(step),)
 
     def change(
         self, f: Vocabulary, x: Any, g: Any, slots: tuple[Any, ...], numbers: tuple[Number, ...]

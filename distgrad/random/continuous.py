@@ -99,9 +99,7 @@ def normal(
     else:
         chosen = floating_dtype("normal", chosen)
         numbers = source._draw(RANDOM_NORMAL, shape, rows, dtype=chosen)
-    if not (is_number(deviation) and deviation == 1):
-        numbers = multiply(numbers, deviation)
-    return numbers if is_number(mean) and mean == 0 else add(numbers, mean)
+    return _placed(numbers, mean, deviation)
 
 
 def truncated_normal(
@@ -174,6 +172,11 @@ def gumbel(
     # 0 stands for what lies between 0 and 2^-53, and would give infinity.
     u = maximum(uniform(source, shape, dtype=float64, rows=rows), 2.0**-54)
     numbers = astype(negative(log(negative(log1p(negative(u))))), chosen)
-    if not (is_number(scale) and scale == 1):
-        numbers = multiply(numbers, scale)
-    return numbers if is_number(loc) and loc == 0 else add(numbers, loc)
+    return _placed(numbers, loc, scale)
+
+
+def _placed(numbers: Tensor, centre: Any, width: Any) -> Tensor:
+    """Return standard numbers times a width about a centre, without operations on 1 and 0."""
+    if not (is_number(width) and width == 1):
+        numbers = multiply(numbers, width)
+    return numbers if is_number(centre) and centre == 0 else add(numbers, centre)

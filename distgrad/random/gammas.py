@@ -77,7 +77,7 @@ def gamma(
     stream = source._next()
     lead = stream.shape[:-1]
     # Streams of several examples count their leading axes with those of the concentration.
-    wanted = given.shape if shape is None else as_shape(shape)
+    wanted = _lengths(given, shape)
     given = broadcast_to(given, broadcast("gamma", (*lead, *wanted), given.shape))
     if is_number(concentration):
         return apply(RANDOM_GAMMA, stream, given, start=0)
@@ -230,6 +230,7 @@ def _half(source: Source, freedom: Any) -> Any:
 
 
 def _lengths(parameter: Any, shape: int | Sequence[int] | None) -> Shape:
+    """Return the shape that is asked for, or else the parameter's own."""
     if shape is not None:
         return as_shape(shape)
     return tuple(getattr(parameter, "shape", None) or asarray(parameter).shape)

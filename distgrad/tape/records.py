@@ -68,6 +68,8 @@ def kept(op: Op, sources: Sequence[int], arrays: tuple[Any, ...], output: Any) -
         return arrays, output
     if keep is Keep.REST:
         return (spec_of(arrays[0]), *arrays[1:]), None
+    if keep is Keep.SUMMARIES:
+        return arrays, (spec_of(output[0]), *output[1:])
     if keep is Keep.POSITIONS:
         return (spec_of(arrays[0]), spec_of(arrays[1]), *arrays[2:]), None
     return tuple(spec_of(array) for array in arrays), None

@@ -1,8 +1,9 @@
 """What training jobs share: the loop, its arguments, checkpoints, and where results are told."""
 
 from distgrad.training.arguments import JobParser
+from distgrad.training.averages import Averaged
 from distgrad.training.history import History, Trained
-from distgrad.training.job import Averaged, Job, JobError, Preempted, run_job
+from distgrad.training.job import Job, JobError, Preempted, run_job
 from distgrad.training.loop import train
 from distgrad.training.meter import Cost, MeteredCommunicator
 from distgrad.training.metrics import MetricsFile, variables_sha256

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,8 @@ from distgrad.distributed.launching.launch import detect
 from distgrad.distributed.launching.supervision import AGAIN
 from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import DistgradError
-from distgrad.sparse import IndexedSlices
 from distgrad.training.arguments import JobParser
+from distgrad.training.averages import Averaged, Sums
 from distgrad.training.meter import MeteredCommunicator
 from distgrad.training.preemption import Preemption
 
@@ -102,42 +100,6 @@ def run_job(
             print(f"{name}: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
-
-
-@dataclass(frozen=True)
-class Averaged:
-    """The gradients of a global batch, and what was measured on the way; the same on every rank.
-
-    Attributes
-    ----------
-    gradients : nest of Tensor or None
-        In the structure of the variables.
-    loss : float
-        The mean over the examples of the global batch, in double precision.
-    figures : dict of str to float
-        The means of the further figures that the loss function returned.
-    examples : int
-        How many examples the global batch has.
-    """
-
-    gradients: Any
-    loss: float
-    examples: int
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def grad_norm(self) -> float:
-        """The Euclidean norm of all gradients together, added up in double precision."""
-        return math.sqrt(sum(_square(each) for each in tree.flatten(self.gradients)[0]))
-
-    def record(self) -> dict[str, float]:
-        """Return what a step function returns: loss, grad_norm, examples and the figures."""
-        return {
-            "loss": self.loss,
-            "grad_norm": self.grad_norm,
-            "examples": self.examples,
-            **self.figures,
-        }
 
 
 class Job:
@@ -256,7 +218,7 @@ class Job:
         size = int(tree.flatten(batch)[0][0].shape[0])
         everybody = size >= self.world.size  # each rank has an example then
         alone = self.arguments.micro_batches == 1 and not self.arguments.deterministic
-        sums = _Sums()
+        sums = Sums()
         if alone and everybody:
             # Without pieces to add up, gradients can travel while the walk back goes on.
             (piece,) = self.pieces(batch)
@@ -299,10 +261,10 @@ class Job:
         All ranks call it together, and get the same numbers.
         """
         totals: dict[str, float] = {}
-        waiting: list[_Sums] = []
+        waiting: list[Sums] = []
         with Loader(dataset, batch, seed=0, shuffle=False, last="keep", rows=self.rows) as loader:
             for start in range(0, len(dataset), batch):
-                sums = _Sums()
+                sums = Sums()
                 for piece in self.pieces(next(loader)):
                     sums.add(function(piece), piece)
                 waiting.append(sums)
@@ -353,7 +315,7 @@ class Job:
         heard, self.asked_to_stop = bool(self.asked_to_stop), None
         return heard
 
-    def _totals(self, sums: Sequence[_Sums], size: int) -> dict[str, float]:
+    def _totals(self, sums: Sequence[Sums], size: int) -> dict[str, float]:
         """Return the sums of figures over all ranks; the names come from those that have some."""
         rows = [row for each in sums for row in each.rows]
         names = next((each.names for each in sums if each.names), [])
@@ -365,56 +327,6 @@ class Job:
         else:
             totals = self.sum_over_ranks(np.sum(rows, axis=0) if rows else np.zeros(len(names)))
         return {name: float(each) for name, each in zip(names, totals, strict=True)}
-
-
-class _Sums:
-    """The figures of a rank's pieces, each added up over the examples of its piece."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.rows: list[list[float]] = []
-
-    def add(self, found: Any, piece: Any) -> Any:
-        """Take in what a function of the job returned; return the mean of its losses, if any."""
-        examples = int(tree.flatten(piece)[0][0].shape[0])
-        losses, figures = None, found
-        if not isinstance(found, Mapping):
-            losses, figures = found if isinstance(found, tuple) else (found, {})
-            figures = {"loss": losses, **figures}
-        names = list(figures)
-        if self.names and names != self.names:
-            raise ValueError(
-                f"figures: a piece has {', '.join(names)}, the one before had "
-                f"{', '.join(self.names)}; expected the same names each time"
-            )
-        self.names = names
-        self.rows.append([_summed(name, value, examples) for name, value in figures.items()])
-        if losses is None or not getattr(losses, "ndim", 0):
-            return losses
-        return dg.mean(losses)
-
-
-def _summed(name: str, value: Any, examples: int) -> float:
-    host = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-    if not host.ndim:
-        return float(host) * examples
-    if host.shape[0] != examples:
-        raise ValueError(
-            f"figures: {name!r} has shape {host.shape} for {examples} examples; expected one value "
-            "for each example along the first axis, or their mean"
-        )
-    return float(host.sum(dtype=np.float64)) / max(host[:1].size, 1)
-
-
-def _square(gradient: Any) -> float:
-    """Return the squared norm of a gradient."""
-    if gradient is None:
-        return 0.0
-    if isinstance(gradient, IndexedSlices):
-        gradient = gradient.to_dense()
-    if gradient.backend.name == "numpy":
-        return float(np.sum(np.square(np.abs(gradient.numpy())), dtype=np.float64))
-    return float(dg.sum(dg.square(dg.astype(dg.abs(gradient), dg.float64))))
 
 
 def _use_backend(name: str, local_rank: int) -> None:

@@ -19,7 +19,23 @@ from distgrad.compat.tensorflow.windows import (
     spatial,
 )
 from distgrad.ops.neural.convolution import apply_transpose
+from distgrad.shapes import Shape
 from distgrad.windows import paddings
+
+
+def _geometry(
+    rank: int,
+    data_format: str | None,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    takes_lists: bool = True,
+) -> tuple[bool, Shape, Any, Shape]:
+    """Return whether channels come first, and stride, padding and dilation along spatial axes."""
+    is_first = is_channels_first(data_format, rank)
+    stride = per_axis("strides", strides, rank, is_first)
+    dilation = per_axis("dilations", dilations, rank, is_first)
+    return is_first, stride, padding_of(padding, rank, is_first, takes_lists), dilation
 
 
 def _convolution(
@@ -33,10 +49,9 @@ def _convolution(
     dilations: Any,
     takes_lists: bool = True,
 ) -> Tensor:
-    is_first = is_channels_first(data_format, rank)
-    stride = per_axis("strides", strides, rank, is_first)
-    dilation = per_axis("dilations", dilations, rank, is_first)
-    sides = padding_of(padding, rank, is_first, takes_lists)
+    is_first, stride, sides, dilation = _geometry(
+        rank, data_format, strides, padding, dilations, takes_lists
+    )
     x, w = checked(name, value, filters, rank=rank)
     depth, taken = x.shape[1 if is_first else -1], w.shape[-2]
     if not taken or depth % taken:
@@ -148,10 +163,7 @@ def conv2d_transpose(
     InvalidArgumentError
         If the convolution does not lead from `output_shape` to the shape of `input`.
     """
-    is_first = is_channels_first(data_format, 2)
-    stride = per_axis("strides", strides, 2, is_first)
-    dilation = per_axis("dilations", dilations, 2, is_first)
-    sides = padding_of(padding, 2, is_first)
+    is_first, stride, sides, dilation = _geometry(2, data_format, strides, padding, dilations)
     y, w = checked("Conv2DBackpropInput", input, filters, rank=2)
     shape = dims(output_shape)
     if len(shape) != 4:
@@ -198,10 +210,7 @@ def depthwise_conv2d(
         See `conv2d`.
     """
     check_whole("depthwise_conv2d_native", "strides", strides, 2)
-    is_first = is_channels_first(data_format, 2)
-    stride = per_axis("strides", strides, 2, is_first)
-    dilation = per_axis("dilations", dilations, 2, is_first)
-    sides = padding_of(padding, 2, is_first)
+    is_first, stride, sides, dilation = _geometry(2, data_format, strides, padding, dilations)
     x, w = checked("DepthwiseConv2dNative", input, filter, rank=2, integers=False)
     depth = x.shape[1 if is_first else -1]
     if depth != w.shape[2]:

@@ -13,7 +13,6 @@ from distgrad.compat.tensorflow.conversion import (
     dims,
     dtype_of,
     home_of,
-    integer_host,
     operands,
 )
 from distgrad.compat.tensorflow.elementwise import require_numbers
@@ -129,45 +128,6 @@ def tensor_scatter_nd_update(
         hits,
         scatter_nd(indices, new, x.shape),
     )
-
-
-def segment_sum(data: Any, segment_ids: Any, name: str | None = None) -> Tensor:
-    """Return the sums of the rows that share a number; the numbers ascend from 0."""
-    ids = integer_host("segment_sum", segment_ids)
-    if ids.size and (np.any(np.diff(ids) < 0) or ids.min() < 0):
-        raise InvalidArgumentError(
-            "segment_sum: segment ids are not increasing; use unsorted_segment_sum"
-        )
-    return unsorted_segment_sum(data, ids, int(ids.max()) + 1 if ids.size else 0)
-
-
-def unsorted_segment_sum(
-    data: Any, segment_ids: Any, num_segments: Any, name: str | None = None
-) -> Tensor:
-    """Return the sums of the rows that share a number.
-
-    Parameters
-    ----------
-    data : Tensor, Variable or array
-        The rows, along as many leading axes as `segment_ids` has.
-    segment_ids : array of int
-        The number of each row; rows with a negative one are left out.
-    num_segments : int
-        How many sums to return.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If a number is `num_segments` or more.
-    """
-    ids = integer_host("unsorted_segment_sum", segment_ids)
-    count = int(num_segments)
-    if ids.size and ids.max() >= count:
-        raise InvalidArgumentError(f"segment_ids = {ids.max()} is out of range [0, {count})")
-    x = require_numbers("unsorted_segment_sum", data)
-    # What is left out goes to one row more, which is dropped.
-    rows = np.where(ids < 0, count, ids)
-    return _scattered(x, [rows], (count + 1, *x.shape[ids.ndim :]))[:count]
 
 
 def _scattered(values: dg.Tensor, columns: list[Any], shape: tuple[int, ...]) -> Tensor:

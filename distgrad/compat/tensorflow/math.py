@@ -71,7 +71,6 @@ from distgrad.compat.tensorflow.elementwise import (
     truediv,
     xlogy,
 )
-from distgrad.compat.tensorflow.indexing import segment_sum, unsorted_segment_sum
 from distgrad.compat.tensorflow.missing import refusal
 from distgrad.compat.tensorflow.nn import (
     l2_normalize,
@@ -103,10 +102,12 @@ from distgrad.compat.tensorflow.segments import (
     segment_mean,
     segment_min,
     segment_prod,
+    segment_sum,
     unsorted_segment_max,
     unsorted_segment_mean,
     unsorted_segment_min,
     unsorted_segment_prod,
+    unsorted_segment_sum,
 )
 from distgrad.compat.tensorflow.sorting import (
     bincount,

@@ -8,6 +8,7 @@ Within `tf.function` they go on from call to call.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import distgrad as dg
@@ -64,19 +65,11 @@ def _made(seed: int, *indices: int) -> dg.random.Generator:
 _MASK = 2**64 - 1  # seeds are 64 bits, and may be negative
 
 
-def _normal(stream: dg.random.Generator, shape: Any, mean: Any, stddev: Any, dtype: Any) -> Tensor:
-    noise = stream.normal(dims(shape), dtype=tensor_dtype(dtype, float32))
-    return _scaled(noise, mean, stddev)
-
-
-def _truncated(
-    stream: dg.random.Generator, shape: Any, mean: Any, stddev: Any, dtype: Any
+def _scaled(
+    draw: Callable[..., dg.Tensor], shape: Any, mean: Any, stddev: Any, dtype: Any
 ) -> Tensor:
-    noise = stream.truncated_normal(dims(shape), dtype=tensor_dtype(dtype, float32))
-    return _scaled(noise, mean, stddev)
-
-
-def _scaled(noise: dg.Tensor, mean: Any, stddev: Any) -> Tensor:
+    """Return standard numbers, as a method of a stream draws them, with a mean and a deviation."""
+    noise = draw(dims(shape), dtype=tensor_dtype(dtype, float32))
     z, m, s = operands("random", Tensor(noise), mean, stddev)
     return compute(lambda a, b, c: a * c + b, z, m, s)
 
@@ -107,7 +100,7 @@ def normal(
     name: str | None = None,
 ) -> Tensor:
     """Return numbers drawn from a normal distribution."""
-    return _normal(stream_of(seed), shape, mean, stddev, dtype)
+    return _scaled(stream_of(seed).normal, shape, mean, stddev, dtype)
 
 
 def truncated_normal(
@@ -119,7 +112,7 @@ def truncated_normal(
     name: str | None = None,
 ) -> Tensor:
     """Return numbers drawn from a normal distribution, within two standard deviations."""
-    return _truncated(stream_of(seed), shape, mean, stddev, dtype)
+    return _scaled(stream_of(seed).truncated_normal, shape, mean, stddev, dtype)
 
 
 def uniform(
@@ -225,7 +218,7 @@ class Generator:
         name: str | None = None,
     ) -> Tensor:
         """Return numbers drawn from a normal distribution."""
-        return _normal(self._stream, shape, mean, stddev, dtype)
+        return _scaled(self._stream.normal, shape, mean, stddev, dtype)
 
     def truncated_normal(
         self,
@@ -236,7 +229,7 @@ class Generator:
         name: str | None = None,
     ) -> Tensor:
         """Return numbers drawn from a normal distribution, within two standard deviations."""
-        return _truncated(self._stream, shape, mean, stddev, dtype)
+        return _scaled(self._stream.truncated_normal, shape, mean, stddev, dtype)
 
     def uniform(
         self,

@@ -23,12 +23,17 @@ def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
     return reduction
 
 
+def _over(function: Callable[..., Any], x: Tensor | dg.Tensor, axis: Any, keepdims: Any) -> Tensor:
+    """Return a reduction over the axes that TensorFlow's arguments name."""
+    return compute(function, x, axis=axes(axis), keepdims=bool(keepdims))
+
+
 def reduce_sum(
     input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
 ) -> Tensor:
     """Return the sum over axes, all of them by default, in the dtype of the input."""
     x = require_numbers("reduce_sum", input_tensor)
-    return compute(_kept(dg.sum), x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(_kept(dg.sum), x, axis, keepdims)
 
 
 def reduce_mean(
@@ -36,7 +41,7 @@ def reduce_mean(
 ) -> Tensor:
     """Return the mean over axes in the dtype of the input: that of integers is cut to one."""
     x = require_numbers("reduce_mean", input_tensor)
-    return compute(_kept(dg.mean), x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(_kept(dg.mean), x, axis, keepdims)
 
 
 def reduce_prod(
@@ -44,7 +49,7 @@ def reduce_prod(
 ) -> Tensor:
     """Return the product over axes in the dtype of the input."""
     x = require_numbers("reduce_prod", input_tensor)
-    return compute(_kept(dg.prod), x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(_kept(dg.prod), x, axis, keepdims)
 
 
 def reduce_max(
@@ -52,7 +57,7 @@ def reduce_max(
 ) -> Tensor:
     """Return the largest element over axes; elements that tie share the gradient equally."""
     x = require_numbers("reduce_max", input_tensor)
-    return compute(dg.max, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.max, x, axis, keepdims)
 
 
 def reduce_min(
@@ -60,7 +65,7 @@ def reduce_min(
 ) -> Tensor:
     """Return the smallest element over axes; elements that tie share the gradient equally."""
     x = require_numbers("reduce_min", input_tensor)
-    return compute(dg.min, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.min, x, axis, keepdims)
 
 
 def reduce_all(
@@ -68,7 +73,7 @@ def reduce_all(
 ) -> Tensor:
     """Return whether all elements over axes are true."""
     x = convert_to_tensor(input_tensor)
-    return compute(dg.all, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.all, x, axis, keepdims)
 
 
 def reduce_any(
@@ -76,7 +81,7 @@ def reduce_any(
 ) -> Tensor:
     """Return whether one of the elements over axes is true."""
     x = convert_to_tensor(input_tensor)
-    return compute(dg.any, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.any, x, axis, keepdims)
 
 
 def reduce_logsumexp(
@@ -84,7 +89,7 @@ def reduce_logsumexp(
 ) -> Tensor:
     """Return log(sum(exp(x))) over axes, without overflow."""
     x = floating("reduce_logsumexp", input_tensor)
-    return compute(dg.logsumexp, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.logsumexp, x, axis, keepdims)
 
 
 def reduce_variance(
@@ -98,7 +103,7 @@ def reduce_variance(
         If the input holds integers.
     """
     x = _sample(input_tensor)
-    return compute(dg.var, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.var, x, axis, keepdims)
 
 
 def reduce_std(
@@ -112,7 +117,7 @@ def reduce_std(
         If the input holds integers.
     """
     x = _sample(input_tensor)
-    return compute(dg.std, x, axis=axes(axis), keepdims=bool(keepdims))
+    return _over(dg.std, x, axis, keepdims)
 
 
 def _sample(input_tensor: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Segments: the largest, smallest, mean and product of the rows that share a number."""
+"""Segments: the sum, largest, smallest, mean and product of the rows that share a number."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import distgrad as dg
 from distgrad.compat.tensorflow.conversion import integer_host, native
 from distgrad.compat.tensorflow.elementwise import require_numbers
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
-from distgrad.compat.tensorflow.indexing import unsorted_segment_sum
 from distgrad.compat.tensorflow.values import Tensor, compute
 from distgrad.core.op import Op, Placeholder
 from distgrad.core.seam import apply
+from distgrad.ops.picking.indexing import SCATTER_ADD
 from distgrad.ops.picking.updates import SCATTER_MAX, SCATTER_MIN, SCATTER_MULTIPLY
 
 # --- numbers in any order -------------------------------------------------------------------------
 
 
-def unsorted_segment_max(
+def unsorted_segment_sum(
     data: Any, segment_ids: Any, num_segments: Any, name: str | None = None
 ) -> Tensor:
-    """Return the largest of the rows that share a number; the smallest finite one for none.
+    """Return the sums of the rows that share a number.
 
     Parameters
     ----------
@@ -31,12 +31,24 @@ def unsorted_segment_max(
     segment_ids : array of int
         The number of each row; rows with a negative one are left out.
     num_segments : int
-        How many results to return.
+        How many sums to return.
 
     Raises
     ------
     InvalidArgumentError
         If a number is `num_segments` or more.
+    """
+    ids, count = _numbers("unsorted_segment_sum", segment_ids, num_segments)
+    x = require_numbers("unsorted_segment_sum", data)
+    return _gathered(SCATTER_ADD, x, ids, count)[:count]
+
+
+def unsorted_segment_max(
+    data: Any, segment_ids: Any, num_segments: Any, name: str | None = None
+) -> Tensor:
+    """Return the largest of the rows that share a number; the smallest finite one for none.
+
+    Parameters and errors are those of `unsorted_segment_sum`.
     """
     x = native(require_numbers("unsorted_segment_max", data))
     return _joined("unsorted_segment_max", SCATTER_MAX, x, segment_ids, num_segments, _lowest(x))
@@ -92,12 +104,16 @@ def _joined(
     function: str, op: Op, x: dg.Tensor, segment_ids: Any, num_segments: Any, of_none: Any
 ) -> Tensor:
     ids, count = _numbers(function, segment_ids, num_segments)
-    # What is left out goes to one row more, which is dropped.
-    rows = np.where(ids < 0, count, ids)
-    shape = (count + 1, *x.shape[ids.ndim :])
-    joined = compute(apply, op, x, rows, index=(Placeholder.ARRAY,), shape=shape)
+    joined = _gathered(op, x, ids, count)
     none = _counts(ids, count) == 0
     return compute(_filled, joined, none=none, of_none=of_none)
+
+
+def _gathered(op: Op, x: Any, ids: np.ndarray[Any, Any], count: int) -> Tensor:
+    """Return the rows of each number joined, and one row more for what is left out."""
+    rows = np.where(ids < 0, count, ids)
+    shape = (count + 1, *x.shape[ids.ndim :])
+    return compute(apply, op, x, rows, index=(Placeholder.ARRAY,), shape=shape)
 
 
 def _filled(joined: dg.Tensor, *, none: np.ndarray[Any, Any], of_none: Any) -> Any:
@@ -118,6 +134,11 @@ def _sorted(function: str, segment_ids: Any) -> tuple[np.ndarray[Any, Any], int]
             f"{function}: segment ids are not increasing; use unsorted_{function}"
         )
     return ids, int(ids.max()) + 1 if ids.size else 0
+
+
+def segment_sum(data: Any, segment_ids: Any, name: str | None = None) -> Tensor:
+    """Return the sums of the rows that share a number; the numbers ascend from 0."""
+    return unsorted_segment_sum(data, *_sorted("segment_sum", segment_ids))
 
 
 def segment_max(data: Any, segment_ids: Any, name: str | None = None) -> Tensor:

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from distgrad.errors import ShapeError
-from distgrad.ops.neural.convolution import DataFormat, channels_are_first, shape_of_array
+from distgrad.ops.neural.channels import (
+    DataFormat,
+    shape_of_array,
+    spatial_axes,
+)
 from distgrad.ops.neural.pooling import avg_pool, max_pool
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.reducing.reductions import max as max_over
@@ -19,14 +23,14 @@ def global_avg_pool(
     x: Any, /, *, keepdims: bool = False, data_format: DataFormat = "channels_last"
 ) -> Any:
     """Return the mean over all spatial axes, (batch, channels)."""
-    return mean_over(x, axis=_spatial_axes("global_avg_pool", x, data_format), keepdims=keepdims)
+    return mean_over(x, axis=spatial_axes("global_avg_pool", x, data_format), keepdims=keepdims)
 
 
 def global_max_pool(
     x: Any, /, *, keepdims: bool = False, data_format: DataFormat = "channels_last"
 ) -> Any:
     """Return the greatest over all spatial axes, (batch, channels); equal ones share a gradient."""
-    return max_over(x, axis=_spatial_axes("global_max_pool", x, data_format), keepdims=keepdims)
+    return max_over(x, axis=spatial_axes("global_max_pool", x, data_format), keepdims=keepdims)
 
 
 def adaptive_avg_pool(
@@ -62,7 +66,7 @@ def adaptive_max_pool(
 def _adaptive(
     name: str, reduce: Any, pool: Any, x: Any, size: int | Sequence[int], data_format: str
 ) -> Any:
-    axes = _spatial_axes(name, x, data_format)
+    axes = spatial_axes(name, x, data_format)
     sizes = per_axis(name, "size", size, len(axes))
     shape = shape_of_array(x)
     lengths = tuple(shape[axis] for axis in axes)
@@ -80,14 +84,3 @@ def _adaptive(
             parts.append(reduce(some, axis=axis, keepdims=True))
         x = concat(parts, axis=axis)
     return x
-
-
-def _spatial_axes(name: str, x: Any, data_format: str) -> tuple[int, ...]:
-    ndim = len(shape_of_array(x))
-    if ndim < 3:
-        raise ShapeError(
-            f"{name}: an input with a batch axis, channels and spatial axes expected, got shape "
-            f"{shape_of_array(x)}"
-        )
-    first = 2 if channels_are_first(name, data_format) else 1
-    return tuple(range(first, first + ndim - 2))

@@ -12,24 +12,27 @@ Inside, channels come last: x is (n, *spatial, c), the kernel (*window, c / grou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from distgrad.core.op import Array, BatchRule, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
+from distgrad.ops.neural.batched_indices import join_index, leave_index
+from distgrad.ops.neural.channels import (
+    DataFormat,
+    channels_are_first,
+    channels_first,
+    channels_last,
+    shape_of_array,
+)
 from distgrad.ops.neural.unrolled import (
     conv_composed,
     conv_kernel_vjp_composed,
     conv_transpose_composed,
 )
 from distgrad.ops.rules.families import conjugate, joint, sum_of
-from distgrad.ops.shaping.structure import permute_dims
 from distgrad.shapes import Shape
 from distgrad.windows import Padding, Pairs, counts, extent, paddings, per_axis
-
-DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
 
 # The operation that leaves open the input x, the kernel w or the output y, and its operands.
 _OPERATIONS = {"y": "conv", "x": "conv_transpose", "w": "conv_kernel_vjp"}
@@ -156,44 +159,14 @@ def _batch(role: str) -> BatchRule:
         )
         groups = params["groups"]
         folded = [
-            _fold(xp, array, operands[place], index, groups) if batched[place] else array
+            join_index(xp, array, operands[place], index, groups) if batched[place] else array
             for place, array in enumerate(arrays)
         ]
         inner = {**params, "groups": groups * size if index == "group" else groups}
         result = getattr(xp, _OPERATIONS[role])(*folded, **inner)
-        return _unfold(xp, result, role, index, groups, size)
+        return leave_index(xp, result, role, index, groups, size)
 
     return rule
-
-
-def _fold(xp: Namespace, array: Array, role: str, index: str, groups: int) -> Array:
-    """Return an array whose leading batch axis has joined an index."""
-    size, *rest = array.shape
-    if index == "example":
-        return xp.reshape(array, shape=(size * rest[0], *rest[1:]))
-    rank = len(rest)
-    if role == "w" and index == "i":
-        moved = xp.permute_dims(array, axes=(*range(1, rank - 1), 0, rank - 1, rank))
-        return xp.reshape(moved, shape=(*rest[:-2], size * rest[-2], rest[-1]))
-    outer = 1 if index == "group" else groups
-    split = xp.reshape(array, shape=(size, *rest[:-1], outer, rest[-1] // outer))
-    moved = xp.permute_dims(split, axes=(*range(1, rank + 1), 0, rank + 1))
-    return xp.reshape(moved, shape=(*rest[:-1], size * rest[-1]))
-
-
-def _unfold(xp: Namespace, array: Array, role: str, index: str, groups: int, size: int) -> Array:
-    """Return an array whose batch has left an index again, for an axis in front."""
-    shape = tuple(array.shape)
-    rank = len(shape)
-    if index == "example":
-        return xp.reshape(array, shape=(size, shape[0] // size, *shape[1:]))
-    if role == "w" and index == "i":
-        split = xp.reshape(array, shape=(*shape[:-2], size, shape[-2] // size, shape[-1]))
-        return xp.permute_dims(split, axes=(rank - 2, *range(rank - 2), rank - 1, rank))
-    outer = 1 if index == "group" else groups
-    split = xp.reshape(array, shape=(*shape[:-1], outer, size, shape[-1] // (size * outer)))
-    moved = xp.permute_dims(split, axes=(rank, *range(rank), rank + 1))
-    return xp.reshape(moved, shape=(size, *shape[:-1], shape[-1] // size))
 
 
 CONV = _trilinear("y", _conv_spec, conv_composed)
@@ -202,36 +175,6 @@ CONV_KERNEL_VJP = _trilinear("w", _kernel_spec, conv_kernel_vjp_composed)
 
 
 # --- public functions ---------------------------------------------------------------------------
-
-
-def shape_of_array(value: Any) -> Shape:
-    """Return the shape of a tensor, a variable, an array or nested lists."""
-    return tuple(value.shape) if hasattr(value, "shape") else np.shape(value)
-
-
-def channels_are_first(name: str, data_format: str) -> bool:
-    """Return whether channels stand before the spatial axes.
-
-    Raises
-    ------
-    ValueError
-        If `data_format` is no such word.
-    """
-    if data_format not in ("channels_last", "channels_first"):
-        raise ValueError(
-            f"{name}: data_format is {data_format!r}; expected 'channels_last' or 'channels_first'"
-        )
-    return data_format == "channels_first"
-
-
-def channels_last(x: Any, ndim: int) -> Any:
-    """Return an array (batch, channels, *spatial) with its channels behind."""
-    return permute_dims(x, (0, *range(2, ndim), 1))
-
-
-def channels_first(x: Any, ndim: int) -> Any:
-    """Return an array (batch, *spatial, channels) with its channels before the spatial axes."""
-    return permute_dims(x, (0, ndim - 1, *range(1, ndim - 1)))
 
 
 def conv(

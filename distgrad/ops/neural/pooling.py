@@ -14,7 +14,7 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype, is_complex
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.neural.convolution import (
+from distgrad.ops.neural.channels import (
     DataFormat,
     channels_are_first,
     channels_first,

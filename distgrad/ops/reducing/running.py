@@ -31,19 +31,32 @@ def _running_spec(name: str) -> Callable[..., Spec]:
                 f"{name}: axis is needed for an array of {len(x.shape)} axes; "
                 "give axis=, or reshape to one axis first"
             )
-        normalize_axis(name, 0 if axis is None else axis, len(x.shape))
+        normalize_axis(name, _place(axis), len(x.shape))
         return Spec(tuple(x.shape), _accumulated(x))
 
     return spec
 
 
-def _with_initial(running: Any, first: Callable[..., Any], axis: int | None, include: bool) -> Any:
-    """Return a running result with what it starts from in front, on request."""
-    if not include:
+def _place(axis: int | None) -> int:
+    """Return the axis to run along, which need not be named if it is the only one."""
+    return 0 if axis is None else axis
+
+
+def _running(
+    op: Op,
+    first: Callable[..., Any],
+    x: Any,
+    axis: int | None,
+    dtype: DTypeLike | None,
+    include_initial: bool,
+) -> Any:
+    """Return a running result, on request with what it starts from in front."""
+    running = reduced_in(dtype, op, x, axis=axis)
+    if not include_initial:
         return running
-    start = sum(running, axis=0 if axis is None else axis, keepdims=True)
+    start = sum(running, axis=_place(axis), keepdims=True)
     start = first(start, dtype=running.dtype)  # of small integers the sum is wider
-    return concat([start, running], axis=0 if axis is None else axis)
+    return concat([start, running], axis=_place(axis))
 
 
 # --- sums ---------------------------------------------------------------------------------------
@@ -52,7 +65,7 @@ def _with_initial(running: Any, first: Callable[..., Any], axis: int | None, inc
 def _cumulative_sum_transpose(
     xp: Namespace, g: Array, shape: Shape, axis: int | None = None
 ) -> Array:
-    axis = 0 if axis is None else axis
+    axis = _place(axis)
     return xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis)
 
 
@@ -91,8 +104,7 @@ def cumulative_sum(
     ShapeError
         If `x` has no such axis, or several and none is named.
     """
-    running = reduced_in(dtype, CUMULATIVE_SUM, x, axis=axis)
-    return _with_initial(running, zeros_like, axis, include_initial)
+    return _running(CUMULATIVE_SUM, zeros_like, x, axis, dtype, include_initial)
 
 
 # --- products -----------------------------------------------------------------------------------
@@ -133,7 +145,7 @@ def _cumulative_prod_vjp(
     xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any
 ) -> Any:
     x = xs[0]
-    axis = 0 if params.get("axis") is None else params["axis"] % len(x.shape)
+    axis = _place(params.get("axis")) % len(x.shape)
     if g.dtype in xp.complex_dtypes:
         x = conjugate(xp, x)
     # What each factor's place gathers from behind: h[k] = g[k] + x[k + 1] h[k + 1].
@@ -144,7 +156,7 @@ def _cumulative_prod_vjp(
 
 def _cumulative_prod_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     x = xs[0]
-    axis = 0 if params.get("axis") is None else params["axis"] % len(x.shape)
+    axis = _place(params.get("axis")) % len(x.shape)
     return _recurrence(xp, x, tangents[0] * _delayed(xp, y, axis), axis)
 
 
@@ -190,8 +202,7 @@ def cumulative_prod(
     y[k - 1] h[k] with h[k] = g[k] + x[k + 1] h[k + 1], solved by doubling. TensorFlow divides by x
     and gives NaN there.
     """
-    running = reduced_in(dtype, CUMULATIVE_PROD, x, axis=axis)
-    return _with_initial(running, ones_like, axis, include_initial)
+    return _running(CUMULATIVE_PROD, ones_like, x, axis, dtype, include_initial)
 
 
 # --- differences --------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""Averages over the examples of a batch: sums of figures piece by piece, and what comes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import distgrad as dg
+from distgrad import tree
+from distgrad.sparse import IndexedSlices
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The gradients of a global batch, and what was measured on the way; the same on every rank.
+
+    Attributes
+    ----------
+    gradients : nest of Tensor or None
+        In the structure of the variables.
+    loss : float
+        The mean over the examples of the global batch, in double precision.
+    figures : dict of str to float
+        The means of the further figures that the loss function returned.
+    examples : int
+        How many examples the global batch has.
+    """
+
+    gradients: Any
+    loss: float
+    examples: int
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def grad_norm(self) -> float:
+        """The Euclidean norm of all gradients together, added up in double precision."""
+        return math.sqrt(sum(_square(each) for each in tree.flatten(self.gradients)[0]))
+
+    def record(self) -> dict[str, float]:
+        """Return what a step function returns: loss, grad_norm, examples and the figures."""
+        return {
+            "loss": self.loss,
+            "grad_norm": self.grad_norm,
+            "examples": self.examples,
+            **self.figures,
+        }
+
+
+class Sums:
+    """The figures of a rank's pieces, each added up over the examples of its piece.
+
+    Attributes
+    ----------
+    names : list of str
+        The figures; empty before the first piece.
+    rows : list of list of float
+        For each piece the sum of each figure, in double precision.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.rows: list[list[float]] = []
+
+    def add(self, found: Any, piece: Any) -> Any:
+        """Take in what a function of the job returned; return the mean of its losses, if any.
+
+        Raises
+        ------
+        ValueError
+            If the names are not those of the piece before, or a figure has no value for each
+            example.
+        """
+        examples = int(tree.flatten(piece)[0][0].shape[0])
+        losses, figures = None, found
+        if not isinstance(found, Mapping):
+            losses, figures = found if isinstance(found, tuple) else (found, {})
+            figures = {"loss": losses, **figures}
+        names = list(figures)
+        if self.names and names != self.names:
+            raise ValueError(
+                f"figures: a piece has {', '.join(names)}, the one before had "
+                f"{', '.join(self.names)}; expected the same names each time"
+            )
+        self.names = names
+        self.rows.append([_summed(name, value, examples) for name, value in figures.items()])
+        if losses is None or not getattr(losses, "ndim", 0):
+            return losses
+        return dg.mean(losses)
+
+
+def _summed(name: str, value: Any, examples: int) -> float:
+    host = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+    if not host.ndim:
+        return float(host) * examples
+    if host.shape[0] != examples:
+        raise ValueError(
+            f"figures: {name!r} has shape {host.shape} for {examples} examples; expected one value "
+            "for each example along the first axis, or their mean"
+        )
+    return float(host.sum(dtype=np.float64)) / max(host[:1].size, 1)
+
+
+def _square(gradient: Any) -> float:
+    """Return the squared norm of a gradient."""
+    if gradient is None:
+        return 0.0
+    if isinstance(gradient, IndexedSlices):
+        gradient = gradient.to_dense()
+    if gradient.backend.name == "numpy":
+        return float(np.sum(np.square(np.abs(gradient.numpy())), dtype=np.float64))
+    return float(dg.sum(dg.square(dg.astype(dg.abs(gradient), dg.float64))))
