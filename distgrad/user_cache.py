@@ -44,6 +44,11 @@ def cache_folder(*parts: str) -> Path:
 def check_owner(path: Path) -> None:
     """Refuse a file or folder that somebody else owns or may write to.
 
+    Parameters
+    ----------
+    path : Path
+        Of a file or folder that is there.
+
     Raises
     ------
     CacheError
@@ -52,9 +57,14 @@ def check_owner(path: Path) -> None:
     try:
         found = path.lstat()
     except OSError as error:
-        raise CacheError(f"{path} cannot be looked at: {error.strerror}") from error
+        raise CacheError(
+            f"{path} cannot be looked at: {error.strerror}; name another folder in {VARIABLE}"
+        ) from error
     if stat.S_ISLNK(found.st_mode):
-        raise CacheError(f"{path} is a symbolic link; expected a file or folder of its own")
+        raise CacheError(
+            f"{path} is a symbolic link; expected a file or folder itself: remove the link, or "
+            f"name another folder in {VARIABLE}"
+        )
     if found.st_uid != os.geteuid():
         raise CacheError(
             f"{path} belongs to user {found.st_uid}, not to {os.geteuid()}; name a folder of your "
@@ -67,10 +77,15 @@ def check_owner(path: Path) -> None:
 def _base() -> Path:
     """Return the place, behind links of the user's own choice."""
     given = os.environ.get(VARIABLE)
-    if given:
-        return Path(given).expanduser().resolve()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return ((Path(home) if home else Path.home() / ".cache") / "distgrad").resolve()
+    try:
+        if given:
+            return Path(given).expanduser().resolve()
+        home = os.environ.get("XDG_CACHE_HOME")
+        return ((Path(home) if home else Path.home() / ".cache") / "distgrad").resolve()
+    except RuntimeError as error:  # no HOME, and a user without a name, as in some containers
+        raise CacheError(
+            f"the cache has no place: this user has no home folder; name one in {VARIABLE}"
+        ) from error
 
 
 def _own(folder: Path) -> None:

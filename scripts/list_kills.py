@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument("--page", action="store_true", help="write docs/kill-proof.md")
     given = parser.parse_args(arguments)
+    if given.kills < 1:
+        parser.error(f"--kills: a number from 1 on expected, got {given.kills}")
     begun, chains = time.monotonic(), []
     try:
         for chain in play(given.kills, given.seed, given.only):
@@ -140,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LostWorkError as error:
         print(error, file=sys.stderr)
         return 1
-    text = page(chains, given.seed, time.monotonic() - begun)
     if given.page:
+        text = page(chains, given.seed, time.monotonic() - begun)
         PAGE.write_text(text, encoding="utf-8")
     return 0
 

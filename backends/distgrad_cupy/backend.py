@@ -37,12 +37,12 @@ class CuPyBackend(ArrayModuleBackend):
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a CuPy array; what lies in host memory is copied to the device."""
         if not isinstance(value, cupy.ndarray):
-            GRAPHS.refuse_transfer()
+            GRAPHS.transfers.refuse()
         return cupy.array(value, dtype=dtype) if copy else cupy.asarray(value, dtype=dtype)
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""
-        GRAPHS.refuse_transfer()
+        GRAPHS.transfers.refuse()
         return self._staging.to_host(array)
 
     def add_rows(self, array: Any, indices: Any, rows: Any) -> Any:

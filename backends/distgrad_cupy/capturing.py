@@ -21,6 +21,7 @@ import numpy as np
 from distgrad_cupy.copying import copy_all
 from distgrad_cupy.products import Products
 from distgrad_cupy.running import Runner
+from distgrad_cupy.transfers import Transfers, UncapturableError
 
 Array = Any
 Run = Callable[[Sequence[Array]], list[Array]]
@@ -33,10 +34,6 @@ _RUNS_BEFORE = 2
 # How far a graph's results may be from the executor's, of the greatest: products may be added up in
 # another order.
 _TOLERANCES = {2: 5e-2, 4: 1e-3, 8: 1e-8}
-
-
-class UncapturableError(RuntimeError):
-    """What a plan does cannot be part of a CUDA graph."""
 
 
 class Graphs:
@@ -52,8 +49,8 @@ class Graphs:
 
     def __init__(self, run: Runner, products: Products) -> None:
         self.run, self.products = run, products
+        self.transfers = Transfers(run.module)
         self._local = threading.local()
-        self._watched = False
 
     def __call__(self, name: str) -> Replay | None:
         """Return what runs a plan; None where `DISTGRAD_CUDA_GRAPHS` is 0.
@@ -70,11 +67,6 @@ class Graphs:
         """Whether this thread prepares a graph: plans that it meets meanwhile are part of it."""
         return getattr(self._local, "busy", False)
 
-    @property
-    def are_capturing(self) -> bool:
-        """Whether this thread captures a graph now."""
-        return getattr(self._local, "capturing", False)
-
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Note that this thread prepares a graph."""
@@ -83,43 +75,6 @@ class Graphs:
             yield
         finally:
             self._local.busy = False
-
-    @contextmanager
-    def capturing(self) -> Iterator[None]:
-        """Refuse copies from the host on this thread.
-
-        A graph would read host memory again at each launch, long after it served another purpose.
-        All of CuPy's transfers take such memory from one allocator, which can be watched.
-        """
-        if not self._watched:
-            self._watch()
-        self._local.capturing = True
-        try:
-            yield
-        finally:
-            self._local.capturing = False
-
-    def refuse_transfer(self) -> None:
-        """Raise if a graph is being captured.
-
-        Raises
-        ------
-        UncapturableError
-            Then.
-        """
-        if self.are_capturing:
-            raise UncapturableError("an operation copies between the host and the device")
-
-    def _watch(self) -> None:
-        module = self.run.module
-        allocate = module.get_default_pinned_memory_pool().malloc
-
-        def watched(nbytes: int) -> Any:
-            self.refuse_transfer()
-            return allocate(nbytes)
-
-        module.cuda.set_pinned_memory_allocator(watched)
-        self._watched = True
 
 
 class Replay:
@@ -296,23 +251,23 @@ def _recorded(graphs: Graphs, stream: Any, run: Run, given: list[Array]) -> tupl
     """Return the graph of a run on the current stream, and the arrays that it writes."""
     module = graphs.run.module
     passed = {id(each) for each in given}
-    stream.begin_capture()
     failure: BaseException | None = None
     outputs: list[Array] = []
-    try:
-        with graphs.capturing():
+    with graphs.transfers.refused():
+        stream.begin_capture()
+        try:
             outputs = [
                 each if id(each) in passed else module.ascontiguousarray(each)
                 for each in run(given)
             ]
-    except BaseException as error:  # raised below, once the stream is free
-        failure = error
-    try:
-        graph = stream.end_capture()
-    except Exception as error:  # what broke the capture says more
-        failure = failure or error
-    if failure is not None:
-        raise failure
+        except BaseException as error:  # raised below, once the stream is free
+            failure = error
+        try:
+            graph = stream.end_capture()
+        except Exception as error:  # what broke the capture says more
+            failure = failure or error
+        if failure is not None:
+            raise failure
     return graph, outputs
 
 

@@ -24,14 +24,19 @@ Array = Any
 # cudaDataType and cublasComputeType of what is stored, see cuBLAS's reference, and the numbers by
 # which products are scaled.
 _STORED = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5}
-_COMPUTED = {"float32": 68, "float64": 70, "float16": 68, "complex64": 68, "complex128": 70}
+_SINGLE, _TF32, _DOUBLE = 68, 77, 70
+_COMPUTED = {
+    **{"float16": _SINGLE, "float32": _SINGLE, "complex64": _SINGLE},
+    **{"float64": _DOUBLE, "complex128": _DOUBLE},
+}
 _SCALES = {"float16": np.dtype(np.float32)}
-_TF32 = 77  # in place of 68, where CuPy's own switch asks for it
 _DEFAULT_ALGORITHM = -1
 _NOT_TURNED, _TURNED = 0, 1
 # What cuBLAS recommends for devices of compute capability 9; others need less.
 _WORKSPACE_BYTES = 32 << 20
 _LARGEST = 2**31 - 1
+_STREAM_OF_THREAD = 2  # cudaStreamPerThread
+_MOST_ROOMS = 16  # workspaces that are kept: programs may make streams without end
 
 
 class CublasError(RuntimeError):
@@ -99,8 +104,8 @@ class Cublas:
         scale = _SCALES.get(a[2], np.dtype(a[2]))
         one, zero = np.ones((), scale), np.zeros((), scale)
         compute = _COMPUTED[a[2]]
-        if compute == 68 and os.environ.get("CUPY_TF32") == "1" and a[2] != "float16":
-            compute = _TF32
+        if compute == _SINGLE and os.environ.get("CUPY_TF32") == "1" and a[2] != "float16":
+            compute = _TF32  # where CuPy's own switch asks for it
 
         def matrix(each: tuple[int, Layout, str]) -> tuple[Any, ...]:
             address, layout, dtype = each
@@ -149,7 +154,8 @@ class Products:
         self._find = library
         self._cublas: Cublas | None = None
         self._missing: Exception | None = None
-        self._rooms: dict[tuple[int, int], Array] = {}
+        self._rooms: dict[tuple[int, int, int], Array] = {}
+        self._rooms_lock = threading.Lock()
         self._own = threading.local()
 
     @property
@@ -201,9 +207,21 @@ class Products:
         Parameters
         ----------
         a, b : array
-            Vectors, matrices or stacks of them.
+            Vectors (k,), matrices (n, k) and (k, m), or stacks (..., n, k) and (..., k, m).
         out : array, optional
-            To be written.
+            To be written, (..., n, m).
+
+        Returns
+        -------
+        array
+            (..., n, m), without the axes that vectors lack, of the operands' dtype.
+
+        Raises
+        ------
+        ValueError
+            If the lengths k differ.
+        CublasError
+            If cuBLAS itself is asked and refuses, or is not found.
         """
         if not self.are_own or a.dtype != b.dtype or a.dtype.name not in _STORED:
             if out is None:
@@ -212,7 +230,13 @@ class Products:
         return self._multiplied(a, b, a.dtype, out)
 
     def wide_matmul(self, a: Array, b: Array) -> Array:
-        """Return products in the dtype in which elements are added up, see `addition_dtype`."""
+        """Return products in the dtype in which elements are added up, see `addition_dtype`.
+
+        Parameters
+        ----------
+        a, b : array
+            As `matmul` takes them, of one floating dtype.
+        """
         wide = addition_dtype(a.dtype.name)
         if a.dtype == wide:
             return self.matmul(a, b)
@@ -229,7 +253,9 @@ class Products:
         left = a.reshape(1, -1) if a.ndim == 1 else a
         right = b.reshape(-1, 1) if b.ndim == 1 else b
         if left.shape[-1] != right.shape[-2]:
-            raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit")
+            raise ValueError(
+                f"matmul: (..., n, k) @ (..., k, m) expected, got {a.shape} @ {b.shape}"
+            )
         stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         rows, columns = left.shape[-2], right.shape[-1]
         shape = (*stack, *(rows,) * (a.ndim > 1), *(columns,) * (b.ndim > 1))
@@ -251,7 +277,7 @@ class Products:
             if max(rows, columns, depth, count, one_layout[1], other_layout[1]) > _LARGEST:
                 raise CublasError("lengths beyond 2^31 - 1")
             name, wide = a.dtype.name, np.dtype(dtype).name
-            handle = self._handle()
+            handle, _room = self._handle()  # the workspace has to be there until the launch
             # cuBLAS reads columns where rows lie: what it sees is turned, and so is the product.
             self.cublas().multiply(
                 handle,
@@ -265,21 +291,31 @@ class Products:
         out[...] = result
         return out
 
-    def _handle(self) -> ctypes.c_void_p:
-        """Return a handle for the current device and stream."""
+    def _handle(self) -> tuple[ctypes.c_void_p, Array]:
+        """Return a handle for the current device and stream, and the memory that it works in."""
         cuda = self._module.cuda
         device, stream = cuda.Device().id, cuda.get_current_stream().ptr
         room = getattr(self._own, "room", None)
         if room is None:
-            # A stream of its own for each workspace: two of them may be at work at once.
-            known = (device, stream)
-            room = self._rooms.get(known)
-            if room is None:
-                room = self._rooms[known] = self.workspace()
+            room = self._room_of(device, stream)
         cublas = self.cublas()
         handle = cublas.handle(device)
         cublas.use(handle, stream, address_of(room), room.nbytes)
-        return handle
+        return handle, room
+
+    def _room_of(self, device: int, stream: int) -> Array:
+        """Return a stream's workspace: products on two streams may be at work at once."""
+        # One number stands for the streams of all threads where each has a default of its own.
+        thread = threading.get_ident() if stream == _STREAM_OF_THREAD else 0
+        known = (device, stream, thread)
+        with self._rooms_lock:
+            room = self._rooms.pop(known, None)
+            if room is None:
+                room = self.workspace()
+            self._rooms[known] = room  # the last is the one used last
+            if len(self._rooms) > _MOST_ROOMS:
+                del self._rooms[next(iter(self._rooms))]  # memory goes back to its stream's pool
+        return room
 
     def _laid_out(self, x: Array, stack: tuple[int, ...]) -> tuple[Array, Layout]:
         """Return matrices as cuBLAS can read them, copied where they lie otherwise."""

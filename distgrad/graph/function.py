@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import warnings
 import weakref
@@ -10,21 +9,27 @@ from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import Any
 
-import numpy as np
-
 from distgrad import tree
 from distgrad.backends_in_force import depth
 from distgrad.core.seam import AUTOCAST, LISTENERS
 from distgrad.dtypes import default_dtype
-from distgrad.eager import asarray, current_kernels
+from distgrad.eager import current_kernels
 from distgrad.entering import SCALARS
-from distgrad.errors import DistgradError, TraceError
+from distgrad.errors import TraceError
 from distgrad.graph.compiled import Compiled, trace
 from distgrad.graph.derivative import flat
 from distgrad.graph.explanation import FunctionExplanation, TraceExplanation, explain_trace
-from distgrad.graph.nodes import Graph, exact
+from distgrad.graph.nodes import Graph
+from distgrad.graph.signatures import (
+    count_of_plain,
+    entered,
+    parameters_of,
+    place_of,
+    shown_leaf,
+    static,
+)
 from distgrad.sparse import opened
-from distgrad.tensor import Operators, Tensor
+from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
 _TRACES_BEFORE_WARNING = 3
@@ -102,8 +107,8 @@ class Function:
         self._last_signature: dict[str, str] = {}
         self._lock = threading.RLock()
         self._of_objects: dict[int, tuple[weakref.ref[Any], Function]] = {}
-        self._parameters = _parameters(f)
-        self._count = _count_of_plain(self._parameters)
+        self._parameters = parameters_of(f)
+        self._count = count_of_plain(self._parameters)
         # Names and docstring only: f's own attributes may be those of another Function.
         update_wrapper(self, f, updated=())
 
@@ -176,14 +181,14 @@ class Function:
         for place, given in enumerate(leaves):
             kind = given.__class__
             known = kind is Tensor or kind is Variable or kind in SCALARS
-            leaf = leaves[place] = given if known else _entered(given)
+            leaf = leaves[place] = given if known else entered(given)
             if leaf.__class__ is Tensor:
                 if leaf.kernels.level:
                     return None, []
                 tensors.append(leaf)
                 parts.append((leaf.array.shape, leaf.array.dtype, id(leaf.kernels)))
             else:
-                parts.append(_static(self._name, leaf))
+                parts.append(static(self._name, leaf))
         if not tensors:
             parts.append(id(current_kernels()))
         return self._known(tuple(parts), leaves, treedef), tensors
@@ -242,7 +247,7 @@ class Function:
         """Return what changed since the last trace; from the third one on also warn of it."""
         nest = tree.unflatten(treedef, leaves)
         shown = {
-            self._place(path): _shown(leaf)
+            place_of(path, self._parameters): shown_leaf(leaf)
             for path, leaf in zip(tree.paths(opened(nest)), leaves, strict=True)
         }
         before, self._last_signature = self._last_signature, shown
@@ -263,20 +268,6 @@ class Function:
                 stacklevel=6,
             )
         return changes
-
-    def _place(self, path: str) -> str:
-        """Return the name of a place in the arguments, such as ``batch/x``."""
-        kind, _, rest = path.partition("/")
-        if kind != "0" or self._parameters is None:
-            return rest
-        first, _, inner = rest.partition("/")
-        positional = [
-            p.name
-            for p in self._parameters.parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        name = positional[int(first)] if int(first) < len(positional) else first
-        return f"{name}/{inner}" if inner else name
 
     # --- methods ----------------------------------------------------------------------------------
 
@@ -349,54 +340,3 @@ def _forgetting_object(function: Function, identity: int) -> Callable[[Any], Non
             del still._of_objects[identity]  # type: ignore[union-attr]  # known came from it
 
     return forget
-
-
-def _parameters(f: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        return inspect.signature(f)
-    except (TypeError, ValueError):  # a function written in C may have none
-        return None
-
-
-def _count_of_plain(signature: inspect.Signature | None) -> int:
-    """Return how many arguments a call has that names none and leaves none out; -1 if it varies."""
-    if signature is None:
-        return -1
-    parameters = signature.parameters.values()
-    plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-    return len(parameters) if plain else -1
-
-
-def _entered(leaf: Any) -> Any:
-    """Return an array of any library as a tensor; anything else as it is."""
-    if isinstance(leaf, Variable):  # also of a class derived from it
-        return leaf
-    if isinstance(leaf, (np.ndarray, np.generic)) or hasattr(leaf, "__array_namespace__"):
-        return asarray(leaf)
-    if not hasattr(leaf, "__dlpack__"):
-        return leaf
-    try:
-        return asarray(leaf)
-    except DistgradError:
-        return leaf
-
-
-def _static(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, Variable):
-        return ("variable", leaf.key)
-    try:
-        hash(leaf)
-    except TypeError:
-        raise TypeError(
-            f"function: {name!r} got a {type(leaf).__name__}, which is neither an array nor "
-            "hashable; expected arrays, variables, and static values that can be compared"
-        ) from None
-    return exact(leaf)
-
-
-def _shown(leaf: Any) -> str:
-    if isinstance(leaf, Variable):
-        return f"variable {leaf.name!r} {leaf.dtype}{list(leaf.shape)}"
-    if isinstance(leaf, Operators):
-        return f"{leaf.dtype}{list(leaf.shape)}"
-    return repr(leaf)

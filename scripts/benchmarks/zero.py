@@ -52,23 +52,18 @@ def formula(case: str, ranks: int) -> tuple[str, float]:
 # --- what a rank runs -----------------------------------------------------------------------------
 
 
-def step_of(case: str) -> Callable[[], Any]:
-    """Return a step of training on a model that was made for a case."""
+def make_blocks(case: str, optimizer: Any) -> tuple[list[Any], list[Callable[[Any], Any]]]:
+    """Return the variables and the blocks of a model, cut or computed again as a case says."""
     import distgrad as dg
-    import distgrad.distributed as dist
 
     rng = np.random.default_rng(0)
-    comm = dist.world()
 
     def random(*shape: int) -> Any:
         values = (rng.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
         return dg.Variable(values, name=f"x{rng.integers(10**9)}")
 
-    optimizer: Any = dg.optimizers.Adam(1e-3)
-    stage = int(case[6]) if case.startswith("stage") else 0
-    if stage:
-        optimizer = dist.ShardedOptimizer(optimizer, stage, bucket_bytes=BUCKET)
-    variables, blocks = [], []
+    variables: list[Any] = []
+    blocks: list[Callable[[Any], Any]] = []
     for _ in range(LAYERS):
         own = [random(WIDTH, HIDDEN), random(HIDDEN), random(HIDDEN, WIDTH), random(WIDTH)]
 
@@ -76,10 +71,24 @@ def step_of(case: str) -> Callable[[], Any]:
             return x + dg.tanh(x @ own[0] + own[1]) @ own[2] + own[3]
 
         variables += own
-        if stage == 3:
+        if case == "stage 3":
             blocks.append(optimizer.block(block, own))
         else:
             blocks.append(dg.recompute_grad(block) if "recomputed" in case else block)
+    return variables, blocks
+
+
+def step_of(case: str) -> Callable[[], Any]:
+    """Return a step of training on a model that was made for a case."""
+    import distgrad as dg
+    import distgrad.distributed as dist
+
+    comm = dist.world()
+    optimizer: Any = dg.optimizers.Adam(1e-3)
+    stage = int(case[6]) if case.startswith("stage") else 0
+    if stage:
+        optimizer = dist.ShardedOptimizer(optimizer, stage, bucket_bytes=BUCKET)
+    variables, blocks = make_blocks(case, optimizer)
     if stage:
         optimizer.build(variables)
     else:

@@ -42,6 +42,7 @@ STEPS = 30
 DEADLINE = 120.0  # seconds, of one run
 START_UP = 2.0  # seconds: imports, MPI_Init and the load of a checkpoint, here about 1.5
 A_STEP = 0.02  # seconds, with its checkpoint
+_MOST_IN_VAIN = 10  # jobs that end before they are killed, one after the other
 WRITING = 0.006  # seconds from the first file of a checkpoint to its last rename
 
 # 97 and 7: no number of ranks divides them.
@@ -125,8 +126,19 @@ class Run:
         self.process.wait()
 
     def wait(self) -> int:
-        """Return the exit status of the launcher."""
-        return self.process.wait(DEADLINE)
+        """Return the exit status of the launcher.
+
+        Raises
+        ------
+        LostWorkError
+            If it does not end: a rank that was killed has left the others waiting.
+        """
+        try:
+            return self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired as error:
+            raise LostWorkError(
+                f"a job did not end in {DEADLINE} s; it said:\n{self.said()}"
+            ) from error
 
     def goes_on(self) -> bool:
         """Return whether the job has not ended."""
@@ -153,6 +165,7 @@ class Run:
             there = {number: pid for pid, number in ranks_of(self._mark).items()}
             if len(there) == self.ranks:
                 return there[rank]
+            time.sleep(0.002)  # each look reads all of /proc, and the ranks need the cores
         return None
 
 
@@ -318,10 +331,11 @@ def play(
     Raises
     ------
     LostWorkError
-        If anything was lost; the message says how to do the same again.
+        If anything was lost; the message says how to do the same again. Also if jobs end so early
+        that none is killed.
     """
     expected: dict[str, list[dict[str, Any]]] = {}
-    done = turn = 0
+    done = turn = in_vain = 0
     while done < kills:
         training = trainings[turn % len(trainings)]
         wanted = min(in_a_row, kills - done)
@@ -336,4 +350,10 @@ def play(
             ) from error
         done += len(chain.kills)
         turn += 1
+        in_vain = 0 if chain.kills else in_vain + 1
+        if in_vain == _MOST_IN_VAIN:
+            raise LostWorkError(
+                f"{in_vain} jobs one after the other ended before a rank was killed; expected "
+                f"moments within {STEPS} steps: give the jobs more STEPS"
+            )
         yield chain

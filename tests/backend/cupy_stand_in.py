@@ -2,6 +2,7 @@
 
 import ctypes
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -100,7 +101,11 @@ class Cuda:
         self.stream = Stream(self, 7)
         self.device = 0
         self.pool = None
-        self.pinned = None
+        # Written in C, as CuPy's is: a Python function would be taken for a user's own.
+        self.pinned_pool = SimpleNamespace()
+        pointer = SimpleNamespace(mem=SimpleNamespace(pool=lambda: self.pinned_pool))
+        self.pinned_pool.malloc = partial(getattr, SimpleNamespace(pointer=pointer), "pointer")
+        self.alloc_pinned_memory = self.pinned_pool.malloc
         self.runtime = SimpleNamespace(getDevice=lambda: self.device)
 
     def Device(self):
@@ -126,7 +131,7 @@ class Cuda:
             self.pool = before
 
     def set_pinned_memory_allocator(self, allocate):
-        self.pinned = allocate
+        self.alloc_pinned_memory = allocate
 
 
 class Device:
@@ -152,9 +157,6 @@ class Device:
 
     def ascontiguousarray(self, a):
         return a if a.flags.c_contiguous else self.kernel(lambda b: b, a)
-
-    def get_default_pinned_memory_pool(self):
-        return SimpleNamespace(malloc=lambda nbytes: f"{nbytes} bytes")
 
     def enqueue(self, work):
         if self.cuda.stream.is_capturing():
@@ -199,11 +201,11 @@ class DeferredBackend(ArrayModuleBackend):
 
     def asarray(self, value, *, dtype=None, copy=False):
         if not isinstance(value, Array):
-            self.compile.refuse_transfer()
+            self.compile.transfers.refuse()
         return np.array(value, dtype=dtype, copy=True if copy else None).view(Array)
 
     def to_host(self, array):
-        self.compile.refuse_transfer()
+        self.compile.transfers.refuse()
         return np.asarray(array)
 
     def kernel(self, name):

@@ -11,7 +11,7 @@ if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
 from distgrad.graph.compiling import Compiles
-from distgrad_cupy.capturing import Graphs, UncapturableError
+from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.products import Products
 
 
@@ -153,7 +153,7 @@ def test_the_current_stream_waits_for_the_last_launch_on_another(device, graphs)
 
 REFUSED = {
     "it waits for the device": lambda d: d.cuda.stream.synchronize(),
-    "it copies from the host": lambda d: d.cuda.pinned and d.cuda.pinned(8),
+    "it copies from the host": lambda d: d.cuda.alloc_pinned_memory(8),
     "it has no kernel for graphs": lambda d: d.cuda.stream.is_capturing() and 1 / 0,
 }
 
@@ -180,22 +180,28 @@ def test_what_cannot_be_captured_runs_by_the_executor_and_says_so_once(
     assert not any(stream.is_capturing() for stream in device.cuda.streams)
 
 
-def test_host_memory_is_given_as_before_outside_of_a_capture(device, graphs):
+def test_after_a_capture_pinned_memory_comes_from_where_it_came_from(device, graphs):
+    before = device.cuda.alloc_pinned_memory
+
     ready(device, graphs, Program(device))
 
-    assert device.cuda.pinned(8) == "8 bytes"
-    with graphs.capturing(), pytest.raises(UncapturableError, match="between the host and"):
-        device.cuda.pinned(8)
+    assert device.cuda.alloc_pinned_memory is before
 
 
-def test_a_transfer_of_another_thread_is_not_refused(device, graphs):
-    found = []
-    with graphs.capturing():
-        thread = threading.Thread(target=lambda: found.append(device.cuda.pinned(4)))
-        thread.start()
-        thread.join(timeout=30)
+def test_behind_a_users_own_allocator_nothing_is_captured_and_it_stays(device, graphs):
+    def own(nbytes):
+        return before(nbytes)
 
-    assert found == ["4 bytes"]
+    before = device.cuda.alloc_pinned_memory
+    device.cuda.set_pinned_memory_allocator(own)
+    program, replay = Program(device), graphs("f")
+
+    for number in range(4):
+        arrays = operands(device, number)
+        assert_right(replay(program, arrays), arrays)
+
+    assert "pinned memory comes from a function of your own" in replay.way
+    assert device.cuda.alloc_pinned_memory is own
 
 
 def test_a_graph_that_gives_other_numbers_is_not_used(device, graphs):
@@ -309,7 +315,7 @@ def test_an_interrupt_ends_the_capture_and_goes_on(device, graphs):
 
     assert not any(stream.is_capturing() for stream in device.cuda.streams)
     assert not graphs.are_busy
-    assert not graphs.are_capturing
+    assert not graphs.transfers.are_refused
 
 
 def test_graphs_can_be_switched_off(graphs, monkeypatch):

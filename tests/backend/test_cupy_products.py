@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_an_array_to_write_that_lies_otherwise_is_written(products):
 def test_shapes_that_do_not_fit_are_refused(products):
     with (
         products.own(products.workspace()),
-        pytest.raises(ValueError, match=r"matmul: shapes \(3, 4\) and \(5, 6\) do not fit"),
+        pytest.raises(ValueError, match=r"expected, got \(3, 4\) @ \(5, 6\)"),
     ):
         products.matmul(np.ones((3, 4)), np.ones((5, 6)))
 
@@ -186,6 +187,50 @@ def test_it_works_on_the_current_stream_in_the_workspace_given(products, library
     products.wide_matmul(x.astype(np.float16), x.astype(np.float16))
     assert library.room_in_use() not in (0, room.ctypes.data)
     assert ctypes.c_int.in_dll(library, "made").value == 1
+
+
+def test_each_stream_has_a_workspace_and_each_thread_where_one_number_stands_for_its_own(
+    products, library
+):
+    x = np.ones((2, 2), np.float16)
+    stream = products._module.cuda.get_current_stream()
+    rooms = []
+
+    def work(ptr):
+        stream.ptr = ptr
+        products.wide_matmul(x, x)
+        rooms.append(library.room_in_use())
+
+    def in_a_thread(ptr):
+        thread = threading.Thread(target=work, args=(ptr,))
+        thread.start()
+        thread.join(timeout=30)
+
+    for ptr in (1234, 5678, 1234, 2, 2):  # 2 is the stream of whichever thread asks
+        work(ptr)
+    for ptr in (1234, 2):
+        in_a_thread(ptr)
+
+    first, second, again, own, own_again, threads_first, threads_own = rooms
+    assert first == again == threads_first
+    assert own == own_again
+    assert len({first, second, own, threads_own}) == 4
+
+
+def test_streams_without_end_do_not_hold_workspaces_without_end(products, monkeypatch):
+    monkeypatch.setattr("distgrad_cupy.products._MOST_ROOMS", 3)
+    x = np.ones((2, 2), np.float16)
+    made = []
+    workspace = products.workspace
+    monkeypatch.setattr(products, "workspace", lambda: made.append(workspace()) or made[-1])
+    stream = products._module.cuda.get_current_stream()
+
+    for stream.ptr in (100, 200, 300, 100, 400, 100):  # 200 has not been used for longest
+        products.wide_matmul(x, x)
+
+    assert len(made) == 4
+    assert [room.size for room in products._rooms.values()] == [32 << 20] * 3
+    assert [ptr for _, ptr, _ in products._rooms] == [300, 400, 100]
 
 
 def test_half_precision_is_multiplied_into_single(products):

@@ -18,11 +18,26 @@ def array(shape, low=-1.0, high=1.2):
     return dg.asarray(values(shape, low, high).astype(np.float32), backend="cupy")
 
 
+class Said(logging.Handler):
+    """Holds what is said of graphs; `caplog.records` in a fixture are those of the set-up alone."""
+
+    def __init__(self):
+        super().__init__(logging.DEBUG)
+        self.messages = []
+
+    def emit(self, record):
+        if "CUDA graph" in record.getMessage():
+            self.messages.append(record.getMessage())
+
+
 @pytest.fixture
 def said(caplog):
     """What is said of plans that are not captured."""
     caplog.set_level(logging.DEBUG, "distgrad")
-    return caplog.records
+    handler = Said()
+    logging.getLogger("distgrad").addHandler(handler)
+    yield handler.messages
+    logging.getLogger("distgrad").removeHandler(handler)
 
 
 def test_elementwise_operations_and_reductions_are_captured(cupy_backend, said):
@@ -33,7 +48,7 @@ def test_elementwise_operations_and_reductions_are_captured(cupy_backend, said):
         np.testing.assert_allclose(f(x).numpy(), np.sin(x.numpy()).sum(), rtol=1e-5)
 
     assert way_of(f) == ["as one CUDA graph"]
-    assert not said
+    assert said == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
@@ -49,7 +64,7 @@ def test_products_are_captured(dtype, cupy_backend, said):
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * 30)
 
     assert way_of(f) == ["as one CUDA graph"]
-    assert not said
+    assert said == []
 
 
 def make_mlp():
@@ -118,7 +133,7 @@ def test_steps_of_training_are_captured_and_train_as_the_executor_does(
     for one, other, third in zip(found, expected, host, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(one, third, rtol=5e-3, atol=5e-4)
-    assert [record.getMessage() for record in said] == []
+    assert said == []
     assert ways == ["as one CUDA graph"]
 
 
@@ -135,7 +150,7 @@ def test_forward_and_backward_of_a_traced_function_are_graphs_each(cupy_backend,
         expected = x.numpy().T @ (2 * hidden * (1 - hidden**2))
         np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-3, atol=1e-5)
 
-    assert [record.getMessage() for record in said] == []
+    assert said == []
 
 
 def test_results_stay_what_they_are_when_the_graph_runs_again(cupy_backend):
@@ -156,9 +171,10 @@ def test_what_waits_for_the_device_goes_on_by_the_executor(cupy_backend, said):
         found = f(x).numpy()
 
     np.testing.assert_allclose(found, np.linalg.inv(x.numpy() @ x.numpy().T + np.eye(3)), rtol=1e-3)
-    if way_of(f) != ["as one CUDA graph"]:
-        assert len(said) == 1
-        assert "not captured as a CUDA graph" in said[0].getMessage()
+    # Whether cuSOLVER can be captured is its own affair; a function that is not says so once.
+    captured = way_of(f) == ["as one CUDA graph"]
+    assert len(said) == (0 if captured else 1)
+    assert all("not captured as a CUDA graph" in message for message in said)
 
 
 def test_host_arrays_may_come_and_go_after_a_capture(cupy_backend):

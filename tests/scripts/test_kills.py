@@ -62,6 +62,26 @@ def test_a_result_that_differs_is_told_with_how_to_do_it_again(chains, monkeypat
         list(chains.play(1, 5, ["train_text"]))
 
 
+def test_jobs_that_always_end_before_a_kill_are_an_error_and_no_endless_loop(chains, monkeypatch):
+    monkeypatch.setattr(chains, "undisturbed", lambda training: [])
+    monkeypatch.setattr(chains, "play_chain", lambda training, *_: chains.Chain(training, []))
+
+    with pytest.raises(chains.LostWorkError, match="10 jobs one after the other ended before"):
+        list(chains.play(1, 5, ["train_text"]))
+
+
+def test_a_job_that_hangs_after_a_kill_is_told_with_what_it_said(chains, monkeypatch, tmp_path):
+    command = [sys.executable, "-c", "import time; print('stuck', flush=True); time.sleep(60)"]
+    monkeypatch.setattr(chains, "command_of", lambda *_: command)
+    monkeypatch.setattr(chains, "DEADLINE", 2.0)
+
+    with (
+        chains.Run("train_text", tmp_path, 1) as run,
+        pytest.raises(chains.LostWorkError, match=r"did not end in 2\.0 s; it said:\nstuck"),
+    ):
+        run.wait()
+
+
 def test_a_run_that_does_not_go_on_from_the_newest_checkpoint_is_found(chains):
     class Run:
         def said(self):

@@ -125,6 +125,10 @@ def test_a_job_that_runs_out_of_time_goes_back_into_the_queue_and_goes_on(
 
 def test_srun_is_told_how_ranks_meet_and_how_many_cores_they_have(node):
     job = start(node, BY_SRUN.replace("--resume", "--steps 1"), node.name)
+    try:
+        code = job.wait(120)
+    finally:
+        end_processes(node.name)
 
-    assert job.wait(120) == 0, (node / "output").read_text()
+    assert code == 0, (node / "output").read_text()
     assert (node / "srun-was-told").read_text().startswith("--mpi=pmi2 --cpus-per-task=1 python")

@@ -327,17 +327,15 @@ def _describe_singletons(launch: Launch, mpi: Any) -> str:
     library = mpi.Get_library_version().splitlines()[0].partition(",")[0]
     library = " ".join(library.replace("Version:", "").split())
     own = Path(sys.executable).with_name("mpirun")
-    remedy = (
-        f"start it with {own} -n {launch.size}"
-        if own.exists()
-        else f"start it with the mpirun of {mpi.get_vendor()[0]}"
-    )
+    vendor = mpi.get_vendor()[0]
+    mpirun = f"{own} -n {launch.size}" if own.exists() else f"the mpirun of {vendor}"
+    remedy = f"start it with {mpirun}"
     wheel, launcher = _WHEELS.get(launch.family), launch.launcher
-    spoken = _SPOKEN_BY_SRUN.get(mpi.get_vendor()[0])
+    spoken = _SPOKEN_BY_SRUN.get(vendor)
     # With --mpi=pmi2 Slurm sets PMI_SIZE as well, as if Hydra had started the ranks.
     if spoken and os.environ.get("SLURM_STEP_NUM_TASKS") == str(launch.size):
-        launcher, remedy = "Slurm's srun", f"start it with srun --mpi={spoken}, or {remedy[9:]}"
-    elif wheel and wheel != _WHEELS.get(mpi.get_vendor()[0]):
+        launcher, remedy = "Slurm's srun", f"start it with srun --mpi={spoken}, or with {mpirun}"
+    elif wheel and wheel != _WHEELS.get(vendor):
         remedy += f", or install the launcher's MPI: pip install mpi4py {wheel}"
     return (
         f"rank {launch.rank}: {launcher} started {launch.size} processes "

@@ -105,6 +105,18 @@ def test_a_cache_that_cannot_be_made_names_the_variable(tmp_path, monkeypatch):
         user_cache.cache_folder("kernels")
 
 
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch):
+    def home(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DISTGRAD_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", home)
+
+    with pytest.raises(CacheError, match="no home folder; name one in DISTGRAD_CACHE_DIR"):
+        user_cache.cache_folder()
+
+
 def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("DISTGRAD_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
