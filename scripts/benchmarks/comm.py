@@ -33,7 +33,9 @@ TENSORS, MEGABYTES = 200, 100
 COMPRESSED = 32  # MiB of gradients in matrices
 LAYERS, SLEEP, MESSAGE = 16, 0.02, 2**18  # of the walk with delays: seconds and floats a layer
 LAYER, WIRE = 0.01, 0.015  # of steps with a slow network: seconds a layer each way, and a message
-WIDTHS, EXAMPLES = (784, 1024, 1024, 10), 128  # of the training step, a rank
+# Of the training step. The gradients' bytes are the same for any number of examples a rank, so
+# that more of them leave less of a step to communication.
+WIDTHS, EXAMPLES = (784, 1024, 1024, 10), (128, 512)
 # Of averaging: gradients that nobody holds are weighed where they lie, others are packed.
 PARTS = ("compare plans", "weigh", "pack", "bucket", "unpack")
 
@@ -224,21 +226,21 @@ def barrier(rounds: int, _: int) -> dict:
     return found
 
 
-def batch(rank: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(rank: int, examples: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a rank's examples and labels."""
     rng = np.random.default_rng(rank)
-    x = rng.normal(size=(EXAMPLES, WIDTHS[0])).astype(np.float32)
-    return x, rng.integers(0, WIDTHS[-1], EXAMPLES)
+    x = rng.normal(size=(examples, WIDTHS[0])).astype(np.float32)
+    return x, rng.integers(0, WIDTHS[-1], examples)
 
 
-def training(rounds: int, _: int) -> dict:
+def training(rounds: int, examples: int) -> dict:
     """Return the seconds of a step: averaged over ranks, and of each rank for itself."""
     import distgrad as dg
     import distgrad.distributed as dist
     from distgrad.core import spans
 
     world = dist.init()
-    x, labels = batch(world.rank)
+    x, labels = batch(world.rank, examples)
     rng = np.random.default_rng(0)
     model = [
         dg.Variable(rng.normal(size=shape).astype(np.float32) / 30, name=f"w{n}")
@@ -254,7 +256,7 @@ def training(rounds: int, _: int) -> dict:
             loss = dg.mean(losses)
         averaging = dist.DistributedGradientTape(tape, comm)
         for variable, gradient in zip(
-            model, averaging.gradient(loss, model, examples=EXAMPLES), strict=True
+            model, averaging.gradient(loss, model, examples=examples), strict=True
         ):
             variable.assign_sub(0.01 * gradient)
 
@@ -288,7 +290,7 @@ def training(rounds: int, _: int) -> dict:
     return seconds | kinds
 
 
-def training_torch(rounds: int, _: int) -> dict:
+def training_torch(rounds: int, examples: int) -> dict:
     """Return the seconds of the same step by DistributedDataParallel with gloo."""
     import torch
     from torch import distributed, nn
@@ -303,7 +305,7 @@ def training_torch(rounds: int, _: int) -> dict:
     model = nn.Sequential(*layers)
     averaging = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    x, labels = (torch.as_tensor(each) for each in batch(rank))
+    x, labels = (torch.as_tensor(each) for each in batch(rank, examples))
 
     def step(module: nn.Module) -> None:
         optimizer.zero_grad()
@@ -329,12 +331,12 @@ WORKERS = {
 # --- the program ----------------------------------------------------------------------------------
 
 
-def measure(name: str, ranks: int, rounds: int, megabytes: int = MEGABYTES) -> dict | None:
+def measure(name: str, ranks: int, rounds: int, size: int = MEGABYTES) -> dict | None:
     """Return what rank 0 of a job measured; None, said aloud, if the job failed."""
     with tempfile.TemporaryDirectory() as folder:
         result = run_ranks(
             ranks,
-            [__file__, "--worker", name, "--rounds", rounds, "--megabytes", megabytes],
+            [__file__, "--worker", name, "--rounds", rounds, "--size", size],
             timeout=300,
             env={"DISTGRAD_BENCH_STORE": str(Path(folder) / "store")},
         )
@@ -368,12 +370,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how often each case runs")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 3], help="to average on")
     parser.add_argument("--megabytes", type=int, default=MEGABYTES, help="of gradients")
+    parser.add_argument("--size", type=int, default=MEGABYTES, help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.megabytes < 1 or min(arguments.ranks) < 2:
         parser.error("--rounds and --megabytes must be 1 or more, --ranks 2 or more")
     if arguments.worker:
-        figures = WORKERS[arguments.worker](arguments.rounds, arguments.megabytes)
+        figures = WORKERS[arguments.worker](arguments.rounds, arguments.size)
         rank = figures.pop("rank", None)
         if rank is None:
             import distgrad.distributed as dist
@@ -406,7 +409,8 @@ def main() -> None:
         line("communication during the walk", found["seconds"])
         line("of it exposed", found["exposed"], "it", found["exposed"] / found["seconds"])
     show_barrier(arguments.rounds)
-    show_training(arguments.rounds)
+    for examples in EXAMPLES:
+        show_training(arguments.rounds, examples)
 
 
 def show_barrier(rounds: int) -> None:
@@ -426,10 +430,10 @@ def show_barrier(rounds: int) -> None:
         line("  of it exposed", found["next read"], "during the walk", ratio)
 
 
-def show_training(rounds: int) -> None:
+def show_training(rounds: int, examples: int) -> None:
     """Print what a training step takes, in which parts, and beside PyTorch."""
-    print(f"a step of {'-'.join(map(str, WIDTHS))} on 2 ranks of {EXAMPLES} examples, one thread:")
-    ours, theirs = measure("training", 2, rounds), None
+    print(f"a step of {'-'.join(map(str, WIDTHS))} on 2 ranks of {examples} examples, one thread:")
+    ours, theirs = measure("training", 2, rounds, examples), None
     if ours:
         line("distgrad, two processes by themselves", ours["alone"])
         ratio = ours["together"] / ours["alone"]
@@ -440,7 +444,7 @@ def show_training(rounds: int) -> None:
             line(f"  of it: {part} (mean)", ours[part])
         ratio = ours["traced"] / ours["together"]
         line("distgrad, averaged, with a timeline", ours["traced"], "without", ratio)
-        theirs = measure("training_torch", 2, rounds)
+        theirs = measure("training_torch", 2, rounds, examples)
     if ours and theirs:
         line("PyTorch, two processes by themselves", theirs["alone"])
         ratio = theirs["together"] / theirs["alone"]
