@@ -58,6 +58,8 @@ class Keep(Enum):
       arrays: the positions in an index.
     - ``OUTPUT``: ``y`` is the output array and ``xs`` is None.
     - ``BOTH``: ``y`` is the output array and ``xs`` the tuple of the input arrays.
+    - ``SUMMARIES``: ``xs`` is the tuple of the input arrays and ``y`` that of the outputs, of which
+      the first is a `Spec`: only what is left beside it is read, such as the moments of a batch.
 
     A finer choice is a tuple instead of a member: for each input, the positions of the inputs that
     its cotangent is computed from. ``((1,), (0,))`` says that of a product only the *other* factor
@@ -72,6 +74,7 @@ class Keep(Enum):
     POSITIONS = "positions"
     OUTPUT = "output"
     BOTH = "both"
+    SUMMARIES = "summaries"
 
 
 Array: TypeAlias = Any  # a backend's own array, or whatever a transformation uses for one
