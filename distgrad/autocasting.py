@@ -21,7 +21,7 @@ NARROW = frozenset("matmul contract conv conv_transpose attention lstm gru".spli
 # Sums of many terms, and functions whose range or slope leaves what narrow numbers can hold.
 WIDE = frozenset(
     "sum mean prod cumulative_sum cumulative_prod logsumexp softmax log_softmax "
-    "label_cross_entropy layer_norm rms_norm normalize moments "
+    "label_cross_entropy layer_norm rms_norm batch_norm normalize moments "
     "euclidean_norm exp exp2 exp10 expm1 log log1p log2 log10 pow reciprocal sinh cosh tan "
     "asin acos softplus erfinv".split()
 )

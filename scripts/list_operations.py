@@ -59,8 +59,8 @@ operations, {differentiable} of them differentiable; it is made from their decla
 - **Kind**: all that fusion may know. *elementwise*, *reduction*, *view*, *contraction* or *opaque*.
 - **Kept**: what a tape holds for the backward pass, that is, the memory a call costs. *shapes* and
   *specs* (shapes and dtypes) hold no array; *rest* is all inputs but the first, *positions* those
-  from the third on, *both* inputs and output. `a: b` says that for the gradient in the a-th input
-  the b-th is kept (counted from 1).
+  from the third on, *both* inputs and output, *summaries* inputs and all outputs but the first.
+  `a: b` says that for the gradient in the a-th input the b-th is kept (counted from 1).
 - **Modes**: *reverse* (VJP) and *forward* (JVP), and *complex* where there is a derivative at
   complex operands too.
 - **vmap**: by a *rule* of its own, by the one that follows from its *kind*, by its *composition*,

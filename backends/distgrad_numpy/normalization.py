@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.neural import normalization
+from distgrad.ops.neural import batch_normalization, normalization
 from distgrad_numpy import threads
 from distgrad_numpy.blocked import vocabulary
 from distgrad_numpy.row_blocks import in_blocks, ones, pieces_of, rows_of, step_of, sums_of, takes
 
 Array = np.ndarray[Any, Any]
+
+_FEW = 1 << 12  # numbers; of more, blocks are quicker
 
 # --- norms over rows ------------------------------------------------------------------------------
 
@@ -192,6 +194,32 @@ def normalize_vjp(
     return (out, -total * factor, to_variance, deviated * inverse, total)[: 1 + len(given)]
 
 
+def batch_norm(x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float) -> Any:
+    """Return x normalized by its own moments, and these."""
+    op = batch_normalization.BATCH_NORM
+    return op.compose(vocabulary(), x, *affine, axes=axes, epsilon=epsilon)  # type: ignore[misc]
+
+
+def batch_norm_vjp(*operands: Array, axes: tuple[int, ...], epsilon: float) -> Any:
+    """Return the cotangents of x, scale and shift; of few numbers without any detour."""
+    g, to_mean, to_variance, x, mean, variance, *affine = operands
+    dtype = x.dtype
+    if x.size > _FEW or dtype.char not in "fd" or any(each.dtype != dtype for each in operands):
+        op = batch_normalization.BATCH_NORM_VJP
+        return op.compose(vocabulary(), *operands, axes=axes, epsilon=epsilon)  # type: ignore[misc]
+    share = mean.size / max(x.size, 1)
+    deviation = x - mean
+    total = np.add.reduce(g, axis=axes, keepdims=True)
+    along = np.add.reduce(g * deviation, axis=axes, keepdims=True)
+    inverse = 1 / np.sqrt(variance + epsilon)
+    along *= inverse
+    factor = inverse * affine[0] if affine else inverse
+    deviation *= (2 * to_variance - factor * inverse * along) * share
+    deviation += (to_mean - factor * total) * share
+    deviation += g * factor
+    return (deviation, along, total)[: 1 + len(affine)]
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "layer_norm": partial(_norm, centred=True),
     "rms_norm": partial(_norm, centred=False),
@@ -200,4 +228,6 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "moments": moments,
     "normalize": normalize,
     "normalize_vjp": normalize_vjp,
+    "batch_norm": batch_norm,
+    "batch_norm_vjp": batch_norm_vjp,
 }

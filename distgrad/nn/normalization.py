@@ -10,6 +10,7 @@ from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import add, divide, maximum, multiply, square
 from distgrad.ops.elementwise.complex_numbers import conj, real
 from distgrad.ops.elementwise.transcendental import sqrt
+from distgrad.ops.neural.batch_normalization import normalize_by_own_moments
 from distgrad.ops.neural.normalization import LAYER_NORM, RMS_NORM, moments, normalize
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules.families import shape_of
@@ -231,6 +232,10 @@ def batch_norm(
     BatchMoments
         Output, mean and variance, where they are those of x.
 
+    Notes
+    -----
+    By moments of x this is one operation, of which a tape keeps x, scale, mean and variance.
+
     References
     ----------
     Ioffe and Szegedy, "Batch normalization", arXiv:1502.03167.
@@ -249,8 +254,7 @@ def batch_norm(
         given = [_in_shape("batch_norm", each, channels, along) for each in (mean, variance)]
         return normalize(x, *given, *affine, epsilon=epsilon)
     axes = tuple(a for a in range(len(shape)) if a != place)
-    centre, spread = moments(x, axis=axes, keepdims=True)
-    y = normalize(x, centre, spread, *affine, epsilon=epsilon)
+    y, centre, spread = normalize_by_own_moments(x, *affine, axis=axes, epsilon=epsilon)
     return BatchMoments(y, reshape(centre, (channels,)), reshape(spread, (channels,)))
 
 

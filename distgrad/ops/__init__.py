@@ -15,6 +15,7 @@ from distgrad.ops.elementwise import (
 from distgrad.ops.neural import (
     activations,
     attention,
+    batch_normalization,
     convolution,
     cross_entropy,
     ctc,
@@ -63,6 +64,7 @@ FAMILIES = (
     activations,
     kinks,
     normalization,
+    batch_normalization,
     dropping,
     convolution,
     pooling,

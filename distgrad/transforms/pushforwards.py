@@ -305,7 +305,7 @@ def _refuse_nonlinear(name: str, records: Sequence[Any]) -> None:
         if isinstance(op.keep, tuple):
             reads = any(place in op.keep[mover] for mover in moving for place in moving)
         elif op.kind is Kind.ELEMENTWISE or len(follows) == 1:
-            reads = op.keep in (Keep.INPUTS, Keep.OUTPUT, Keep.BOTH)
+            reads = op.keep in (Keep.INPUTS, Keep.OUTPUT, Keep.BOTH, Keep.SUMMARIES)
         else:  # of several inputs it may read those alone that no tangent went into
             reads = op.keep is Keep.OUTPUT
         if reads:

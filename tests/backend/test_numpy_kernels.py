@@ -26,6 +26,10 @@ ROWS, WIDTH = 1501, 83  # more than a piece of rows, and a remainder
 EPSILON = {"epsilon": 1e-5}
 
 
+def moments_of(x):
+    return x.mean(0, keepdims=True), x.var(0, keepdims=True)
+
+
 def operands(name, dtype):
     """Return operands and metadata of a kernel of rows."""
     x, g = numbers(ROWS, WIDTH, dtype=dtype), numbers(ROWS, WIDTH, dtype=dtype)
@@ -45,6 +49,11 @@ def operands(name, dtype):
         "normalize_vjp": (
             (g, x, *(each[None] for each in (scale, shift**2, shift, scale))),
             EPSILON,
+        ),
+        "batch_norm": ((x, scale[None], shift[None]), {"axes": (0,), **EPSILON}),
+        "batch_norm_vjp": (
+            (g, *(each[None] for each in (scale, shift)), x, *moments_of(x), scale[None]),
+            {"axes": (0,), **EPSILON},
         ),
         "label_cross_entropy": ((x, labels), {}),
     }[name]

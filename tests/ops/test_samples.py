@@ -7,8 +7,9 @@ from distgrad.ops import VOCABULARY
 from distgrad.testing.inputs import Sample, values
 from distgrad.testing.samples import samples
 
-# The pullback of a fused operation is reached by that operation's own samples: test_fused.py.
-PULLBACKS = {f"{name}_vjp" for name in ("attention", "lstm", "gru")}
+# The pullback of a fused operation is reached by that operation's own samples: test_fused.py, and
+# test_batch_normalization.py.
+PULLBACKS = {f"{name}_vjp" for name in ("attention", "lstm", "gru", "batch_norm")}
 SAMPLED = [name for name in VOCABULARY if name not in PULLBACKS]
 
 

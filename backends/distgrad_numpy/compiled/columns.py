@@ -31,6 +31,8 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "moments": (*[_COUNT] * 4, *[_ARRAY] * 4),
     "normalize": (*[_COUNT] * 2, *[_ARRAY] * 5),
     "normalize_vjp": (*[_COUNT] * 4, *[_ARRAY] * 7),
+    "batch_norm_sums": (*[_COUNT] * 4, *[_ARRAY] * 5),
+    "batch_norm_vjp": (*[_COUNT] * 2, *[_ARRAY] * 4),
 }
 
 
@@ -236,6 +238,81 @@ def normalize_vjp(
     return out, *pulled
 
 
+# --- normalized by their own moments --------------------------------------------------------------
+
+
+def batch_norm(x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float) -> Any:
+    """Return x normalized by its own moments, and these."""
+    found = moments(x, axes)
+    if found is None or (y := normalize(x, *found, *affine, epsilon=epsilon)) is None:
+        return None
+    return y, *found
+
+
+def batch_norm_vjp(
+    g: Array,
+    to_mean: Array,
+    to_variance: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    *affine: Array,
+    axes: tuple[int, ...],
+    epsilon: float,
+) -> Any:
+    """Return the cotangents of x, scale and shift; x and g are gone through twice."""
+    if not takes(g) or g.shape != x.shape or (seen := _seen_with(x, (mean, *affine))) is None:
+        return None
+    if any(each.shape != mean.shape for each in affine):
+        return None
+    add = function("columns", "batch_norm_sums", _ARGUMENTS["batch_norm_sums"])
+    run = function("columns", "batch_norm_vjp", _ARGUMENTS["batch_norm_vjp"])
+    if add is None or run is None:
+        return None
+    parts = seen.parts()
+    sums = np.zeros((len(parts), 2, seen.columns))
+    centre = seen.tiled(_wide(seen, x, mean))
+    size, line = seen.columns * x.itemsize, seen.length * x.itemsize
+    start, source, total_at, means = (address(each) for each in (g, x, sums, centre))
+
+    def work(part: tuple[int, int, int, int]) -> None:
+        number, outer, begin, end = part
+        memory = threads.scratch("moments", (2, seen.length), x.dtype)
+        at = (outer * seen.rows + begin) * size
+        add(
+            (end - begin) * seen.columns,
+            *(seen.columns, seen.length, seen.lines, start + at, source + at),
+            *(means + outer * line, address(memory), total_at + number * seen.columns * 16),
+        )
+
+    threads.run(work, parts)
+    merged = sums.reshape(seen.outer, -1, 2, seen.columns).sum(axis=1)
+    lengths = seen.reduced(x.shape)
+    deviated, total = (_fitted(merged[:, n].reshape(lengths), mean.shape) for n in (0, 1))
+    inverse = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
+    factor = inverse * affine[0] if affine else inverse
+    count = prod(x.shape[axis] for axis in axes)
+    with np.errstate(invalid="ignore"):  # infinities
+        slope = (2 * to_variance - factor * (inverse * inverse) * deviated) / count
+        offset = (to_mean - factor * total) / count
+        pulled = ((deviated * inverse).astype(x.dtype), total.astype(x.dtype))[: len(affine)]
+    each = [mean, *(term.astype(x.dtype) for term in (factor, slope, offset))]
+    tiled = np.stack([seen.tiled(_wide(seen, x, one)) for one in each], axis=1)
+    out = np.empty(x.shape, x.dtype)
+    to, lines_at = address(out), address(tiled)
+
+    def write(part: tuple[int, int, int, int]) -> None:
+        _, outer, begin, end = part
+        at = (outer * seen.rows + begin) * size
+        run(
+            (end - begin) * seen.columns,
+            *(seen.length, start + at, source + at, lines_at + 4 * outer * line, to + at),
+        )
+
+    threads.run(write, parts)
+    return out, *pulled
+
+
 def _fitted(x: Array, shape: tuple[int, ...]) -> Array:
     """Return sums over the axes along which an operand was repeated."""
     lead = x.ndim - len(shape)
@@ -250,4 +327,6 @@ OFFERS: dict[str, Callable[..., Any]] = {
     "moments": moments,
     "normalize": normalize,
     "normalize_vjp": normalize_vjp,
+    "batch_norm": batch_norm,
+    "batch_norm_vjp": batch_norm_vjp,
 }

@@ -1,6 +1,6 @@
 """Normalisations: moments and what is normalised by them, and rows in one piece.
 
-Batch, group and instance norm are two operations: `moments` over axes, and `normalize`, which is
+Group and instance norm are two operations: `moments` over axes, and `normalize`, which is
 elementwise and takes moments from wherever they come: this batch, all ranks, or what was learned.
 Layer norm and RMS norm over the last axis are one, whose pullback computes the moments again while
 a row is in the cache: of each, nothing but the input is kept.

@@ -48,6 +48,28 @@ def _normalization() -> Iterator[Sample]:
         yield Sample(name, "strided", (strided, values((5,), *SHIFTED)), _EPSILON)
 
 
+def _batch_norm() -> Iterator[Sample]:
+    for variant, shape, axes in (
+        ("channels-last", (3, 4, 5), (0, 1)),
+        ("channels-second", (3, 4, 5), (0, 2)),
+        ("negative", (3, 4, 5), (-1, 0)),
+        ("all-axes", (3, 5), (0, 1)),
+        ("none", (5,), ()),
+    ):
+        kept = {axis % len(shape) for axis in axes}
+        column = tuple(1 if axis in kept else n for axis, n in enumerate(shape))
+        params = {"axes": axes, **_EPSILON}
+        for count in range(3 if variant == "channels-last" else 1):
+            operands = [values(shape, *ANY)]
+            operands += [values(column, *SHIFTED, seed=1 + n) for n in range(count)]
+            yield Sample("batch_norm", f"{variant}-affine{count}", tuple(operands), params)
+    affine = (values((1, 5), *SHIFTED), values((1, 5), *ANY))
+    over_rows = {"axes": (0,), **_EPSILON}
+    strided = frozen(values((8, 5), *ANY)[::-2, ::-1])
+    yield Sample("batch_norm", "strided", (strided, *affine), over_rows)
+    yield Sample("batch_norm", "no-columns", (values((3, 0), *ANY),), over_rows)
+
+
 def _dropping() -> Iterator[Sample]:
     for variant, shape, choices in (
         ("each", (3, 4), (3, 4)),
@@ -59,5 +81,5 @@ def _dropping() -> Iterator[Sample]:
         yield Sample("dropout", variant, (values(shape, *ANY), kept), {"scale": 1.5})
 
 
-FAMILIES = (_normalization, _dropping)
+FAMILIES = (_normalization, _batch_norm, _dropping)
 TAKE_COMPLEX: frozenset[str] = frozenset()

@@ -137,3 +137,67 @@ def test_without_rows_among_the_axes_nothing_is_offered():
     assert OFFERS["moments"](x, axes=(2,)) is None
     assert OFFERS["moments"](x, axes=()) is None
     assert OFFERS["normalize"](x, draw(30, 40, 1), draw(30, 40, 1) ** 2, epsilon=1e-5) is None
+
+
+LAYOUTS = {
+    "rows": ((1000, 33), (0,)),
+    "images": ((4, 19, 21, 7), (0, 1, 2)),
+    "channels first": ((4, 7, 19, 21), (0, 2, 3)),
+    "each image": ((4, 19, 21, 7), (1, 2)),
+    "negative": ((40, 21, 3), (-3, -2)),
+    "few columns": ((70001, 3), (0,)),
+}
+
+
+@pytest.mark.parametrize("operands", [0, 1, 2])
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_columns_normalized_by_their_own_moments_have_right_cotangents(kind, operands):
+    shape, axes = LAYOUTS[kind]
+    x, g = draw(*shape) * 2 + 5, draw(*shape)[::-1].copy() + 1
+    column = x.mean(axes, keepdims=True).shape
+    given = [draw(*column), draw(*column)[::-1] * 3]
+    affine = [draw(*column) - 2, draw(*column)][:operands]
+
+    y, *moments = OFFERS["batch_norm"](x, *affine, axes=axes, epsilon=1e-3)
+    pulled = OFFERS["batch_norm_vjp"](g, *given, x, *moments, *affine, axes=axes, epsilon=1e-3)
+
+    expected, *terms = by_hand(axes, *(each.astype(np.float64) for each in (g, *given, x, *affine)))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=3e-5)
+    assert len(pulled) == 1 + operands
+    for mine, own in zip(pulled, terms, strict=False):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, own, rtol=1e-4, atol=1e-5 * np.abs(own).max())
+
+
+def by_hand(axes, g, to_mean, to_variance, x, scale=1.0, shift=0.0):
+    """Return the output, and the cotangents of x, scale and shift."""
+
+    def mean(a):
+        return a.mean(axes, keepdims=True)
+
+    inverse = 1 / np.sqrt(x.var(axes, keepdims=True) + 1e-3)
+    deviation = x - mean(x)
+    h, count = deviation * inverse, x.size / mean(x).size
+    to_x = scale * inverse * (g - mean(g) - h * mean(g * h))
+    to_x = to_x + to_mean / count + 2 * to_variance * deviation / count
+    return scale * h + shift, to_x, (g * h).sum(axes, keepdims=True), g.sum(axes, keepdims=True)
+
+
+def test_a_scale_of_another_shape_is_left_to_the_own_kernel():
+    x, column = draw(100, 9), draw(1, 9)
+    given = (x, column, column, x, column, column**2)
+
+    assert OFFERS["batch_norm_vjp"](*given, column, axes=(0,), epsilon=1e-3) is not None
+    assert OFFERS["batch_norm_vjp"](*given, column[0], axes=(0,), epsilon=1e-3) is None
+
+
+@pytest.mark.parametrize("apart", [1, 16, 64, 120])
+def test_first_lines_far_from_the_rest_cost_no_digits(apart):
+    x = draw(1000, 512)
+    x[:apart] += 1000  # a block's centre is taken from its first lines
+
+    mean, variance = OFFERS["moments"](x, axes=(0,))
+
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(mean[0], exact.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance[0], exact.var(0), rtol=1e-5)

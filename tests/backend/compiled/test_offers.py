@@ -58,6 +58,11 @@ LARGE = {
         [(5, 67, 61, 21), (5, 67, 61, 21), COLUMN, COLUMN, COLUMN, COLUMN],
         {"epsilon": 1e-5},
     ),
+    "batch_norm": ([(5, 67, 61, 21), COLUMN, COLUMN], {"axes": (0, 1, 2), "epsilon": 1e-5}),
+    "batch_norm_vjp": (
+        [(5, 67, 61, 21), COLUMN, COLUMN, (5, 67, 61, 21), COLUMN, COLUMN, COLUMN, COLUMN],
+        {"axes": (0, 1, 2), "epsilon": 1e-5},
+    ),
     "max_pool": ([(2, 131, 120, 21)], POOLED),
     "pool_places": ([(2, 131, 120, 21), (2, 66, 60, 21)], POOLED),
     "max_pool_vjp": ([(2, 66, 60, 21), (2, 66, 60, 21)], SPREAD),
@@ -77,6 +82,9 @@ def large(name):
     if name.startswith("normalize"):
         place = 1 if name == "normalize" else 2
         arrays[place + 1] = np.abs(arrays[place + 1]) + np.float32(0.5)
+    if name == "batch_norm_vjp":
+        x = arrays[3]
+        arrays[4:6] = x.mean(params["axes"], keepdims=True), x.var(params["axes"], keepdims=True)
     if name == "pool_places":
         arrays[1] = pooling.max_pool(arrays[0], **params)
     if name == "max_pool_vjp":

@@ -67,9 +67,8 @@ struct Block {
 };
 
 template <bool ONE>
-static void find_centre(const Block& b) {
+static void find_centre(const Block& b, double share) {
     const index_t columns = b.columns, length = b.length;
-    const double share = 1 / b.rows;
     float* __restrict centre = b.centre;
     const float* __restrict sum = b.sum;
 #pragma omp simd
@@ -103,8 +102,10 @@ static void merge(const Block& b, double* __restrict mean, double* __restrict sq
 }
 
 // The mean of each column and the sum of the squares of deviations from it, of `count` numbers,
-// block by block: of a block twice while it is in the cache, about its own mean, and then merged
-// with those before it (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+// block by block: about the mean of the block's first lines, a ninth of it at least. The squares about
+// the block's own mean are those less what comes of the two means being apart, which is 8 times the
+// rest at most, for a ninth of the numbers is so far away: little enough for float. Blocks are merged
+// with those before them (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
 // computing sample variances", 1979). `memory` has 3 lines, `mean` and `squares` a column each.
 KERNEL void moments(
     index_t count, index_t columns, index_t length, index_t lines, const float* from, float* memory,
@@ -118,9 +119,10 @@ KERNEL void moments(
         const Block block = {columns, length, (double)(size / columns), (double)(begin / columns),
                              centre,  sum,    square};
         for (index_t i = 0; i < length; ++i) sum[i] = square[i] = 0;
-        add_lines(x, whole, length, sum);
-        if (used) add_lines(x + whole * length, 1, used, sum);
-        columns == length ? find_centre<true>(block) : find_centre<false>(block);
+        const index_t first = whole ? (whole + 7) / 8 : 1;
+        add_lines(x, first, whole ? length : used, sum);
+        const double share = (double)columns / (double)(whole ? first * length : used);
+        columns == length ? find_centre<true>(block, share) : find_centre<false>(block, share);
         for (index_t i = 0; i < length; ++i) sum[i] = 0;
         add_deviations(x, whole, length, length, centre, sum, square);
         if (used) add_deviations(x + whole * length, 1, length, used, centre, sum, square);
@@ -179,5 +181,79 @@ KERNEL void normalize_vjp(
             sums[i] += folded<false>(deviated, i, columns, length);
             sums[i + columns] += folded<false>(total, i, columns, length);
         }
+    }
+}
+
+// For each column the sums of g (x - mean) and of g, which begin with zero. `memory` has 2 lines.
+KERNEL void batch_norm_sums(
+    index_t count, index_t columns, index_t length, index_t lines, const float* cotangents,
+    const float* from, const float* means, float* memory, double* sums) {
+    const index_t step = lines * length;
+    float* __restrict deviated = memory;
+    float* __restrict total = memory + length;
+    const float* __restrict mean = means;
+    for (index_t first = 0; first < count; first += step) {
+        const index_t last = shortest(first + step, count);
+        for (index_t i = 0; i < 2 * length; ++i) memory[i] = 0;
+        index_t begin = first;
+        for (; begin + 4 * length <= last; begin += 4 * length) {
+            const float* __restrict g = cotangents + begin;
+            const float* __restrict x = from + begin;
+#pragma omp simd
+            for (index_t i = 0; i < length; ++i) {
+                const float* __restrict h = g + 2 * length;
+                const float* __restrict z = x + 2 * length;
+                const float centre = mean[i];
+                deviated[i] += (g[i] * (x[i] - centre) + g[i + length] * (x[i + length] - centre)) +
+                               (h[i] * (z[i] - centre) + h[i + length] * (z[i + length] - centre));
+                total[i] += (g[i] + g[i + length]) + (h[i] + h[i + length]);
+            }
+        }
+        for (; begin < last; begin += length) {
+            const float* __restrict g = cotangents + begin;
+            const float* __restrict x = from + begin;
+            const index_t used = shortest(length, last - begin);
+#pragma omp simd
+            for (index_t i = 0; i < used; ++i) {
+                deviated[i] += g[i] * (x[i] - mean[i]);
+                total[i] += g[i];
+            }
+        }
+        for (index_t i = 0; i < columns; ++i) {
+            sums[i] += folded<false>(deviated, i, columns, length);
+            sums[i + columns] += folded<false>(total, i, columns, length);
+        }
+    }
+}
+
+// g factor + ((x - mean) slope + offset); `lines` has a line of each of the four.
+KERNEL void batch_norm_vjp(
+    index_t count, index_t length, const float* cotangents, const float* from, const float* lines,
+    float* to) {
+    const float* __restrict mean = lines;
+    const float* __restrict factor = lines + length;
+    const float* __restrict slope = lines + 2 * length;
+    const float* __restrict offset = lines + 3 * length;
+    index_t begin = 0;
+    for (; begin + 2 * length <= count; begin += 2 * length) {
+        const float* __restrict g = cotangents + begin;
+        const float* __restrict x = from + begin;
+        float* __restrict y = to + begin;
+        float* __restrict z = to + begin + length;
+#pragma omp simd
+        for (index_t i = 0; i < length; ++i) {
+            const float centre = mean[i], a = factor[i], b = slope[i], c = offset[i];
+            y[i] = g[i] * a + ((x[i] - centre) * b + c);
+            z[i] = g[i + length] * a + ((x[i + length] - centre) * b + c);
+        }
+    }
+    for (; begin < count; begin += length) {
+        const float* __restrict g = cotangents + begin;
+        const float* __restrict x = from + begin;
+        float* __restrict y = to + begin;
+        const index_t used = shortest(length, count - begin);
+#pragma omp simd
+        for (index_t i = 0; i < used; ++i)
+            y[i] = g[i] * factor[i] + ((x[i] - mean[i]) * slope[i] + offset[i]);
     }
 }

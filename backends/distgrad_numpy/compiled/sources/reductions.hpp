@@ -30,25 +30,6 @@ inline double sum_of(index_t count, Term term) {
     return total;
 }
 
-// The sums of two terms at once.
-template <class T, class Terms>
-inline void sums_of(index_t count, Terms terms, double& one, double& other) {
-    one = other = 0;
-    for (index_t begin = 0; begin < count; begin += TERMS) {
-        const index_t end = begin + TERMS < count ? begin + TERMS : count;
-        const index_t part = (end - begin) / 2, rest = begin + 2 * part;
-        T a = 0, b = 0, c = 0, d = 0;
-#pragma omp simd reduction(+ : a, b, c, d)
-        for (index_t i = begin; i < begin + part; ++i) {
-            terms(i, a, b);
-            terms(i + part, c, d);
-        }
-        for (index_t i = rest; i < end; ++i) terms(i, a, b);
-        one += (double)(a + c);
-        other += (double)(b + d);
-    }
-}
-
 // The greatest number, -infinity of none; NaN are passed over. By hand: compilers make vectors of sums
 // alone.
 inline float greatest_of(const float* x, index_t count) {

@@ -4,6 +4,16 @@
 
 using namespace distgrad;
 
+// What a pointer points to.
+template <class P>
+struct Pointed;
+template <class T>
+struct Pointed<T*> {
+    typedef T type;
+};
+template <class P>
+using Of = typename Pointed<P>::type;
+
 // --- softmax ---------------------------------------------------------------------------------------
 
 // exp(x) for x <= 0. What 2^n lacks of being normal is made up for by a constant factor.
@@ -99,14 +109,51 @@ KERNEL void label_cross_entropy_vjp(
 
 // --- norms -----------------------------------------------------------------------------------------
 
+// The sums of COUNT terms at each place of a row: term(i, sums) adds those of the places from i on, as
+// many as there are numbers in one of `sums`. By hand: a row is short, and compilers' own code around
+// their loops takes as long as these.
+template <int COUNT, class Term>
+static inline void totals_of(index_t width, double* total, Term term) {
+    constexpr index_t STEP = LENGTH<floats>;
+    constexpr int PARTS = COUNT > 2 ? 2 : 4;
+    for (int t = 0; t < COUNT; ++t) total[t] = 0;
+    for (index_t begin = 0; begin < width; begin += TERMS) {
+        const index_t end = begin + TERMS < width ? begin + TERMS : width;
+        floats sums[PARTS][COUNT] = {};
+        float rest[COUNT] = {};
+        index_t i = begin;
+        for (; i + PARTS * STEP <= end; i += PARTS * STEP)
+            UNROLLED(int part = 0; part < PARTS; ++part) term(i + part * STEP, sums[part]);
+        for (; i + STEP <= end; i += STEP) term(i, sums[0]);
+        for (; i < end; ++i) term(i, rest);
+        UNROLLED(int t = 0; t < COUNT; ++t) {
+            floats sum = sums[0][t] + sums[1][t];
+            if (PARTS > 2) sum += sums[PARTS - 2][t] + sums[PARTS - 1][t];
+            float lanes[STEP];
+            store(lanes, sum);
+            UNROLLED(index_t half = STEP / 2; half; half /= 2)
+                UNROLLED(index_t j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+            total[t] += (double)(lanes[0] + rest[t]);
+        }
+    }
+}
+
+__attribute__((noinline)) static float mean_of(const float* x, index_t width) {
+    double total;
+    totals_of<1>(width, &total, [=](index_t i, auto* sums) INLINE {
+        sums[0] += load<Of<decltype(sums)>>(x + i);
+    });
+    return (float)(total / width);
+}
+
 // The mean, or zero, and 1 / sqrt(mean((x - mean)^2) + epsilon).
 static inline void moments_of(
-    const float* __restrict x, index_t width, float epsilon, bool centred, float& mean, float& inverse) {
-    const float centre =
-        centred ? (float)(sum_of<float>(width, [=](index_t i) INLINE { return x[i]; }) / width) : 0.0f;
-    const double squares = sum_of<float>(width, [=](index_t i) INLINE {
-        const float c = x[i] - centre;
-        return c * c;
+    const float* x, index_t width, float epsilon, bool centred, float& mean, float& inverse) {
+    const float centre = centred ? mean_of(x, width) : 0.0f;
+    double squares;
+    totals_of<1>(width, &squares, [=](index_t i, auto* sums) INLINE {
+        const auto c = load<Of<decltype(sums)>>(x + i) - centre;
+        sums[0] += c * c;
     });
     mean = centre;
     inverse = 1.0f / sqrt((float)(squares / width) + epsilon);
@@ -139,59 +186,91 @@ KERNEL void norm(
 // Of so many rows, terms for the cotangents of scale and shift are added in float.
 constexpr index_t ROWS = 64;
 
+// What the cotangents of a row are computed from.
+struct Row {
+    float mean, inverse, even, share;
+};
+
+template <bool SCALED>
+__attribute__((noinline)) static Row row_of(
+    const float* g, const float* x, const float* scale, index_t width, float epsilon, bool centred) {
+    const float mean = centred ? mean_of(x, width) : 0.0f;
+    double totals[3];
+    totals_of<3>(width, totals, [=](index_t i, auto* sums) INLINE {
+        typedef Of<decltype(sums)> V;
+        const V c = load<V>(x + i) - mean;
+        const V k = SCALED ? load<V>(g + i) * load<V>(scale + i) : load<V>(g + i);
+        sums[0] += c * c;
+        sums[1] += k;
+        sums[2] += k * c;
+    });
+    const float r = 1.0f / sqrt((float)(totals[0] / width) + epsilon);
+    return {mean, r, centred ? (float)(totals[1] / width) : 0.0f, (float)(totals[2] / width) * r * r};
+}
+
+// The cotangents of N rows from place i on, for as many places as there are numbers in a V.
+template <class V, int N, bool SCALED>
+static inline void pull_at(
+    index_t i, index_t width, const Row* rows, const float* g, const float* x, const float* scale,
+    float* y, float* to_scale, float* to_shift) {
+    V along = {}, plain = {}, factor = {};
+    if (SCALED) along = load<V>(to_scale + i), plain = load<V>(to_shift + i), factor = load<V>(scale + i);
+    UNROLLED(int n = 0; n < N; ++n) {
+        const V own = load<V>(g + n * width + i), c = load<V>(x + n * width + i) - rows[n].mean;
+        const V k = SCALED ? own * factor : own;
+        store(y + n * width + i, (k - rows[n].even - c * rows[n].share) * rows[n].inverse);
+        if (SCALED) along += own * (c * rows[n].inverse), plain += own;
+    }
+    if (SCALED) store(to_scale + i, along), store(to_shift + i, plain);
+}
+
+template <int N, bool SCALED>
+static void pull_rows(
+    index_t width, float epsilon, bool centred, const float* g, const float* x, const float* scale,
+    float* y, float* to_scale, float* to_shift) {
+    constexpr index_t STEP = LENGTH<floats>;
+    Row rows[N];
+    for (int n = 0; n < N; ++n)
+        rows[n] = row_of<SCALED>(g + n * width, x + n * width, scale, width, epsilon, centred);
+    index_t i = 0;
+    for (; i + STEP <= width; i += STEP)
+        pull_at<floats, N, SCALED>(i, width, rows, g, x, scale, y, to_scale, to_shift);
+    for (; i < width; ++i)
+        pull_at<float, N, SCALED>(i, width, rows, g, x, scale, y, to_scale, to_shift);
+}
+
+template <bool SCALED>
+static void pull_block(
+    index_t rows, index_t width, float epsilon, bool centred, const float* g, const float* x,
+    const float* scale, float* y, float* to_scale, float* to_shift) {
+    index_t row = 0;
+    for (; row + 4 <= rows; row += 4)
+        pull_rows<4, SCALED>(
+            width, epsilon, centred, g + row * width, x + row * width, scale, y + row * width, to_scale,
+            to_shift);
+    for (; row < rows; ++row)
+        pull_rows<1, SCALED>(
+            width, epsilon, centred, g + row * width, x + row * width, scale, y + row * width, to_scale,
+            to_shift);
+}
+
 // With c the deviations, r what standardizes them, k = g scale: r (k - mean(k) - c r^2 mean(k c)).
 // The sums of g c r, and of g, over all rows are added to `sums`, each `width` long; `partial` is
 // memory of the same size for the sums over a few rows. Without a scale both are null.
 KERNEL void norm_vjp(
     index_t begin, index_t end, index_t width, float epsilon, int centred, const float* cotangents,
-    const float* from, const float* scaled, float* to, float* partial, double* sums) {
+    const float* from, const float* scale, float* to, float* partial, double* sums) {
     for (index_t first = begin; first < end; first += ROWS) {
-        const index_t last = first + ROWS < end ? first + ROWS : end;
-        float* __restrict to_scale = partial;
-        float* __restrict to_shift = partial + width;
-        if (scaled)
-            for (index_t i = 0; i < 2 * width; ++i) partial[i] = 0;
-        for (index_t row = first; row < last; ++row) {
-            const float* __restrict g = cotangents + row * width;
-            const float* __restrict x = from + row * width;
-            const float* __restrict scale = scaled;
-            float* __restrict y = to + row * width;
-            float mean, r;
-            moments_of(x, width, epsilon, centred, mean, r);
-            double plain, along;
-            if (scale)
-                sums_of<float>(
-                    width,
-                    [=](index_t i, float& a, float& b) INLINE {
-                        const float k = g[i] * scale[i];
-                        a += k;
-                        b += k * (x[i] - mean);
-                    },
-                    plain, along);
-            else
-                sums_of<float>(
-                    width,
-                    [=](index_t i, float& a, float& b) INLINE {
-                        a += g[i];
-                        b += g[i] * (x[i] - mean);
-                    },
-                    plain, along);
-            const float even = centred ? (float)(plain / width) : 0.0f;
-            const float share = (float)(along / width) * r * r;
-            if (scale) {
-#pragma omp simd
-                for (index_t i = 0; i < width; ++i) {
-                    const float c = x[i] - mean;
-                    y[i] = (g[i] * scale[i] - even - c * share) * r;
-                    to_scale[i] += g[i] * (c * r);
-                    to_shift[i] += g[i];
-                }
-            } else {
-#pragma omp simd
-                for (index_t i = 0; i < width; ++i) y[i] = (g[i] - even - (x[i] - mean) * share) * r;
-            }
+        const index_t rows = first + ROWS < end ? ROWS : end - first;
+        const float* g = cotangents + first * width;
+        const float* x = from + first * width;
+        float* y = to + first * width;
+        if (!scale) {
+            pull_block<false>(rows, width, epsilon, centred, g, x, nullptr, y, nullptr, nullptr);
+            continue;
         }
-        if (scaled)
-            for (index_t i = 0; i < 2 * width; ++i) sums[i] += (double)partial[i];
+        for (index_t i = 0; i < 2 * width; ++i) partial[i] = 0;
+        pull_block<true>(rows, width, epsilon, centred, g, x, scale, y, partial, partial + width);
+        for (index_t i = 0; i < 2 * width; ++i) sums[i] += (double)partial[i];
     }
 }
