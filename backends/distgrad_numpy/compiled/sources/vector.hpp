@@ -72,7 +72,7 @@ inline float expm1(float x) {
     const int whole = (int)n, half = whole >> 1;
     // 2^128 is no float: half of it, twice.
     const float one = power_of_two(half), other = power_of_two(whole - half);
-    const float y = (expm1_of_rest(r) * one + (one - 1.0f / other)) * other;
+    const float y = (expm1_of_rest(r) * one + (one - power_of_two(half - whole))) * other;
     return x == 0.0f ? x : y;  // -0 stays
 }
 
