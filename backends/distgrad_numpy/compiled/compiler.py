@@ -150,10 +150,12 @@ def _run(words: list[str]) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise CompilerError(f"{words[0]} did not end within {_PATIENCE} s") from error
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        first = next((line for line in said if "error" in line), said[0] if said else "no message")
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or [f"exit status {error.returncode}, no message"]
+        first = next((line for line in said if "error" in line), said[0])
         raise CompilerError(f"{words[0]} failed: {first.strip()}") from error
+    except OSError as error:
+        raise CompilerError(f"{words[0]} does not run: {error.strerror}") from error
     return done.stdout
 
 

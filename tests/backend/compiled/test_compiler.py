@@ -136,7 +136,7 @@ def test_an_error_of_the_compiler_is_told_once_and_numpy_computes(cache):
 
 FAKES = {
     "missing": ("/nowhere/c++", "no C\\+\\+ compiler was found"),
-    "failing": ("/bin/false", "failed"),
+    "failing": ("/bin/false", "/bin/false failed: exit status 1, no message;"),
 }
 
 
