@@ -25,18 +25,19 @@ def strict():
     return STRICT
 
 
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """A folder in which sources are compiled once for all tests."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def compiled_cxx(tmp_path):
-    """A function that compiles C++ for the host, and returns the loaded library."""
+def compiled_cxx(compiled_once, tmp_path):
+    """A function that compiles C++ for the host, and loads it with variables of the test's own."""
 
     def compiled(source):
-        code, library = tmp_path / "code.cpp", tmp_path / "code.so"
-        code.write_text(source)
-        found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-        compiler = [found] if found else [sys.executable, "-m", "ziglang", "c++"]
-        command = [*compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-o", library, code]
-        subprocess.run(command, check=True, timeout=300)
-        return ctypes.CDLL(str(library))
+        made = Path(compile_for_host(source, compiled_once)._name)
+        return ctypes.CDLL(shutil.copy(made, tmp_path))
 
     return compiled
 
