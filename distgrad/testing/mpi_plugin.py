@@ -21,10 +21,12 @@ import contextlib
 import faulthandler
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Generator
+from functools import partial
 from hashlib import blake2b
 from typing import IO, Any, NoReturn
 
@@ -56,9 +58,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Let rank 0 alone write a report file."""
-    if _is_active(config) and detect().rank != 0 and hasattr(config.option, "xmlpath"):
+    """Let rank 0 alone write a report file, and give each rank a temporary folder of its own."""
+    if not _is_active(config):
+        return
+    rank = detect().rank
+    if rank != 0 and hasattr(config.option, "xmlpath"):
         config.option.xmlpath = None
+    # pytest's own folder is one for all of a user's runs, which tidy it up in each other's way.
+    if getattr(config.option, "basetemp", "given") is None:
+        folder = config.option.basetemp = tempfile.mkdtemp(prefix=f"pytest-rank-{rank}-")
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 @pytest.hookimpl(trylast=True)
