@@ -33,11 +33,9 @@ exec "{BIN}/mpirun" -n "$SLURM_NTASKS" "$@"
 """
 SCONTROL = '#!/bin/sh\necho "$@" >>scontrol-was-told\n'
 # What pip installs; a checkout on the path has none.
-DISTGRAD = f"""#!{sys.executable}
-import sys
-from distgrad.cli import main
-sys.exit(main())
-"""
+DISTGRAD = f'''#!/bin/sh
+exec "{sys.executable}" -m distgrad "$@"
+'''
 
 
 @pytest.fixture
