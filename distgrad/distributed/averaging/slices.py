@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distgrad.backend import load
+from distgrad.distributed.averaging.weights import share
 from distgrad.distributed.verbs.communicator import Array, Communicator
-from distgrad.errors import BatchError
 from distgrad.sparse import IndexedSlices
 
 
@@ -106,13 +106,9 @@ def gather_rows(
     BatchError
         If no rank has an example.
     """
-    total = sum(weights)
-    if total == 0:
-        raise BatchError(
-            f"gradient: no rank of {comm.size} has an example; expected at least one in the "
-            "global batch"
-        )
     weight = weights[comm.rank]
+    share(weight, weights, as_sum=as_sum)  # refuses a batch without examples
+    total = sum(weights)
     sent = [each if weight else Rows(each.values[:0], each.indices[:0]) for each in rows]
     widths = [math.prod(shape[1:]) for shape in shapes]
     values = _gathered(comm, [each.values * weight for each in sent], counts * widths)
