@@ -197,7 +197,7 @@ def normalize_vjp(
 def batch_norm(x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float) -> Any:
     """Return x normalized by its own moments, and these."""
     op = batch_normalization.BATCH_NORM
-    return op.compose(vocabulary(), x, *affine, axes=axes, epsilon=epsilon)  # type: ignore[misc]
+    return op.compose(vocabulary(), x, *affine, axes=axes, epsilon=epsilon)  # type: ignore[misc]  # it has one
 
 
 def batch_norm_vjp(*operands: Array, axes: tuple[int, ...], epsilon: float) -> Any:
@@ -206,7 +206,7 @@ def batch_norm_vjp(*operands: Array, axes: tuple[int, ...], epsilon: float) -> A
     dtype = x.dtype
     if x.size > _FEW or dtype.char not in "fd" or any(each.dtype != dtype for each in operands):
         op = batch_normalization.BATCH_NORM_VJP
-        return op.compose(vocabulary(), *operands, axes=axes, epsilon=epsilon)  # type: ignore[misc]
+        return op.compose(vocabulary(), *operands, axes=axes, epsilon=epsilon)  # type: ignore[misc]  # it has one
     share = mean.size / max(x.size, 1)
     deviation = x - mean
     total = np.add.reduce(g, axis=axes, keepdims=True)
