@@ -21,7 +21,7 @@ from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.products import Products, cublas_library
 from distgrad_cupy.running import DeviceRunner
 from distgrad_cupy.staging import Staging
-from distgrad_cupy.stepping import Steps
+from distgrad_cupy.stepping import steps
 
 
 class CuPyBackend(ArrayModuleBackend):
@@ -30,7 +30,7 @@ class CuPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
         self.pullback = elementwise.pullbacks()
-        self.change_in_place = Steps()
+        self.change_in_place = steps()
         self.compile = GRAPHS
         self._staging = Staging(cupy, _pinned)
 

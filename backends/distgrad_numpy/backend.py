@@ -25,7 +25,7 @@ from distgrad_numpy import (
 )
 from distgrad_numpy.compiled import drawing, elementwise
 from distgrad_numpy.compiled import kernels as compiled
-from distgrad_numpy.compiled.stepping import Steps
+from distgrad_numpy.compiled.stepping import steps
 from distgrad_numpy.rows import add_rows
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ class NumPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("numpy", np, _kernels())
         self._kernels["random_normal"] = drawing.preferred(partial(ADAPTERS["random_normal"], self))
-        self.change_in_place = Steps()
+        self.change_in_place = steps()
         self.pullback = elementwise.pullbacks()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:

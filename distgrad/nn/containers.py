@@ -38,6 +38,9 @@ class Sequential(Module):
         own = ((str(place), layer) for place, layer in enumerate(self.layers))
         return [*own, *((n, v) for n, v in super()._attributes() if n != "layers")]
 
+    def _held(self) -> Iterable[Any]:
+        return [*self.layers, *(v for n, v in vars(self).items() if n != "layers")]
+
     def call(
         self,
         x: Any,

@@ -201,6 +201,10 @@ class Module:
         """Return the attributes in which to look, by the names that they have in paths."""
         return [(name, value) for name, value in vars(self).items() if name != "_module"]
 
+    def _held(self) -> Iterable[Any]:
+        """Return the values of attributes in the order of `_attributes`, the record among them."""
+        return vars(self).values()
+
     def _adopt(self, seed: int) -> None:
         """Tell all modules below where they are, and give variables their names."""
         for path, item in walk(self, self.name):

@@ -13,9 +13,6 @@ from distgrad.variable import Variable
 
 Steps = Iterator[tuple[str, Any]]
 
-# Of attributes that hold neither variables nor modules: most of them.
-_PLAIN = frozenset((bool, int, float, str, type(None), FunctionType, BuiltinFunctionType))
-
 
 class ModuleRecord:
     """What a module knows about itself, beside its user's attributes.
@@ -45,6 +42,12 @@ class ModuleRecord:
         self.trainable = True
         self.frozen: list[Variable] = []
         self.lends = False
+
+
+# Of attributes that hold neither variables nor modules: most of them.
+_PLAIN = frozenset(
+    (bool, int, float, str, type(None), FunctionType, BuiltinFunctionType, ModuleRecord)
+)
 
 
 def is_module(value: Any) -> bool:
@@ -95,28 +98,26 @@ def variables_of(module: Any) -> list[Variable]:
     Every step of a training asks, so it makes no text and no generators.
     """
     found: list[Variable] = []
-    _collect(module, found, set())
+    _collect((module,), found, set())
     return found
 
 
-def _collect(value: Any, found: list[Variable], seen: set[int]) -> None:
-    if value.__class__ in _PLAIN:
-        return
-    if isinstance(value, Variable):
-        if id(value) not in seen:
-            seen.add(id(value))
-            found.append(value)
-    elif is_module(value):
-        if id(value) not in seen:
-            seen.add(id(value))
-            for _, child in value._attributes():
-                _collect(child, found, seen)
-    elif isinstance(value, dict):
-        for child in value.values():
-            _collect(child, found, seen)
-    elif isinstance(value, (list, tuple)):
-        for child in value:
-            _collect(child, found, seen)
+def _collect(values: Iterable[Any], found: list[Variable], seen: set[int]) -> None:
+    for value in values:
+        if value.__class__ in _PLAIN:
+            continue
+        if isinstance(value, Variable):
+            if id(value) not in seen:
+                seen.add(id(value))
+                found.append(value)
+        elif is_module(value):
+            if id(value) not in seen:
+                seen.add(id(value))
+                _collect(value._held(), found, seen)
+        elif isinstance(value, dict):
+            _collect(value.values(), found, seen)
+        elif isinstance(value, (list, tuple)):
+            _collect(value, found, seen)
 
 
 def join(path: str, step: str) -> str:

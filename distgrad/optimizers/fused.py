@@ -1,4 +1,4 @@
-"""The formula of a rule as C++ for one element, of which a device makes one kernel in place.
+"""The formula of a rule as C++ for one element, and the kernels in place that devices make of it.
 
 A step of Adam on arrays is a dozen operations, each with a pass over memory of its own and a
 temporary as large as the parameter. Run on the values of `distgrad.backend.scalar_code`, the same
@@ -7,15 +7,78 @@ formula becomes one kernel, which reads each array once and writes it once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from distgrad.backend.scalar_code import Formula, NoScalarCode, ScalarCode
 from distgrad.ops import VOCABULARY
+from distgrad.optimizers.in_place import Change
 from distgrad.optimizers.in_place import Formula as Rule
 from distgrad.optimizers.vocabulary import Vocabulary
+
+# What a device makes of a formula and the count of its numbers: it runs the steps of parameters
+# whose arrays have the formula's dtypes, and returns False where it cannot after all.
+Kernel = Callable[[Sequence[Change], Sequence[float]], bool]
+
+
+class Steps:
+    """What a backend has as ``change_in_place``, see `distgrad.optimizers.vocabulary`.
+
+    Parameters
+    ----------
+    takes : callable
+        ``takes(arrays)``: whether the kernels of the device take these arrays.
+    compiled : callable
+        ``compiled(formula, count)`` returns the kernel of a formula whose last `count` inputs are
+        the numbers of a step, or None where there is none.
+    """
+
+    def __init__(
+        self,
+        takes: Callable[[tuple[Any, ...]], bool],
+        compiled: Callable[[Formula, int], Kernel | None],
+    ) -> None:
+        self._takes = takes
+        self._compiled = compiled
+        self._known: dict[Any, Kernel | None] = {}
+
+    def __call__(
+        self, rule: Rule, changes: Sequence[Change], numbers: tuple[Any, ...]
+    ) -> Sequence[Change]:
+        """Change parameters and their slots by a rule; return those that no kernel can change."""
+        for number in numbers:
+            if number.__class__ is not float and not isinstance(number, (int, float, np.number)):
+                return changes
+        alike: dict[Any, list[Change]] = {}
+        left: list[Change] = []
+        for change in changes:
+            arrays = change.arrays
+            if self._takes(arrays):
+                kind = (*[each.dtype for each in arrays], change.master is None)
+                alike.setdefault(kind, []).append(change)
+            else:
+                left.append(change)
+        signature = signature_of(rule) if alike else ()
+        for kind, group in alike.items():
+            key = (signature, len(numbers), kind)
+            try:
+                kernel = self._known[key]
+            except KeyError:
+                kernel = self._known[key] = self._kernel(rule, group[0], len(numbers))
+            if kernel is None or not kernel(group, numbers):
+                left += group
+        return left
+
+    def _kernel(self, rule: Rule, change: Change, count: int) -> Kernel | None:
+        x, gradient, slots, master = change
+        dtypes = (x.dtype, gradient.dtype, [slot.dtype for slot in slots])
+        try:
+            formula = formula_of(rule, *dtypes, None if master is None else master.dtype, count)
+        except NoScalarCode:
+            return None
+        return self._compiled(formula, count)
 
 
 def formula_of(

@@ -8,8 +8,8 @@ one that changes written once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,71 +35,92 @@ class Formula(Protocol):
         ...
 
 
-def change_array(
-    rule: Formula,
-    f: Vocabulary,
-    x: Any,
-    gradient: Any,
-    slots: tuple[Any, ...],
-    master: Any,
-    numbers: tuple[Any, ...],
+class Change(NamedTuple):
+    """The arrays of one parameter in a step; all of one shape.
+
+    Attributes
+    ----------
+    x : array
+        The parameter; changed.
+    gradient : array
+        Its gradient; read only.
+    slots : tuple of arrays
+        Changed.
+    master : array or None
+        The copy that counts where `x` is in half precision; changed.
+    """
+
+    x: Any
+    gradient: Any
+    slots: tuple[Any, ...]
+    master: Any
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """All of them: parameter, gradient, slots, and the copy where there is one."""
+        own = (self.x, self.gradient, *self.slots)
+        return own if self.master is None else (*own, self.master)
+
+
+def change_arrays(
+    rule: Formula, f: Vocabulary, changes: Sequence[Change], numbers: tuple[Any, ...]
 ) -> None:
-    """Change one parameter and its slots in place.
+    """Change parameters and their slots in place.
 
     Parameters
     ----------
     rule : Formula
         Whose formula it is.
     f : Vocabulary
-        The functions of the arrays.
-    x : array
-        The parameter; changed.
-    gradient : array of the same shape
-        Its gradient; read only.
-    slots : tuple of arrays
-        Changed.
-    master : array or None
-        The copy that counts where `x` is in half precision; changed.
+        The functions of the arrays; what it has `fused` is asked first.
+    changes : sequence of Change
+        The arrays, those of one parameter after the other.
     numbers : tuple
         Those of the step.
     """
-    if f.fused is not None and f.fused(rule, x, gradient, slots, master, numbers):
-        return
-    arrays = (x, gradient, *slots, *(() if master is None else (master,)))
+    left = changes if f.fused is None else f.fused(rule, changes, numbers)
+    for change in left:
+        _change(rule, f, change, numbers)
+
+
+def _change(rule: Formula, f: Vocabulary, change: Change, numbers: tuple[Any, ...]) -> None:
+    arrays, has_master = change.arrays, change.master is not None
     for block in _blocks(arrays) if rule.elementwise else [arrays]:
         own, g = block[:2]
-        values = block[2 : 2 + len(slots)]
-        exact = own if master is None else block[-1]
+        values = block[2 : 2 + len(change.slots)]
+        exact = block[-1] if has_master else own
         if g.dtype != exact.dtype:
             g = g.astype(exact.dtype)
         update, after = rule.change(f, exact, g, values, numbers)
         exact += update
-        if master is not None:
+        if has_master:
             own[...] = exact
         for value, new in zip(values, after, strict=True):
             value[...] = new
 
 
 def change_rows(
-    rule: Formula,
-    f: Vocabulary,
-    x: Any,
-    slices: Any,
-    slots: tuple[Any, ...],
-    master: Any,
-    numbers: tuple[Any, ...],
+    rule: Formula, f: Vocabulary, whole: Change, slices: Any, numbers: tuple[Any, ...]
 ) -> None:
-    """Change the rows of one parameter that slices name, each once, and those of its slots."""
+    """Change the rows of one parameter that slices name, each once, and those of its slots.
+
+    The gradient of `whole` is not read.
+    """
     once = slices.coalesce()
     rows = once.indices.array
-    parts = tuple(slot[rows] for slot in slots)
-    exact = None if master is None else master[rows]
-    part = x[rows]
-    change_array(rule, f, part, once.values.array, parts, exact, numbers)
-    for whole, new in zip((x, *slots), (part, *parts), strict=True):
-        whole[rows] = new
+    x, _, slots, master = whole
+    part = Change(
+        x[rows],
+        once.values.array,
+        tuple(slot[rows] for slot in slots),
+        None if master is None else master[rows],
+    )
+    change_arrays(rule, f, [part], numbers)
+    x[rows] = part.x
+    for slot, new in zip(slots, part.slots, strict=True):
+        slot[rows] = new
     if master is not None:
-        master[rows] = exact
+        master[rows] = part.master
 
 
 def own_array(variable: Any) -> Any:
@@ -107,15 +128,25 @@ def own_array(variable: Any) -> Any:
 
     Tensors that were read, records of tapes and NumPy's views keep the value that they have.
     """
-    array = variable.array
-    writable = getattr(getattr(array, "flags", None), "writeable", True)
-    del array
-    if writable and variable._is_alone():
-        return variable.array
+    if variable._is_alone():
+        array = variable._value.array
+        if getattr(getattr(array, "flags", None), "writeable", True):
+            return array
     kernels = variable.kernels
     array = kernels.backend.asarray(variable.array, copy=True)
     variable._value = Tensor(array, kernels, variable.key)
     return array
+
+
+def count_up(variable: Any) -> int:
+    """Add one to a count of steps in a variable, and return it."""
+    if variable.array.__class__ is not np.ndarray:
+        count = int(variable) + 1
+        variable.assign(count)
+        return count
+    array = own_array(variable)
+    array += 1
+    return int(array)
 
 
 def _blocks(arrays: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

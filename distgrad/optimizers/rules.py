@@ -13,7 +13,13 @@ from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import UnsupportedOptionError
 from distgrad.ops.shaping.structure import astype
-from distgrad.optimizers.in_place import change_array, change_rows, own_array
+from distgrad.optimizers.in_place import (
+    Change,
+    change_arrays,
+    change_rows,
+    count_up,
+    own_array,
+)
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.optimizers.transforms import checked_gradients, counter, home_of
 from distgrad.optimizers.vocabulary import OF_TENSORS, Vocabulary, vocabulary_of
@@ -165,10 +171,13 @@ class Rule(Optimizer):
 
     def fits_in_place(self, variables: dict[str, Any]) -> bool:
         """Return whether the arrays of variables can be changed in their own memory."""
-        return all(
-            vocabulary_of(variable.backend, variable.array) is not None
-            for variable in variables.values()
-        )
+        seen: Any = None
+        for variable in variables.values():
+            kernels = variable.kernels
+            if kernels is not seen and vocabulary_of(kernels.backend, variable.array) is None:
+                return False
+            seen = kernels
+        return True
 
     def change_in_place(
         self,
@@ -182,25 +191,33 @@ class Rule(Optimizer):
         `vocabulary` gives the functions for a backend and an array; where a parameter is cut over
         ranks, its sums are those over all of them.
         """
-        step = int(state["step"]) + 1
-        numbers = self.numbers(step)
+        numbers = self.numbers(count_up(state["step"]))
+        slots_of = [state[slot.name] for slot in self.slots]
+        masters = state[MASTER]
+        homes: dict[int, tuple[Vocabulary, list[Change]]] = {}  # by the kernels, a backend's
         for name, gradient in gradients.items():
             if gradient is None:
                 continue
             variable = variables[name]
-            f = vocabulary(variable.backend, variable.array)
-            assert f is not None  # noqa: S101  for the type checker: `fits_in_place` asked
             x = own_array(variable)
-            slots = tuple(own_array(state[slot.name][name]) for slot in self.slots)
-            copy = state[MASTER][name]
+            slots = tuple([own_array(of[name]) for of in slots_of])
+            copy = masters[name]
             master = None if copy is None else own_array(copy)
-            sparse = isinstance(gradient, IndexedSlices)
-            if sparse and (self.lazy or self.exact_on_rows):
-                change_rows(self, f, x, gradient, slots, master, numbers)
-                continue
-            dense = gradient.to_dense() if sparse else gradient
-            change_array(self, f, x, dense.array, slots, master, numbers)
-        state["step"].assign(step)
+            home = homes.get(id(variable.kernels))
+            if home is None:
+                f = vocabulary(variable.backend, x)
+                assert f is not None  # noqa: S101  for the type checker: `fits_in_place` asked
+                home = homes[id(variable.kernels)] = (f, [])
+            f, changes = home
+            if not isinstance(gradient, IndexedSlices):
+                changes.append(Change(x, gradient.array, slots, master))
+            elif self.lazy or self.exact_on_rows:
+                change_rows(self, f, Change(x, None, slots, master), gradient, numbers)
+            else:  # at once, so that one dense gradient is there at a time
+                dense = gradient.to_dense().array
+                change_arrays(self, f, [Change(x, dense, slots, master)], numbers)
+        for f, changes in homes.values():
+            change_arrays(self, f, changes, numbers)
 
     def _refuse_lazy_rows(self) -> None:
         if self.lazy:

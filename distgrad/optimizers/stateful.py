@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.core.spans import COMPUTE, spanned
 from distgrad.eager import asarray
 from distgrad.errors import MixedBackendError, ShapeError
+from distgrad.optimizers.in_place import count_up
 from distgrad.optimizers.transforms import Chain, Transform, apply_updates, checked_gradients
 from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Tensor
@@ -74,6 +76,7 @@ class Optimizer:
         self.transform: Transform = getattr(transform, "transform", transform)
         self._names: dict[int, str] = {}  # by the identity of each variable
         self._variables: dict[str, Variable] = {}
+        self._chosen: dict[str, Variable] = {}  # those of the last step
         self._state: Any = None
         self._iterations: Variable | None = None
 
@@ -216,9 +219,14 @@ class Optimizer:
         MixedBackendError
             If it lives on another backend.
         """
-        self.build(variables)
         leaves, treedef = tree.flatten(variables)
-        names = [self._names[leaf.key] for leaf in leaves]
+        chosen = self._chosen
+        # The variables of the step before are known, so that most steps check nothing of them.
+        known = len(chosen) == len(leaves) and all(map(is_, chosen.values(), leaves))
+        if not (known and leaves):
+            self.build(leaves)
+            chosen = self._chosen = {self._names[leaf.key]: leaf for leaf in leaves}
+        names = list(chosen)
         found = checked_gradients("apply", treedef, gradients, leaves, names)
         if all(g is None for g in found):
             raise ValueError(
@@ -226,20 +234,22 @@ class Optimizer:
                 "was the loss computed within the tape, from these variables?"
             )
         assert self._iterations is not None  # noqa: S101  for the type checker: built above
-        chosen = dict(zip(names, leaves, strict=True))
         given: dict[str, Any] = dict.fromkeys(self._names.values())
         given |= zip(names, found, strict=True)
         if VALUES.get() is not None:
             self._assign(given)
             self._iterations.assign(self._iterations.read() + 1)
             return
-        for name, variable in chosen.items():
-            given[name] = _at_home(name, variable, given[name])
-            variable._cut(given[name])
+        hears = bool(LISTENERS.get())
+        for (name, variable), gradient in zip(chosen.items(), found, strict=True):
+            if gradient is not None and gradient.kernels is not variable.kernels:
+                given[name] = _at_home(name, variable, gradient)
+            if hears:
+                variable._cut(given[name])
         silent = LISTENERS.set(())  # no tape need hear of a step: assignments pass nothing on
         try:
             self._change(given, chosen)
-            self._iterations.assign(int(self._iterations) + 1)
+            count_up(self._iterations)
         finally:
             LISTENERS.reset(silent)
 
@@ -371,9 +381,7 @@ def _readable(paths: list[str], names: list[str]) -> list[str]:
 
 
 def _at_home(name: str, variable: Variable, gradient: Any) -> Any:
-    """Return a gradient on the backend of its variable: NumPy's arrays are brought there."""
-    if gradient is None or gradient.kernels is variable.kernels:
-        return gradient
+    """Return a gradient of another backend on that of its variable: NumPy's are brought there."""
     if gradient.kernels.backend.name == "numpy" and not isinstance(gradient, IndexedSlices):
         return asarray(gradient.array, backend=variable.backend)
     raise MixedBackendError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,8 +21,9 @@ from distgrad.ops.reducing.reductions import sum as sum_over
 class Vocabulary:
     """The functions that formulas use beside operators: of tensors, or of a backend's arrays.
 
-    A backend may have ``change_in_place(rule, x, gradient, slots, master, numbers)``, which does a
-    whole step on raw arrays, or returns False where it cannot; it is `fused` here.
+    A backend may have ``change_in_place(rule, changes, numbers)``, which does a whole step on raw
+    arrays, and returns those of the changes (`distgrad.optimizers.in_place.Change`) that it left
+    undone; it is `fused` here.
     """
 
     sqrt: Callable[[Any], Any]
@@ -31,7 +32,7 @@ class Vocabulary:
     sum: Callable[[Any], Any]
     real: Callable[[Any], Any]
     conj: Callable[[Any], Any]
-    fused: Callable[..., bool] | None = None
+    fused: Callable[..., Sequence[Any]] | None = None
 
     def squared(self, x: Any) -> Any:
         """Return |x|², which is real."""
@@ -54,7 +55,7 @@ def vocabulary_of(backend: Backend, array: Any) -> Vocabulary | None:
 
 
 @cache
-def _of_module(module: Any, fused: Callable[..., bool] | None) -> Vocabulary:
+def _of_module(module: Any, fused: Callable[..., Sequence[Any]] | None) -> Vocabulary:
     return Vocabulary(
         module.sqrt,
         module.maximum,

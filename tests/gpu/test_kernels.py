@@ -7,6 +7,7 @@ import pytest
 
 import distgrad as dg
 from distgrad import optimizers
+from distgrad.optimizers.in_place import Change
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
@@ -46,7 +47,7 @@ def test_a_step_is_one_kernel_where_the_formula_allows(cupy_backend):
     x, g = (cupy_backend.asarray(np.ones(9, np.float32)) for _ in range(2))
     slots = tuple(cupy_backend.asarray(np.zeros(9, np.float32)) for _ in rule.slots)
 
-    assert cupy_backend.change_in_place(rule, x, g, slots, None, rule.numbers(1))
+    assert not cupy_backend.change_in_place(rule, [Change(x, g, slots, None)], rule.numbers(1))
     assert float(x[0]) < 1
 
 

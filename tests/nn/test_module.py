@@ -61,6 +61,21 @@ def test_variables_are_named_by_their_paths_in_the_order_of_attributes():
     assert [v.name for v in model.trainable_variables] == [f"model/{p}" for p in PATHS[:-1]]
 
 
+def test_the_layers_of_a_sequence_come_before_what_a_subclass_sets_first():
+    class Scaled(dg.nn.Sequential):
+        def __init__(self):
+            self.scale = dg.Variable(1.0)
+            super().__init__(dg.nn.Dense(2), dg.nn.Dense(1))
+
+    model = Scaled().build(np.ones((1, 3), np.float32))
+
+    assert [
+        variable is item
+        for variable, (_, item) in zip(model.variables, model.named_variables(), strict=True)
+    ] == [True] * 5
+    assert model.variables[-1] is model.scale
+
+
 def test_a_child_keeps_the_paths_that_it_has_in_the_model():
     model = Model().build(X)
 

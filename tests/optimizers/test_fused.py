@@ -7,10 +7,11 @@ from distgrad import optimizers
 from distgrad.backend.scalar_code import NoScalarCode
 from distgrad.backends_in_force import kernels_of
 from distgrad.optimizers.fused import formula_of, signature_of
-from distgrad.optimizers.in_place import change_array
+from distgrad.optimizers.in_place import Change, change_arrays
 from distgrad.optimizers.rules import Rule
 from distgrad.optimizers.vocabulary import Vocabulary, vocabulary_of
 from distgrad.testing.inputs import values
+from distgrad_numpy import threads
 
 RULES = [
     optimizers.SGD(0.1),
@@ -40,8 +41,8 @@ def test_a_compiled_step_changes_arrays_as_the_formula_of_the_rule_does(rule, dt
     numbers = rule.numbers(3)
     own = [x.copy(), *(slot.copy() for slot in slots)]
 
-    assert step(rule, own[0], g, tuple(own[1:]), None, numbers)
-    change_array(rule, ON_NUMPY, x, g, tuple(slots), None, numbers)
+    assert not step(rule, [Change(own[0], g, tuple(own[1:]), None)], numbers)
+    change_arrays(rule, ON_NUMPY, [Change(x, g, tuple(slots), None)], numbers)
 
     for found, expected in zip(own, (x, *slots), strict=True):
         tolerance = 8 * np.finfo(dtype).eps
@@ -54,10 +55,12 @@ def test_parts_of_a_parameter_are_changed_to_the_same_bits_as_the_whole(step):
     whole = [values((1000,), 0.5, 1.5, seed).astype(np.float32) for seed in range(4)]
     parts = [each.copy() for each in whole]
 
-    assert step(rule, whole[0], whole[1], tuple(whole[2:]), None, numbers)
-    for part in (slice(0, 1), slice(1, 334), slice(334, 1000)):
+    assert not step(rule, [Change(whole[0], whole[1], tuple(whole[2:]), None)], numbers)
+    changes = []
+    for part in (slice(0, 1), slice(1, 1), slice(1, 334), slice(334, 1000)):
         x, g, *slots = (each[part] for each in parts)
-        assert step(rule, x, g, tuple(slots), None, numbers)
+        changes.append(Change(x, g, tuple(slots), None))
+    assert not step(rule, changes, numbers)
 
     assert all(map(np.array_equal, whole, parts))
 
@@ -66,8 +69,14 @@ def test_parts_of_a_parameter_are_changed_to_the_same_bits_as_the_whole(step):
 def test_arrays_that_are_not_one_line_in_memory_are_left_to_the_formula(step):
     rule = optimizers.Adam(0.01)
     x, g, m, v = (np.ones((8, 8), np.float32) for _ in range(4))
+    turned = Change(x, g.T, (m, v), None)
+    whole = Change(x.copy(), g, (m.copy(), v.copy()), None)
 
-    assert not step(rule, x, g.T, (m, v), None, rule.numbers(1))
+    left = step(rule, [turned, whole], rule.numbers(1))
+
+    assert [change is turned for change in left] == [True]
+    assert (x == 1).all()
+    assert (whole.x != 1).all()
 
 
 @pytest.mark.needs_compiler
@@ -76,7 +85,9 @@ def test_a_step_of_half_precision_is_left_to_the_formula(step):
     x, g = (np.ones(8, np.float16) for _ in range(2))
     m, v, master = (np.ones(8, np.float32) for _ in range(3))
 
-    assert not step(rule, x, g, (m, v), master, rule.numbers(1))
+    change = Change(x, g, (m, v), master)
+
+    assert step(rule, [change], rule.numbers(1)) == [change]
 
 
 def test_every_elementwise_rule_has_a_kernel():
@@ -112,20 +123,36 @@ def test_a_changed_number_makes_another_kernel():
     assert signature_of(rule) != before
 
 
+@pytest.mark.needs_compiler
+def test_many_parameters_are_changed_over_several_threads_to_the_bits_of_one(step, monkeypatch):
+    rule = optimizers.Adam(0.01)
+    sizes = (1, 70_000, 0, 3, 200_001, 65_536)
+    own = [[values((n,), 0.5, 1.5, seed).astype(np.float32) for seed in range(4)] for n in sizes]
+    again = [[each.copy() for each in row] for row in own]
+    monkeypatch.setattr(threads, "available", lambda: 3)
+
+    assert not step(rule, [Change(x, g, (m, v), None) for x, g, m, v in own], rule.numbers(2))
+    monkeypatch.setattr(threads, "available", lambda: 1)
+    for x, g, m, v in again:
+        assert not step(rule, [Change(x, g, (m, v), None)], rule.numbers(2))
+
+    for row, expected in zip(own, again, strict=True):
+        assert all(map(np.array_equal, row, expected))
+
+
 def test_a_backend_with_a_kernel_of_its_own_is_asked_first():
     asked = []
     rule = optimizers.SGD(0.5)
 
-    def fused(*arguments):
-        asked.append(arguments)
-        return len(asked) == 1
+    def fused(rule, changes, numbers):
+        asked.append(changes)
+        return changes[1:]
 
     f = Vocabulary(np.sqrt, np.maximum, np.where, np.sum, np.real, np.conj, fused)
-    x, g = np.ones(3), np.ones(3)
-    change_array(rule, f, x, g, (), None, (0.5,))
-    np.testing.assert_array_equal(x, 1)
+    first, second = (Change(np.ones(3), np.ones(3), (), None) for _ in range(2))
 
-    change_array(rule, f, x, g, (), None, (0.5,))
+    change_arrays(rule, f, [first, second], (0.5,))
 
-    np.testing.assert_array_equal(x, 0.5)
-    assert len(asked) == 2
+    assert len(asked) == 1
+    np.testing.assert_array_equal(first.x, 1)  # the kernel said that it was done
+    np.testing.assert_array_equal(second.x, 0.5)

@@ -281,3 +281,31 @@ def test_a_scaled_loss_has_gradients_that_half_precision_alone_loses():
 def test_a_loss_scale_says_that_it_is_not_for_traces():
     with pytest.raises(TraceError, match=r"outside of dg.function"):
         dg.function(LossScale().scale)(dg.asarray(1.0))
+
+
+def test_steps_may_change_other_variables_than_the_step_before():
+    x, y = dg.Variable(3.0, name="x"), dg.Variable(1.0, name="y")
+    optimizer = dg.optimizers.SGD(0.5)
+    optimizer.apply([dg.asarray(2.0), dg.asarray(2.0)], [x, y])
+    optimizer.apply([dg.asarray(2.0)], [y])
+    optimizer.apply([dg.asarray(4.0), dg.asarray(2.0)], [y, x])
+
+    assert (float(x), float(y)) == (1.0, -3.0)
+    with pytest.raises(ValueError, match="there are no variables"):
+        optimizer.apply([], [])
+    with pytest.raises(ValueError, match="is there twice"):
+        optimizer.apply([dg.asarray(2.0)] * 2, [x, x])
+    with pytest.raises(ValueError, match="not among the 2"):
+        optimizer.apply([dg.asarray(2.0)] * 2, [x, dg.Variable(1.0)])
+
+
+def test_a_count_that_somebody_holds_is_not_changed():
+    x = dg.Variable(3.0, name="x")
+    optimizer = dg.optimizers.Adam(0.5)
+    optimizer.apply(dg.asarray(2.0), x)
+    before = optimizer.state_dict()
+    optimizer.apply(dg.asarray(2.0), x)
+
+    counts = ("optimizer/iterations", "optimizer/step")
+    assert [int(before[name]) for name in counts] == [1, 1]
+    assert [int(optimizer.state_dict()[name]) for name in counts] == [2, 2]

@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +19,13 @@ from distgrad.backend.pullbacks import Pullbacks
 from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
-from distgrad_numpy import threads
-from distgrad_numpy.compiled import library
+from distgrad_numpy.compiled import crew, library
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 
 _FEW = 1 << 12  # elements; below, NumPy has less overhead
-_PIECE = 1 << 16  # elements that a thread takes at once
+PIECE = 1 << 16  # elements that a thread takes at once
 
 # Functions of `vector.hpp`, by the dtype of what they take; scalar ones would be slower than NumPy.
 _EXACT = frozenset(("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign", "fmax"))
@@ -37,10 +36,29 @@ _FUNCTIONS = {
 _CALL = re.compile(r"\b([a-z]\w*)\(")
 
 
-def compiled(
-    formula: Formula, numbers: Sequence[str] = (), *, exact: bool = False
-) -> Kernel | None:
-    """Return ``kernel(arrays, numbers, outputs)`` for a formula; None where NumPy has to do.
+class Source(NamedTuple):
+    """A formula as a function ``run`` in C++, over a range of elements.
+
+    Attributes
+    ----------
+    name : str
+        Of its library.
+    text : str
+        The source. ``run`` takes the range, the numbers, and the addresses of inputs and outputs.
+    scalar : type
+        What ctypes calls a number.
+    pointers : tuple of str
+        The C types of what the addresses point to.
+    """
+
+    name: str
+    text: str
+    scalar: Any
+    pointers: tuple[str, ...]
+
+
+def source_of(formula: Formula, numbers: Sequence[str] = ()) -> Source | None:
+    """Return a formula in C++; None where NumPy has to do.
 
     Parameters
     ----------
@@ -48,6 +66,28 @@ def compiled(
         What to compute. Outputs may be inputs' own memory.
     numbers : sequence of str
         The inputs that are one number for all elements; the last ones.
+    """
+    floating = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
+    if len(floating) != 1 or not floating <= _FUNCTIONS.keys():
+        return None
+    if not set(_CALL.findall(formula.body)) <= _FUNCTIONS[floating.copy().pop()]:
+        return None
+    text = _text(formula, frozenset(numbers))
+    pointers = [f"const {C_TYPES[dtype.name]}*" for _, dtype in formula.inputs]
+    pointers = pointers[: len(pointers) - len(numbers)]
+    pointers += [f"{C_TYPES[dtype.name]}*" for _, dtype in formula.outputs]
+    scalar = ctypes.c_float if floating == {"float32"} else ctypes.c_double
+    name = f"{formula.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return Source(name, text, scalar, tuple(pointers))
+
+
+def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
+    """Return ``kernel(inputs, outputs)`` for a formula; None where NumPy has to do.
+
+    Parameters
+    ----------
+    formula : Formula
+        What to compute.
     exact : bool
         Round each operation by itself, as NumPy does, and never a product and a sum at once.
 
@@ -56,42 +96,32 @@ def compiled(
     callable or None
         It takes C-contiguous arrays of one size and of the formula's dtypes.
     """
-    floating = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
-    if len(floating) != 1 or not floating <= _FUNCTIONS.keys():
+    source = source_of(formula)
+    if source is None:
         return None
-    if not set(_CALL.findall(formula.body)) <= _FUNCTIONS[floating.copy().pop()]:
-        return None
-    source = _source(formula, frozenset(numbers))
-    name = f"{formula.name}-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    scalar = ctypes.c_float if floating == {"float32"} else ctypes.c_double
-    arrays = len(formula.inputs) - len(numbers) + len(formula.outputs)
-    types = [ctypes.c_longlong] * 2 + [scalar] * len(numbers) + [ctypes.c_void_p] * arrays
-
+    types = [ctypes.c_longlong] * 2 + [ctypes.c_void_p] * len(source.pointers)
     ready: list[Any] = []
 
-    def kernel(inputs: Sequence[Array], values: Sequence[float], outputs: Sequence[Array]) -> bool:
+    def kernel(inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
         if not ready:
-            found = library.from_source(name, source, exact=exact)
+            found = library.from_source(source.name, source.text, exact=exact)
             if found is None:
                 return False
             found.run.argtypes, found.run.restype = types, None
-            ready.append(found.run)
-        run = ready[0]
+            ready.extend((found.run, crew.shared_of(found, "run", types[2:])))
+        run, run_shared = ready
         places = [library.address(each) for each in (*inputs, *outputs)]
         size = outputs[0].size
-        if size <= _PIECE:
-            run(0, size, *values, *places)
+        if size <= PIECE:
+            run(0, size, *places)
         else:
-            threads.run(
-                lambda begin: run(begin, min(begin + _PIECE, size), *values, *places),
-                range(0, size, _PIECE),
-            )
+            run_shared(size, PIECE, *places)
         return True
 
     return kernel
 
 
-def _source(formula: Formula, numbers: frozenset[str]) -> str:
+def _text(formula: Formula, numbers: frozenset[str]) -> str:
     def typed(dtype: Any) -> str:
         return C_TYPES[dtype.name]
 
@@ -111,11 +141,11 @@ def _source(formula: Formula, numbers: frozenset[str]) -> str:
         *(f"to_{name}[i] = {name};" for name, _ in formula.outputs),
     ]
     return (
-        '#include "vector.hpp"\nusing namespace distgrad;\n'
+        '#include "crew.hpp"\nusing namespace distgrad;\n'
         f"KERNEL void run(index_t begin, index_t end, {', '.join(parameters)}) {{\n"
         "#pragma omp simd\nfor (index_t i = begin; i < end; ++i) {\n"
         + "\n".join(lines)
-        + "\n}\n}\n"
+        + "\n}\n}\nSHARED(run)\n"
     )
 
 
@@ -148,7 +178,7 @@ def _asking(op: Op, own: Kernel) -> Kernel:
             return own(*operands, **params)
         run, dtype = found
         out = np.empty(first.shape, dtype)
-        return out if run(operands, (), (out,)) else own(*operands, **params)
+        return out if run(operands, (out,)) else own(*operands, **params)
 
     return kernel
 
@@ -198,6 +228,6 @@ def _pulling(formula: Formula) -> Kernel | None:
         if not library.is_on() or not all(each.flags.c_contiguous for each in arrays):
             return None
         ends = [np.empty(arrays[0].shape, dtype) for dtype in dtypes]
-        return ends if made(arrays, (), ends) else None
+        return ends if made(arrays, ends) else None
 
     return kernel

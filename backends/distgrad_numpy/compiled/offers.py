@@ -14,7 +14,7 @@ from distgrad_numpy.compiled import library
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 
-_FEW = 1 << 10  # elements; below, the call costs more than it saves
+_FEW = 1 << 7  # elements; below, the call costs more than it saves
 
 
 def preferred(kernels: Mapping[str, Kernel], offers: Mapping[str, Kernel]) -> dict[str, Kernel]:

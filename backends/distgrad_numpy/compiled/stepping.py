@@ -2,67 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from distgrad.backend.scalar_code import NoScalarCode
-from distgrad.optimizers.fused import formula_of, signature_of
+from distgrad.backend.scalar_code import Formula
+from distgrad.optimizers.fused import Kernel, Steps
+from distgrad.optimizers.in_place import Change
+from distgrad_numpy import threads
 from distgrad_numpy.compiled import library
-from distgrad_numpy.compiled.elementwise import compiled
+from distgrad_numpy.compiled.elementwise import PIECE, Source, source_of
+
+_TYPES = [ctypes.c_longlong] * 2 + [ctypes.c_void_p] * 2
 
 
-class Steps:
-    """What a backend has as ``change_in_place``, see `distgrad.optimizers.vocabulary`."""
+def steps() -> Steps:
+    """Return what the backend has as ``change_in_place``."""
+    return Steps(_takes, _compiled)
 
-    def __init__(self) -> None:
-        self._known: dict[Any, Callable[..., bool] | None] = {}
 
-    def __call__(
-        self,
-        rule: Any,
-        x: Any,
-        gradient: Any,
-        slots: tuple[Any, ...],
-        master: Any,
-        numbers: tuple[Any, ...],
-    ) -> bool:
-        """Change a parameter and its slots by a rule; return False where no kernel can.
-
-        Parameters
-        ----------
-        rule, x, gradient, slots, master, numbers
-            What `distgrad.optimizers.in_place.change_array` takes.
-        """
-        if not library.is_on():
+def _takes(arrays: tuple[Any, ...]) -> bool:
+    shape = arrays[0].shape
+    for each in arrays:
+        if each.__class__ is not np.ndarray or each.shape != shape or not each.flags.c_contiguous:
             return False
-        arrays = (x, gradient, *slots, *(() if master is None else (master,)))
-        for each in arrays:
-            if each.__class__ is not np.ndarray or each.shape != x.shape:
-                return False
-            if not each.flags.c_contiguous:
-                return False
-        for number in numbers:
-            if number.__class__ is not float and not isinstance(number, (int, float, np.number)):
-                return False
-        key = (signature_of(rule), len(numbers), tuple([each.dtype for each in arrays]))
-        try:
-            kernel = self._known[key]
-        except KeyError:
-            kernel = self._known[key] = _compiled(rule, x, gradient, slots, master, len(numbers))
-        if kernel is None:
-            return False
-        ends = (x, *slots, *(() if master is None else (master,)))
-        return kernel(arrays, numbers, ends)
+    return library.is_on()
 
 
-def _compiled(
-    rule: Any, x: Any, gradient: Any, slots: tuple[Any, ...], master: Any, count: int
-) -> Callable[..., bool] | None:
-    dtypes = (x.dtype, gradient.dtype, [slot.dtype for slot in slots])
-    try:
-        formula = formula_of(rule, *dtypes, None if master is None else master.dtype, count)
-    except NoScalarCode:
+def _compiled(formula: Formula, count: int) -> Kernel | None:
+    source = source_of(formula, [f"n{place}" for place in range(count)])
+    if source is None:
         return None
-    return compiled(formula, [f"n{place}" for place in range(count)], exact=True)
+    text = source.text + _steps(source, count)
+    ready: list[Any] = []
+
+    def kernel(changes: Sequence[Change], numbers: Sequence[float]) -> bool:
+        if not ready:
+            found = library.from_source(source.name, text, exact=True)
+            if found is None:
+                return False
+            found.steps.argtypes = _TYPES + [source.scalar] * count
+            found.steps.restype = None
+            ready.append(found.steps)
+        sizes: list[int] = []
+        places: list[int] = []
+        for change in changes:
+            own = [library.address(each) for each in change.arrays]
+            sizes.append(change.x.size)
+            places += own
+            places.append(own[0])
+            places += own[2:]
+        table = (ctypes.c_void_p * len(places))(*places)
+        lengths = (ctypes.c_longlong * len(sizes))(*sizes)
+        total, run = sum(sizes), ready[0]
+        if total <= PIECE:
+            run(0, total, lengths, table, *numbers)
+        else:
+            threads.run(
+                lambda begin: run(begin, min(begin + PIECE, total), lengths, table, *numbers),
+                range(0, total, PIECE),
+            )
+        return True
+
+    return kernel
+
+
+def _steps(source: Source, count: int) -> str:
+    """Return the C++ of a function over a range of the elements of all parameters, end to end."""
+    numbers = "".join(f", {source.scalar.__name__[2:]} n{place}" for place in range(count))
+    own = "".join(f"n{place}, " for place in range(count))
+    arrays = ", ".join(f"({each})table[{place}]" for place, each in enumerate(source.pointers))
+    return f"""
+KERNEL void steps(
+    index_t begin, index_t end, const index_t* sizes, void* const* table{numbers}
+) {{
+    for (index_t start = 0; start < end; table += {len(source.pointers)}) {{
+        const index_t size = *sizes++;
+        const index_t low = begin > start ? begin - start : 0;
+        const index_t high = end - start < size ? end - start : size;
+        if (low < high) run(low, high, {own}{arrays});
+        start += size;
+    }}
+}}
+"""
