@@ -202,3 +202,21 @@ def test_gelu_has_its_limits_far_from_zero():
 
     np.testing.assert_allclose(given[x > 6], x[x > 6], rtol=1e-6)
     np.testing.assert_allclose(given[x < -6], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.float32(2), np.ones((1, 1)), np.ones((3, 1))[1:2], 1j])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (0, 2), (2, 1, 2)])
+def test_one_number_seen_as_many_takes_no_memory_and_is_not_written_to(value, shape):
+    x = np.asarray(value)
+
+    seen = XP.broadcast_to(x, shape=shape)
+
+    np.testing.assert_array_equal(seen, np.broadcast_to(x, shape))
+    assert seen.dtype == x.dtype
+    assert not seen.flags.writeable
+    assert np.may_share_memory(seen, x) or not seen.size
+
+
+def test_one_number_does_not_lose_an_axis():
+    with pytest.raises(ValueError, match="more dimensions"):
+        XP.broadcast_to(np.ones((1, 1)), shape=(3,))

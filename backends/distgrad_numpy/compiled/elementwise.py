@@ -19,7 +19,8 @@ from distgrad.backend.pullbacks import Pullbacks
 from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
-from distgrad_numpy.compiled import crew, library
+from distgrad_numpy import threads
+from distgrad_numpy.compiled import library
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
@@ -108,14 +109,17 @@ def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
             if found is None:
                 return False
             found.run.argtypes, found.run.restype = types, None
-            ready.extend((found.run, crew.shared_of(found, "run", types[2:])))
-        run, run_shared = ready
+            ready.append(found.run)
+        run = ready[0]
         places = [library.address(each) for each in (*inputs, *outputs)]
         size = outputs[0].size
         if size <= PIECE:
             run(0, size, *places)
         else:
-            run_shared(size, PIECE, *places)
+            threads.run(
+                lambda begin: run(begin, min(begin + PIECE, size), *places),
+                range(0, size, PIECE),
+            )
         return True
 
     return kernel
@@ -141,11 +145,11 @@ def _text(formula: Formula, numbers: frozenset[str]) -> str:
         *(f"to_{name}[i] = {name};" for name, _ in formula.outputs),
     ]
     return (
-        '#include "crew.hpp"\nusing namespace distgrad;\n'
+        '#include "vector.hpp"\nusing namespace distgrad;\n'
         f"KERNEL void run(index_t begin, index_t end, {', '.join(parameters)}) {{\n"
         "#pragma omp simd\nfor (index_t i = begin; i < end; ++i) {\n"
         + "\n".join(lines)
-        + "\n}\n}\nSHARED(run)\n"
+        + "\n}\n}\n"
     )
 
 
