@@ -196,6 +196,9 @@ def _admit(
     values = [_read(x) for x in inputs]
     tensors = [value for value in values if value.__class__ is Tensor]
     if tensors:
+        first = tensors[0].kernels
+        if len(tensors) == len(values) and all(each.kernels is first for each in tensors):
+            return first, tuple([x.array for x in tensors]), tuple([x.key for x in tensors])
         found, lifted = _lift(op, tensors)
     else:
         found, lifted = kernels or kernels_owning(values) or current_kernels(), ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from distgrad.core.op import Keep, Op, Spec
@@ -108,9 +109,7 @@ def _read_by_needed(
             own = getattr(second, "shape", shape)
             second = None if own == shape else Spec(own, second.dtype)
         return first, second
-    needed = {
-        p for source, positions in zip(sources, reads, strict=True) if source for p in positions
-    }
+    needed = _read_for(reads, tuple(map(bool, sources)))
     return tuple(
         [
             array
@@ -119,6 +118,13 @@ def _read_by_needed(
             for position, array in enumerate(arrays)
         ]
     )
+
+
+@cache
+def _read_for(reads: Any, wanted: tuple[bool, ...]) -> frozenset[int]:
+    """Return the positions of the inputs that the wanted cotangents are computed from."""
+    pairs = zip(wanted, reads, strict=True)
+    return frozenset(position for want, positions in pairs if want for position in positions)
 
 
 def spec_of(array: Any) -> Any:
