@@ -21,6 +21,7 @@ import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.data import Dataset
 from distgrad.data.packaged import MissingDataError, python_reference
+from distgrad.distributed.batches.logical import LOGICAL_SHARDS
 from distgrad.distributed.sharded.exact_sums import exact_sum
 from distgrad.optimizers import AdamW, Optimizer, chain, clipping, schedules
 from distgrad.training import Job, JobError, Trained, run_job, train
@@ -182,13 +183,18 @@ class Writer:
                 "--width, --heads, --blocks, --context, --bucket-mib: 1 or more, and heads share "
                 "the width"
             )
-        if arguments.zero == 3 and arguments.deterministic:
-            raise JobError("--deterministic: of --zero 3 there is no such sum; take 0, 1 or 2")
         pieces = 1 if arguments.deterministic else job.world.size * arguments.micro_batches
         if arguments.zero and arguments.global_batch < pieces:
             raise JobError(
                 f"--global-batch {arguments.global_batch}: with --zero each rank needs an example "
                 f"in each of its micro-batches; expected {pieces} or more"
+            )
+        whole = arguments.global_batch >= LOGICAL_SHARDS and LOGICAL_SHARDS % job.world.size == 0
+        if arguments.zero == 3 and arguments.deterministic and not whole:
+            raise JobError(
+                "--zero 3 --deterministic: all ranks gather each block together, so each needs as "
+                f"many of the batch's {LOGICAL_SHARDS} pieces; expected --global-batch "
+                f"{LOGICAL_SHARDS} or more, and a number of ranks that divides {LOGICAL_SHARDS}"
             )
         self.ends = Ends(width, context, arguments.dtype)
         self.layers = [Layer(width, arguments.heads) for _ in range(arguments.blocks)]

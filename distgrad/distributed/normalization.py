@@ -13,7 +13,7 @@ from distgrad.distributed.verbs.collective_ops import ALLGATHER, next_call, reco
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
-from distgrad.errors import BatchError, ShapeError
+from distgrad.errors import BatchError, DTypeError
 from distgrad.nn.norm_layers import BatchNorm
 from distgrad.nn.normalization import BatchMoments, batch_norm
 from distgrad.ops.elementwise.arithmetic import add, divide, multiply, square, subtract
@@ -53,6 +53,10 @@ def sync_moments(
     DesyncError
         On every rank, if ranks do different things, the other axes or dtypes differ, or a tape
         follows `x` on some ranks only.
+    DTypeError
+        If `x` is not real and floating.
+    PositionError
+        If `x` has no such axis.
 
     Notes
     -----
@@ -95,7 +99,7 @@ def sync_batch_norm(
     axis : int
         The axis of the channels: the last for NHWC, 1 for NCHW.
     epsilon : float
-        Added to the variance.
+        Added to the variance, in its unit.
     comm : Communicator, optional
         The ranks; `world()` by default.
 
@@ -106,7 +110,7 @@ def sync_batch_norm(
 
     Raises
     ------
-    BatchError, DesyncError
+    BatchError, DesyncError, DTypeError, PositionError
         As for `sync_moments`.
 
     Notes
@@ -171,7 +175,7 @@ def _moments(function: str, x: Any, axis: Axis, comm: Communicator) -> tuple[Any
     x = x.read() if isinstance(x, Operators) else asarray(x)
     dtype = as_dtype(x.dtype)
     if dtype.kind != "f" and dtype.name != "bfloat16":
-        raise ShapeError(f"{function}: x has dtype {dtype}; expected a real floating dtype")
+        raise DTypeError(f"{function}: x has dtype {dtype}; expected a real floating dtype")
     axes = normalize_axes(function, axis, len(x.shape))
     here = prod(x.shape[a] for a in axes)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))

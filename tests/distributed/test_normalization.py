@@ -5,7 +5,7 @@ import pytest
 
 import distgrad as dg
 import distgrad.distributed as dist
-from distgrad.errors import BatchError, DesyncError, ShapeError
+from distgrad.errors import BatchError, DesyncError, DTypeError
 
 LENGTHS = [(4, 3), (5, 0), (0, 1, 6), (2, 2, 2)]  # an empty shard, first and last; even ones
 CHANNELS = 3
@@ -155,5 +155,5 @@ def test_no_example_anywhere_is_an_error(on_ranks):
 
 
 def test_integers_have_no_moments():
-    with pytest.raises(ShapeError, match="sync_moments: x has dtype int64"):
+    with pytest.raises(DTypeError, match="sync_moments: x has dtype int64"):
         dist.sync_moments(np.arange(3), comm=dist.SerialCommunicator())

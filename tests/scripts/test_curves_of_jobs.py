@@ -122,8 +122,9 @@ def test_cutting_and_computing_again_leave_the_curve_as_it_is(tmp_path, alone, w
     assert found[-1]["bits_per_byte"] == pytest.approx(alone["train_text"][-1]["bits_per_byte"])
 
 
-def test_cut_gradients_have_the_same_bits_for_any_ranks_if_asked(tmp_path):
-    words = ("--zero", 2, "--deterministic")
+@pytest.mark.parametrize("words", [("--zero", 2), ("--zero", 3, "--global-batch", 25)])
+def test_what_is_cut_has_the_same_bits_for_any_ranks_if_asked(tmp_path, words):
+    words = (*words, "--deterministic")
 
     one, two = (records_of(tmp_path, "train_text", ranks, *words) for ranks in (1, 2))
 
@@ -147,7 +148,7 @@ def test_parameters_that_were_cut_over_two_ranks_go_on_in_one(tmp_path, alone):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--zero", 3, "--deterministic"), "--deterministic: of --zero 3 there is no such sum"),
+        (("--zero", 3, "--deterministic"), "expected --global-batch 24 or more"),
         (("--zero", 2, "--micro-batches", 8), "expected 8 or more"),
         (("--heads", 3), "and heads share the width"),
     ],
