@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -137,7 +138,14 @@ def _permute_dims_spec(x: Spec, *, axes: Shape) -> Spec:
 
 
 def _permute_dims_transpose(xp: Namespace, g: Array, primal: Shape, axes: Shape) -> Array:
-    return xp.permute_dims(g, axes=tuple(int(a) for a in np.argsort(np.mod(axes, len(axes)))))
+    return xp.permute_dims(g, axes=_undone(axes))
+
+
+@cache
+def _undone(axes: Shape) -> Shape:
+    """Return the order of axes that brings them back from another one."""
+    places = {axis % len(axes): place for place, axis in enumerate(axes)}
+    return tuple(places[axis] for axis in range(len(axes)))
 
 
 PERMUTE_DIMS = linear(
