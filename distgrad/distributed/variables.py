@@ -33,6 +33,8 @@ def broadcast_variables(variables: Any, root: int = 0, comm: Communicator | None
         then.
     TypeError
         If the nest holds anything else than variables.
+    CommunicationError
+        If `root` is no rank.
     """
     comm = world() if comm is None else comm
     check_root(root, comm.size)

@@ -6,6 +6,7 @@ import pytest
 from distgrad.distributed import RecordedCommunicator, SerialCommunicator
 from distgrad.distributed.verbs import mpi
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
+from distgrad.distributed.verbs.exchanging import pieces
 from distgrad.errors import CommunicationError
 
 
@@ -108,14 +109,13 @@ def test_a_root_that_is_no_rank_is_refused(root):
 
 
 @pytest.mark.parametrize("elements", [0, 1, 9, 10, 11, 25])
-def test_messages_are_cut_below_the_limit_and_lose_nothing(monkeypatch, elements):
-    monkeypatch.setattr(mpi, "MESSAGE_ELEMENTS", 10)
+def test_messages_are_cut_below_the_limit_and_lose_nothing(elements):
     array = np.arange(elements)
 
-    pieces = list(mpi._pieces(array))
+    cut = list(pieces(array, 10))
 
-    assert all(0 < piece.size <= 10 for piece in pieces)
-    np.testing.assert_array_equal(np.concatenate([array[:0], *pieces]), array)
+    assert all(0 < piece.size <= 10 for piece in cut)
+    np.testing.assert_array_equal(np.concatenate([array[:0], *cut]), array)
 
 
 def test_the_limit_of_a_message_is_below_the_counts_of_mpi():

@@ -33,6 +33,27 @@ dist.allreduce(np.ones((2, 3), np.float32))
     assert job.returncode == 1
 
 
+@pytest.mark.parametrize(
+    "end", ["raise ValueError('boom')", "os.kill(os.getpid(), 9)", "os._exit(3)"]
+)
+def test_a_rank_that_ends_between_long_sums_ends_the_job(run_broken, end):
+    job = run_broken(
+        f"""
+world = dist.init()
+long = np.ones(2**21, np.float32)
+for step in range(10**6):
+    world.allreduce(long)
+    if world.rank == 1 and step == 5:
+        fault()
+        {end}
+"""
+    )
+
+    if "boom" in end:
+        assert "RemoteRankError: rank 1 raised ValueError: boom" in job.by_rank(0)
+        assert "in allreduce (sum) of float32[2097152]" in job.by_rank(0)
+
+
 def test_a_rank_that_raises_inside_a_collective_ends_the_job(run_broken):
     job = run_broken(
         ENTER

@@ -166,3 +166,28 @@ say(f"{dist.last_report().algorithm} on {dist.world().size}, {len(job.recoveries
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("on 2, 1 losses") == 2
     assert "overlapped" in result.stdout
+
+
+LONG = """
+world = dist.init(timeout=40)
+x = dg.Variable(np.zeros(2**20, np.float32), name="x")
+def train(step):
+    with dist.DistributedGradientTape(dg.GradientTape(), overlap=False) as tape:
+        loss = dg.sum((x - 1.0) ** 2)
+    x.assign_sub(0.1 * tape.gradient(loss, x))
+dist.ElasticJob(x).run(train, 150)
+world = dist.world()
+print("size", world.size, "in memory", world._sums.is_in_memory, float(x.numpy().min()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_rank_that_dies_within_long_sums_is_missed_and_the_others_go_on(run, n):
+    result = run(KILLER + LONG, n, KILL="1:0.4")
+
+    assert result.returncode == 0, result.stderr
+    found = re.findall(r"size (\d) in memory (\w+) (\S+)", result.stdout)
+    assert [size for size, _, _ in found] == [str(n - 1)] * (n - 1)
+    assert all(float(least) > 0.999 for _, _, least in found)
+    if n == 3 and len(os.sched_getaffinity(0)) > 1:  # two that are left share memory anew
+        assert all(shared == "True" for _, shared, _ in found)

@@ -47,6 +47,30 @@ def test_a_rank_that_the_system_has_stopped_is_named(run_broken):
     assert "not arrived: rank 1" in job.by_rank(0)
 
 
+@pytest.mark.parametrize("memory", ["1", "0"])
+def test_a_rank_that_stops_within_a_long_sum_is_named(run_broken, memory):
+    job = run_broken(
+        """
+world = dist.init(timeout=1.0, grace=0.5)
+long = np.ones(2**22, np.float32)
+def stop():
+    time.sleep(0.3)
+    fault()
+    os.kill(os.getpid(), signal.SIGSTOP)
+if world.rank == 1:
+    threading.Thread(target=stop, daemon=True).start()
+while True:
+    world.allreduce(long)
+""",
+        DISTGRAD_SHARED_MEMORY=memory,
+    )
+
+    said = job.by_rank(0)
+    assert "StallError: rank 0 has waited 1." in said
+    assert "in allreduce (sum) of float32[4194304]" in said
+    assert "not arrived: rank 1" in said
+
+
 def test_the_deadline_may_come_from_the_environment(run_broken):
     job = run_broken(
         STALL.format(how="time.sleep(60)").replace("timeout=1.0, ", ""), DISTGRAD_TIMEOUT="1"

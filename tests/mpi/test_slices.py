@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 import distgrad.distributed as dist
-from distgrad.distributed.verbs import mpi, slices
+from distgrad.distributed.verbs import mpi, shared_memory, slices
 from distgrad.distributed.verbs.communicator import exchange_json
 
 pytestmark = pytest.mark.mpi(min_size=2)
+
+
+@pytest.fixture(autouse=True)
+def _no_shared_memory(monkeypatch):
+    monkeypatch.setattr(shared_memory, "_RANKS", 0)
 
 
 def numbers(rank, length, dtype):

@@ -239,7 +239,9 @@ class RunningMean:
         means = [None if each is None else _divided(each, divisor) for each in self._sums]
         if self._comm.size == 1:
             if self._weight == 0:
-                raise BatchError("gradients: nothing with an example was added; expected some")
+                raise BatchError(
+                    "gradients: nothing with an example was added; call add for each piece first"
+                )
             return [as_gradient(*each) for each in zip(self._leaves, means, strict=True)]
         entries = describe_sources(treedef, self._leaves)
         adder = self._manner.adder(self._comm, entries)

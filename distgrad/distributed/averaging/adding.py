@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from distgrad.core.spans import COMPUTE, span
 from distgrad.distributed.averaging.adasum import add_up_adaptively
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.hierarchy import hierarchy_of
@@ -17,6 +18,7 @@ from distgrad.distributed.averaging.weights import share
 from distgrad.distributed.compression import BF16, FP16, Compression, Int8, PowerSGD, Shares, TopK
 from distgrad.distributed.safety.fingerprint import Entry
 from distgrad.distributed.verbs.communicator import Array, Communicator
+from distgrad.distributed.verbs.slices import SHORTEST
 from distgrad.errors import DesyncError, UnsupportedOptionError
 from distgrad.sparse import densified
 
@@ -82,8 +84,22 @@ class Adder(Protocol):
         """Make what adding up on a communicator needs."""
         ...
 
-    def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
-        """Put the sum into the message and return how many bytes this rank sent."""
+    def add_up(
+        self, comm: Communicator, bucket: Bucket, message: Array, factor: float = 1.0
+    ) -> int:
+        """Put the sum into the message and return how many bytes this rank sent.
+
+        Parameters
+        ----------
+        comm : Communicator
+            The ranks.
+        bucket : Bucket
+            What the message carries.
+        message : numpy.ndarray
+            This rank's.
+        factor : float
+            By which it is multiplied before: 1 unless the message is a gradient where it lay.
+        """
         ...
 
 
@@ -114,8 +130,16 @@ class Native:
     def prepare(self, comm: Communicator) -> None:
         """Need nothing."""
 
-    def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
+    def add_up(
+        self, comm: Communicator, bucket: Bucket, message: Array, factor: float = 1.0
+    ) -> int:
         """Put the sum into the message."""
+        is_long = factor != 1 and message.nbytes >= SHORTEST
+        by_comm = getattr(comm, "add_up_weighed", None) if is_long else None
+        if by_comm is not None:  # which may save a pass over the message
+            by_comm(message, factor)
+            return message.nbytes
+        weigh(message, factor)
         comm.allreduce(message, "sum", out=message)
         return message.nbytes
 
@@ -129,8 +153,11 @@ class Hierarchical(Native):
         """Find out the machines."""
         hierarchy_of(comm)
 
-    def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
+    def add_up(
+        self, comm: Communicator, bucket: Bucket, message: Array, factor: float = 1.0
+    ) -> int:
         """Put the sum into the message."""
+        weigh(message, factor)
         return hierarchy_of(comm).add_up(comm, message)
 
 
@@ -146,8 +173,11 @@ class Adaptive(Native):
         share(weight, weights, as_sum=True)  # which raises if no rank has an example
         return weight
 
-    def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
+    def add_up(
+        self, comm: Communicator, bucket: Bucket, message: Array, factor: float = 1.0
+    ) -> int:
         """Put the adaptive sum into the message."""
+        weigh(message, factor)
         return add_up_adaptively(comm, bucket, message)
 
 
@@ -202,8 +232,11 @@ class Compressed(Native):
             )
         return super().weigh(comm, weight, weights)
 
-    def add_up(self, comm: Communicator, bucket: Bucket, message: Array) -> int:
+    def add_up(
+        self, comm: Communicator, bucket: Bucket, message: Array, factor: float = 1.0
+    ) -> int:
         """Put the sum of the shares into the message, and 1 as the sum of their weights."""
+        weigh(message, factor)
         if message.dtype.kind == "c":  # rare, and no compression knows what is large of them
             sent = super().add_up(comm, bucket, message)
         else:
@@ -310,6 +343,13 @@ def manner(
             f"{function}: {both[0]} and {both[1]} do not go together: {why}; leave one out"
         )
     return Manner(average, reduction, compression)
+
+
+def weigh(message: Array, factor: float) -> None:
+    """Multiply a message by a factor, where it lies."""
+    if factor != 1:
+        with span("weigh", COMPUTE):
+            np.multiply(message, factor, out=message)
 
 
 def all_dense(gradients: Sequence[Any]) -> list[Any]:

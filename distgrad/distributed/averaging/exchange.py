@@ -12,7 +12,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.core.seam import LISTENERS
-from distgrad.core.spans import COMPUTE, span, spanned
+from distgrad.core.spans import COMPUTE, spanned
 from distgrad.distributed.averaging.adding import Adder, Native, all_dense
 from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
@@ -218,7 +218,8 @@ class Rest:
             own = self._own(bucket)
             if own is not None:
                 message = own.reshape(-1)
-                tally.add_up(message, partial(adder.add_up, comm, bucket, message))
+                factor = self._factor or 1.0  # zeros need none
+                tally.add_up(message, partial(adder.add_up, comm, bucket, message, factor))
                 position = bucket.positions[0]
                 results[position] = _as_tensor(own, leaves[position])
                 continue
@@ -233,7 +234,7 @@ class Rest:
         ]
 
     def _own(self, bucket: Bucket) -> Array | None:
-        """Return the only gradient of a bucket, weighed where it lies; None if that cannot be."""
+        """Return the only gradient of a bucket, to be weighed where it lies; else None."""
         if not self._takes or bucket.has_weight or len(bucket.positions) > 1:
             return None
         own = taken(self._gradients, bucket.positions[0], bucket.dtype)
@@ -242,9 +243,6 @@ class Rest:
         buffers_of(self._comm).note(own)  # as an average that was given out
         if not self._factor:
             own.fill(0)  # whatever it holds: the mean over no examples is NaN
-        elif self._factor != 1:
-            with span("weigh", COMPUTE):
-                np.multiply(own, self._factor, out=own)
         return own
 
     def _added_on_device(self, line: Line, bucket: Bucket, tally: Tally) -> Any:

@@ -91,6 +91,11 @@ class InBlocks(Elementwise):
         How many numbers share a scale.
     dtype : numpy.dtype
         Of a number's code.
+
+    Raises
+    ------
+    ValueError
+        If `block` is less than 1.
     """
 
     def __init__(self, function: str, block: int, dtype: Any) -> None:
@@ -162,6 +167,11 @@ class FP16(InBlocks):
         How many numbers share a scale, a power of two, by which the largest of them comes close to
         the largest that half precision holds: none overflows, and only what is less than 10⁻⁸
         of its block's largest loses digits. 4 bytes a block.
+
+    Raises
+    ------
+    ValueError
+        If `block` is less than 1.
 
     Notes
     -----
@@ -250,6 +260,11 @@ class Int8(InBlocks):
     ----------
     block : int
         How many numbers share a scale, their largest magnitude over 127. 4 bytes a block.
+
+    Raises
+    ------
+    ValueError
+        If `block` is less than 1.
 
     Notes
     -----

@@ -195,7 +195,9 @@ def _seconds(argument: str, given: float | None, variable: str, default: float) 
         try:
             given = float(text)
         except ValueError:
-            raise LaunchError(f"{variable}={text!r} is no number of seconds") from None
+            raise LaunchError(
+                f"{variable}={text!r} is no number of seconds; expected one such as 600"
+            ) from None
     if given is None:
         return default
     if not given > 0:

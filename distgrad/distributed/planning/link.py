@@ -166,7 +166,10 @@ def fit(samples: Sequence[Sample]) -> Fit:
                 link = _fitted(samples, algorithm, knots)
                 best = Fit(link, algorithm, error, float(np.max(errors)))
     if best is None:
-        raise PlanningError("plan: no model fits")
+        raise PlanningError(
+            "plan: no latency and bandwidth fit the times that were measured; measure again while "
+            "nothing else runs on the machines"
+        )
     return best
 
 

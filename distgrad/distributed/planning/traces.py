@@ -33,7 +33,10 @@ def step_of_timeline(path: Path) -> Step:
         if event.get("ph") == "X":
             spans.setdefault(event["pid"], []).append(event)
     if 0 not in spans:
-        raise PlanningError(f"{path} has nothing of rank 0")
+        raise PlanningError(
+            f"{path} has nothing of rank 0; expected the timeline of all ranks, as distgrad "
+            "timeline merge writes it"
+        )
     steps = _steps(spans[0])
     steps = steps[_SKIPPED:] if len(steps) > 2 * _SKIPPED else steps
     steps = [each for each in steps if each["messages"]]

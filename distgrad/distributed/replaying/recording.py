@@ -66,6 +66,11 @@ class RecordingCommunicator:
         sent = checksum(array) if op in _UNTIMED else ""  # now: the result may take its place
         return self._keep("allreduce", self._inner.allreduce(array, op, out=out), op, sent)
 
+    def add_up_weighed(self, message: Array, factor: float) -> None:
+        """Multiply, and then reduce as the inner communicator does: so the replay does, too."""
+        np.multiply(message, factor, out=message)
+        self.allreduce(message, "sum", out=message)
+
     def broadcast(self, array: Array, root: int = 0) -> Array:
         """Broadcast as the inner communicator does."""
         return self._keep("broadcast", self._inner.broadcast(array, root))

@@ -28,6 +28,8 @@ class ReplayCommunicator:
         Which rank to be.
     check : bool
         Whether what this rank gives to sums must be what it gave then.
+    stream : str
+        Which of the rank's communicators: ``"0"`` is the world's, those made of it follow.
 
     Raises
     ------

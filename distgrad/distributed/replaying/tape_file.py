@@ -80,7 +80,7 @@ class Reader:
         finalize(self, self._stream.close)
         self.about, _ = self.read()
         if self.about.get("distgrad_recording") != VERSION:
-            raise ReplayError(f"{path} is no recording")
+            raise ReplayError(f"{path} is no recording; expected what DISTGRAD_RECORD=DIR wrote")
 
     def read(self) -> tuple[dict[str, Any], bytes]:
         """Return the next entry."""

@@ -31,12 +31,14 @@ from distgrad.distributed.verbs.collective_ops import (
     next_call,
     record,
 )
-from distgrad.distributed.verbs.communicator import Array, Communicator, check_root, wire_dtype
+from distgrad.distributed.verbs.communicator import Array, Communicator, check_root
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
 from distgrad.errors import BatchError, CommunicationError, TapeError
 from distgrad.ops.shaping.structure import astype
 from distgrad.tensor import Operators, Tensor
+
+_OPS = ("sum", "mean", "prod", "min", "max")
 
 
 def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
@@ -57,6 +59,8 @@ def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
     DesyncError
         On every rank, if ranks call different operations, or with different shapes or dtypes, or if
         tapes follow `x` on some ranks only.
+    CommunicationError
+        If there is no such `op`, or it means nothing for the dtype of `x`.
 
     Notes
     -----
@@ -76,7 +80,10 @@ def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
     36.0
     """
     comm = world() if comm is None else comm
-    wire_dtype(np.dtype(np.float32), "sum" if op == "mean" else op)
+    if op not in _OPS:
+        raise CommunicationError(
+            f"allreduce: unknown op {op!r}; expected one of {', '.join(map(repr, _OPS))}"
+        )
     value = _enter("allreduce", x)
     if op == "mean" and value.is_integer:
         value = value.as_float64()
@@ -105,6 +112,8 @@ def broadcast(x: Any, root: int = 0, comm: Communicator | None = None) -> Any:
     ------
     DesyncError
         As for `allreduce`.
+    CommunicationError
+        If `root` is no rank.
 
     Notes
     -----

@@ -36,7 +36,8 @@ class Communicator(Protocol):
     nothing overlaps. And it may have ``split(colour)``, the communicator of the ranks that give the
     same number, ``machine()``, the lowest rank on this rank's machine, both called by all ranks
     together, and ``count(what)``, which notes an operation made of some of the parts: without them,
-    there is no ``reduction="hierarchical"``.
+    there is no ``reduction="hierarchical"``. And ``add_up_weighed(message, factor)``, which adds up
+    messages where they lie, each times its rank's factor: without it, they are multiplied before.
 
     Attributes
     ----------

@@ -25,7 +25,8 @@ from distgrad.distributed.verbs.communicator import (
     describe,
     wire_dtype,
 )
-from distgrad.distributed.verbs.slices import Slices, is_worth_it
+from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
+from distgrad.distributed.verbs.sums import Sums
 from distgrad.errors import CommunicationError
 
 # Elements a message. MPI counts are C ints: from 2^31 on Open MPI refuses and Intel MPI returns
@@ -86,7 +87,10 @@ class MPICommunicator:
         self._communicator = communicator.Dup()
         # Whatever mpi4py.rc.errors says: an error becomes an exception that names the operation.
         self._communicator.Set_errhandler(mpi.ERRORS_RETURN)
-        self._slices = Slices(self._communicator)
+        # What a thread in the background does has to wait inside MPI, without the interpreter.
+        self._sums = Sums(
+            mpi, self._communicator, len(guard.neighbours), shares_memory=not background
+        )
         self.rank: int = self._communicator.rank
         self.size: int = self._communicator.size
         self.local_rank: int = (
@@ -115,10 +119,10 @@ class MPICommunicator:
         flat = buffer.reshape(-1)
 
         def requests() -> Iterator[Any]:
-            if op == "sum" and is_worth_it(self.size, flat.nbytes):
-                yield from self._slices.add_up(flat, MESSAGE_ELEMENTS)
+            if op == "sum":
+                yield from self._sums.add_up(flat, MESSAGE_ELEMENTS)
                 return
-            for piece in _pieces(flat):
+            for piece in pieces(flat, MESSAGE_ELEMENTS):
                 yield self._communicator.Iallreduce(self._mpi.IN_PLACE, piece, reduction)
 
         self._run(requests, lambda: describe(f"allreduce ({op})", array.dtype, array.shape))
@@ -127,6 +131,20 @@ class MPICommunicator:
         if buffer is not out:
             out[...] = buffer.reshape(array.shape)
         return out
+
+    def add_up_weighed(self, message: Array, factor: float) -> None:
+        """Put the sum of all ranks' messages, each times its rank's factor, into the message.
+
+        Parameters
+        ----------
+        message : numpy.ndarray
+            Contiguous, of a dtype in which MPI adds up, of the same shape and dtype on every rank.
+        factor : float
+            This rank's.
+        """
+        flat = message.reshape(-1)
+        what = partial(describe, "allreduce (sum)", message.dtype, message.shape)
+        self._run(lambda: self._sums.add_up(flat, MESSAGE_ELEMENTS, factor), what)
 
     def allreduce_on_device(self, array: Any, op: str = "sum") -> None:
         """Reduce all ranks' arrays in a device's memory in place, by an MPI that takes these.
@@ -141,7 +159,7 @@ class MPICommunicator:
         flat, reduction = array.reshape(-1), self._reductions[op]
 
         def requests() -> Iterator[Any]:
-            for piece in _pieces(flat):
+            for piece in pieces(flat, MESSAGE_ELEMENTS):
                 yield self._communicator.Iallreduce(self._mpi.IN_PLACE, piece, reduction)
 
         self._run(requests, lambda: describe(f"allreduce ({op})", array.dtype, array.shape))
@@ -153,7 +171,7 @@ class MPICommunicator:
         raw = result.reshape(-1).view(np.uint8)
 
         def requests() -> Iterator[Any]:
-            for piece in _pieces(raw):
+            for piece in pieces(raw, MESSAGE_ELEMENTS):
                 yield self._communicator.Ibcast(piece, root)
 
         self._run(requests, lambda: describe("broadcast", result.dtype, result.shape))
@@ -168,11 +186,11 @@ class MPICommunicator:
 
         def requests() -> Iterator[Any]:
             # The limit holds for what arrives: `size` pieces in one message.
-            for piece in _pieces(raw, MESSAGE_ELEMENTS // self.size or 1):
+            for piece in pieces(raw, MESSAGE_ELEMENTS // self.size or 1):
                 if piece.size == raw.size:
                     yield self._communicator.Iallgather(piece, rows)
                     return
-                start = _distance(raw, piece)
+                start = distance(raw, piece)
                 arrived = np.empty((self.size, piece.size), np.uint8)
                 yield self._communicator.Iallgather(piece, arrived)
                 rows[:, start : start + piece.size] = arrived
@@ -189,10 +207,10 @@ class MPICommunicator:
         def what() -> str:
             return describe("allgatherv", own.dtype, own.shape)
 
-        if self._fits(table, own.itemsize):
+        if fits(table, own.itemsize, MESSAGE_ELEMENTS):
             result = np.empty(int(table[:, 0].sum()), own.dtype) if out is None else out
             sizes = (table[:, 0] * own.itemsize).tolist()
-            received = [result.view(np.uint8), sizes, _starts(sizes), self._mpi.BYTE]
+            received = [result.view(np.uint8), sizes, starts(sizes), self._mpi.BYTE]
             self._run(
                 lambda: iter([self._communicator.Iallgatherv(own.view(np.uint8), received)]), what
             )
@@ -228,21 +246,16 @@ class MPICommunicator:
         reduction = self._reductions[op]
 
         def requests() -> Iterator[Any]:
-            for piece in _pieces(result, MESSAGE_ELEMENTS // self.size or 1):
+            for piece in pieces(result, MESSAGE_ELEMENTS // self.size or 1):
                 if piece.size == result.size:
                     yield self._communicator.Ireduce_scatter_block(rows, piece, reduction)
                     return
-                start = _distance(result, piece) // wire.itemsize
+                start = distance(result, piece) // wire.itemsize
                 sent = np.ascontiguousarray(rows[:, start : start + piece.size])
                 yield self._communicator.Ireduce_scatter_block(sent, piece, reduction)
 
         self._run(requests, lambda: describe(f"reduce_scatter ({op})", array.dtype, array.shape))
         return result.astype(array.dtype, copy=False).reshape(np.shape(array)[1:])
-
-    def _fits(self, counts: Array, itemsize: int) -> bool:
-        """Return whether no rank sends or receives more bytes than a message can count."""
-        most = max(int(counts.sum(axis=0).max()), int(counts.sum(axis=1).max()))
-        return most * itemsize <= MESSAGE_ELEMENTS
 
     def _exchange(
         self,
@@ -253,40 +266,13 @@ class MPICommunicator:
         everybody_gets_all: bool = False,
     ) -> Array:
         """Return what all ranks have for this one, by as many rounds as the messages need."""
-        size, itemsize = self.size, own.itemsize
-        to = counts[self.rank] * itemsize
-        come = counts[:, self.rank] * itemsize
-        starts_to = np.zeros(size, np.int64) if everybody_gets_all else np.cumsum(to) - to
-        starts_come = np.cumsum(come) - come
         result = np.empty(int(counts[:, self.rank].sum()), own.dtype)
-        sent, arrived = own.view(np.uint8), result.view(np.uint8)
-        byte, alltoallv = self._mpi.BYTE, self._communicator.Ialltoallv
 
         def requests() -> Iterator[Any]:
-            if not everybody_gets_all and self._fits(counts, itemsize):
-                yield alltoallv(
-                    [sent, to.tolist(), starts_to.tolist(), byte],
-                    [arrived, come.tolist(), starts_come.tolist(), byte],
-                )
-                return
-            # In rounds, of the same number on every rank since all know all counts.
-            limit = MESSAGE_ELEMENTS // size or 1
-            for done in range(0, int(counts.max()) * itemsize, limit):
-                sizes_to = np.clip(to - done, 0, limit)
-                sizes_come = np.clip(come - done, 0, limit)
-                here = starts_to + done
-                message = np.concatenate(
-                    [sent[a : a + n] for a, n in zip(here, sizes_to, strict=True)]
-                )
-                piece = np.empty(int(sizes_come.sum()), np.uint8)
-                yield alltoallv(
-                    [message, sizes_to.tolist(), _starts(sizes_to), byte],
-                    [piece, sizes_come.tolist(), _starts(sizes_come), byte],
-                )
-                for a, n, b in zip(
-                    starts_come + done, sizes_come, _starts(sizes_come), strict=True
-                ):
-                    arrived[a : a + n] = piece[b : b + n]
+            return exchange(
+                *(self._mpi, self._communicator, own, counts, result, MESSAGE_ELEMENTS),
+                everybody_gets_all=everybody_gets_all,
+            )
 
         self._run(requests, what)
         return result
@@ -306,7 +292,9 @@ class MPICommunicator:
         sent, arrived = own.reshape(-1).view(np.uint8), result.reshape(-1).view(np.uint8)
 
         def requests() -> Iterator[Any]:
-            for piece, place in zip(_pieces(sent), _pieces(arrived), strict=True):
+            for piece, place in zip(
+                pieces(sent, MESSAGE_ELEMENTS), pieces(arrived, MESSAGE_ELEMENTS), strict=True
+            ):
                 sending = self._communicator.Isend(piece, partner)
                 yield self._communicator.Irecv(place, partner)
                 yield sending
@@ -415,24 +403,6 @@ class _Elsewhere:
 
     def what(self) -> str:
         return self._of._what()
-
-
-def _pieces(flat: Array, limit: int | None = None) -> Iterator[Array]:
-    """Yield a flat array in pieces that a message can carry; nothing for an empty one."""
-    limit = MESSAGE_ELEMENTS if limit is None else limit
-    for start in range(0, flat.size, limit):
-        yield flat[start : start + limit]
-
-
-def _starts(sizes: Any) -> list[int]:
-    """Return where pieces of some sizes start that lie end to end."""
-    starts: list[int] = (np.cumsum(sizes) - sizes).tolist()
-    return starts
-
-
-def _distance(whole: Array, part: Array) -> int:
-    """Return by how many bytes a view starts after the array that it views."""
-    return int(part.__array_interface__["data"][0] - whole.__array_interface__["data"][0])
 
 
 def _local_rank(mpi: Any, communicator: Any) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from distgrad.distributed.verbs.communicator import Array
 
 _RANKS = 4  # with more, each would wait for many messages at once
-_SHORTEST = 2**18  # bytes, below which the many messages cost more than they save
+SHORTEST = 2**18  # bytes, below which the many messages cost more than they save
 _PIECE = 2**22  # bytes, for which there is scratch memory
 _TO_ADD, _ADDED = 1, 2  # tags; other exchanges of the communicator have 0
 
@@ -27,7 +27,7 @@ _interrupted: list[Any] = []
 
 def is_worth_it(ranks: int, nbytes: int) -> bool:
     """Return whether to add up by slices, the same on all ranks."""
-    return ranks <= _RANKS and nbytes >= _SHORTEST
+    return ranks <= _RANKS and nbytes >= SHORTEST
 
 
 class Slices:
@@ -73,7 +73,13 @@ class Slices:
             under_way += [comm.Irecv(arrived[other], other, _TO_ADD) for other in others]
             under_way += [comm.Isend(slices[other], other, _TO_ADD) for other in others]
             yield from under_way
-            for other in sorted(others):
+            # In the order of the ranks, as in shared memory: the same bits either way.
+            before = [arrived[other] for other in range(rank)]
+            for row in before[1:]:
+                before[0] += row
+            if before:
+                np.add(before[0], own, out=own)
+            for other in range(rank + 1, size):
                 own += arrived[other]
             under_way = [comm.Irecv(slices[other], other, _ADDED) for other in others]
             under_way += [comm.Isend(own, other, _ADDED) for other in others]
