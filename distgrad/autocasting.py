@@ -17,7 +17,7 @@ from distgrad.tensor import Operators
 
 # Products take most of the time, and processors have circuits for narrow ones that add up in
 # float32. The lists follow PyTorch's (its manual, "Automatic Mixed Precision", CUDA op reference).
-NARROW = frozenset("matmul contract conv conv_transpose attention lstm gru".split())
+NARROW = frozenset("matmul linear contract conv conv_transpose attention lstm gru".split())
 # Sums of many terms, and functions whose range or slope leaves what narrow numbers can hold.
 WIDE = frozenset(
     "sum mean prod cumulative_sum cumulative_prod logsumexp softmax log_softmax "

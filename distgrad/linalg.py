@@ -4,20 +4,14 @@ from distgrad.errors import LinAlgError
 from distgrad.ops.linalg.determinants import SlogdetResult, det, logdet, slogdet
 from distgrad.ops.linalg.eigen import EighResult, EigResult, eig, eigh, eigvals, eigvalsh
 from distgrad.ops.linalg.exponential import expm
+from distgrad.ops.linalg.least_squares import LstsqResult, lstsq
 from distgrad.ops.linalg.norms import cond, matrix_norm, norm, vector_norm
 from distgrad.ops.linalg.parts import adjoint, diagonal, trace
 from distgrad.ops.linalg.products import cross, matrix_power, multi_dot, outer
 from distgrad.ops.linalg.pseudo_inverse import matrix_rank, pinv
 from distgrad.ops.linalg.singular import SVDResult, svd, svdvals
-from distgrad.ops.linalg.solving import (
-    LstsqResult,
-    inv,
-    lstsq,
-    solve,
-    solve_triangular,
-    tensorinv,
-    tensorsolve,
-)
+from distgrad.ops.linalg.solving import inv, solve, solve_triangular
+from distgrad.ops.linalg.tensor_systems import tensorinv, tensorsolve
 from distgrad.ops.linalg.triangular import QRResult, cholesky, qr
 from distgrad.ops.products.contractions import matmul, tensordot, vecdot
 from distgrad.ops.shaping.structure import matrix_transpose

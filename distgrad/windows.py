@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from math import gcd
 from typing import NamedTuple, TypeAlias
 
@@ -11,6 +12,15 @@ from distgrad.shapes import Shape
 
 Pairs: TypeAlias = tuple[tuple[int, int], ...]  # of padding: before and behind, for each axis
 Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
+
+
+class Geometry(NamedTuple):
+    """How a window slides: what the arrays' shapes do not say."""
+
+    stride: Shape
+    padding: Pairs
+    dilation: Shape
+    groups: int = 1
 
 
 class Phase(NamedTuple):
@@ -111,6 +121,23 @@ def _same(length: int, window: int, stride: int, dilation: int) -> tuple[int, in
     fitting = -(-length // stride)
     missing = max((fitting - 1) * stride + extent(window, dilation) - length, 0)
     return missing // 2, missing - missing // 2
+
+
+def adjoint_phases(
+    lengths: Shape, windows: Shape, window: Shape, geometry: Geometry
+) -> Iterator[tuple[Phase, ...]]:
+    """Yield what makes up the adjoint over all axes: a phase for each, in every combination.
+
+    Parameters
+    ----------
+    lengths, windows, window : tuple of int
+        For each spatial axis, see `phases`.
+    geometry : Geometry
+        How the window slides.
+    """
+    before = (ahead for ahead, _ in geometry.padding)
+    along = map(phases, lengths, windows, window, geometry.stride, before, geometry.dilation)
+    yield from product(*along)
 
 
 def phases(

@@ -24,7 +24,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     4: ("operators", "array_methods", "interchange", "tensor", "linalg", "fft", "special"),
     5: (
         *("backends_in_force", "namespace_info", "entering", "autocasting", "eager", "variable"),
-        *("sparse", "numpy_functions", "batching", "data", "debug", "random"),
+        *("sparse", "numpy_functions", "batching", "vectorizing", "data", "debug", "random"),
     ),
     6: ("tape", "transforms", "graph", "nn", "optimizers"),
     7: ("distributed", "testing", "distgrad_numpy", "distgrad_cupy"),

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad.ops import VOCABULARY
-from distgrad_cupy.running import ELEMENTS, Runner, addition_dtype, threads_for_row
+from distgrad_cupy.running import ELEMENTS, Runner, addition_dtype, composed, threads_for_row
 
 Array = Any
 
@@ -173,11 +172,9 @@ def _attention(
     run: Runner, *inputs: Array, scale: float, offset: int | None
 ) -> tuple[Array, Array]:
     if not _takes(inputs):
-        compose: Any = VOCABULARY["attention"].compose
-        composed: tuple[Array, Array] = compose(
-            run.namespace(), *inputs, scale=scale, offset=offset
-        )
-        return composed
+        pair: tuple[Array, Array]
+        pair = composed(run, "attention", *inputs, scale=scale, offset=offset)
+        return pair
     problem = _Problem(run, inputs[:3], inputs[3:], scale, offset)
     module, shape = run.module, (problem.heads, problem.queries)
     width = inputs[2].shape[-1]
@@ -199,9 +196,9 @@ def _attention_vjp(
 ) -> tuple[Array, ...]:
     inputs, (g, g_sums) = arrays[:-4], arrays[-2:]
     if not _takes(inputs, (g, g_sums)):
-        compose: Any = VOCABULARY["attention_vjp"].compose
-        composed: tuple[Array, ...] = compose(run.namespace(), *arrays, scale=scale, offset=offset)
-        return composed
+        cotangents: tuple[Array, ...]
+        cotangents = composed(run, "attention_vjp", *arrays, scale=scale, offset=offset)
+        return cotangents
     problem = _Problem(run, inputs[:3], inputs[3:], scale, offset)
     module, mask = run.module, inputs[3:]
     to_query, to_key, to_value = (

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad.ops import VOCABULARY
-from distgrad.windows import Pairs, counts, phases
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, addition_dtype, blocks_for
+from distgrad.ops.neural.unrolled import with_roles_changed
+from distgrad.windows import Geometry, adjoint_phases, counts
+from distgrad_cupy.running import (
+    ELEMENTS,
+    THREADS,
+    Runner,
+    addition_dtype,
+    blocks_for,
+    composed,
+)
 
 Array = Any
 Shape = tuple[int, ...]
@@ -46,6 +52,13 @@ class Slide(NamedTuple):
     before: Shape
     dilation: Shape
     groups: int
+
+    @classmethod
+    def of(cls, lengths: Shape, windows: Shape, window: Shape, geometry: Geometry) -> Slide:
+        """Return how a window slides, by its geometry and the shapes of three arrays."""
+        before = tuple(ahead for ahead, _ in geometry.padding)
+        stride, dilation = geometry.stride, geometry.dilation
+        return cls(lengths, windows, window, stride, before, dilation, geometry.groups)
 
     def arguments(self) -> tuple[np.int32, ...]:
         """Return the arguments that every kernel ends with: each for three axes."""
@@ -84,37 +97,23 @@ def _takes(first: Array, second: Array, rank: int, *lengths: int) -> bool:
     )
 
 
-def _composed(run: Runner, name: str, *arrays: Array, **params: Any) -> Array:
-    compose: Any = VOCABULARY[name].compose
-    return compose(run.namespace(), *arrays, **params)
-
-
 def _has_few_channels(inner: int, each: int, groups: int) -> bool:
     return groups > 1 and inner * each <= _FEW_PRODUCTS
 
 
-# --- the three operations -------------------------------------------------------------------------
+# --- the three operations, whose options `how` are the fields of a `Geometry` ---------------------
 
 
-def _conv(
-    run: Runner,
-    x: Array,
-    w: Array,
-    *,
-    stride: Shape,
-    padding: Pairs,
-    dilation: Shape,
-    groups: int,
-) -> Array:
+def _conv(run: Runner, x: Array, w: Array, **how: Any) -> Array:
+    geometry = Geometry(**how)
     window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
-    spatial = counts(x.shape[1:-1], window, stride, padding, dilation)
+    groups, lengths = geometry.groups, x.shape[1:-1]
+    spatial = counts(lengths, window, geometry.stride, geometry.padding, geometry.dilation)
     if not _takes(x, w, len(window), x.shape[0] * prod(spatial), prod(window) * x.shape[-1]):
-        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return _composed(run, "conv", x, w, **how)
+        return composed(run, "conv", x, w, **how)
     y = run.module.empty((x.shape[0], *spatial, outputs), x.dtype)
     x, w = map(run.module.ascontiguousarray, (x, w))
-    before = tuple(ahead for ahead, _ in padding)
-    slide = Slide(x.shape[1:-1], spatial, window, stride, before, dilation, groups)
+    slide = Slide.of(lengths, spatial, window, geometry)
     if not y.size:
         return y
     if not w.size:
@@ -126,21 +125,11 @@ def _conv(
     return y
 
 
-def _conv_transpose(
-    run: Runner,
-    y: Array,
-    w: Array,
-    *,
-    shape: Shape,
-    stride: Shape,
-    padding: Pairs,
-    dilation: Shape,
-    groups: int,
-) -> Array:
-    window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
+def _conv_transpose(run: Runner, y: Array, w: Array, *, shape: Shape, **how: Any) -> Array:
+    geometry = Geometry(**how)
+    window, (inner, outputs), groups = w.shape[:-2], w.shape[-2:], geometry.groups
     if not _takes(y, w, len(window), y.shape[0] * prod(shape), prod(window) * outputs):
-        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return _composed(run, "conv_transpose", y, w, **how, shape=shape)
+        return composed(run, "conv_transpose", y, w, **how, shape=shape)
     x = run.module.empty((y.shape[0], *shape, inner * groups), y.dtype)
     y, w = map(run.module.ascontiguousarray, (y, w))
     if not x.size:
@@ -148,37 +137,20 @@ def _conv_transpose(
     if not (y.size and w.size):
         x[...] = 0
     elif _has_few_channels(inner, outputs // groups, groups):
-        before = tuple(ahead for ahead, _ in padding)
-        slide = Slide(shape, y.shape[1:-1], window, stride, before, dilation, groups)
+        slide = Slide.of(shape, y.shape[1:-1], window, geometry)
         _direct(run, "direct_transpose", y, w, x, slide, w.shape)
     else:
-        _transpose(run, y, w, x, stride, padding, dilation, groups)
+        _transpose(run, y, w, x, geometry)
     return x
 
 
-def _transpose(
-    run: Runner,
-    y: Array,
-    w: Array,
-    x: Array,
-    stride: Shape,
-    padding: Pairs,
-    dilation: Shape,
-    groups: int,
-) -> None:
+def _transpose(run: Runner, y: Array, w: Array, x: Array, geometry: Geometry) -> None:
     """Write a transposed convolution, one convolution of stride 1 for each residue of positions."""
-    window, (inner, outputs) = w.shape[:-2], w.shape[-2:]
-    rank, shape = len(window), x.shape[1:-1]
-    # The kernel with the roles of its channels changed, group by group.
-    turned = w.reshape(*window, inner, groups, outputs // groups)
-    turned = turned.transpose(*range(rank), rank + 2, rank + 1, rank)
-    turned = turned.reshape(*window, outputs // groups, groups * inner)
-    along = [
-        phases(shape[a], y.shape[1 + a], window[a], stride[a], padding[a][0], dilation[a])
-        for a in range(rank)
-    ]
-    for phase in product(*along):
-        places = tuple(slice(p.start, None, s) for p, s in zip(phase, stride, strict=True))
+    window, lengths = w.shape[:-2], y.shape[1:-1]
+    rank = len(window)
+    turned = with_roles_changed(run.namespace(), w, geometry.groups)
+    for phase in adjoint_phases(x.shape[1:-1], lengths, window, geometry):
+        places = tuple(slice(p.start, None, s) for p, s in zip(phase, geometry.stride, strict=True))
         target = x[(slice(None), *places)]
         if any(p.taps == 0 for p in phase):
             target[...] = 0
@@ -187,13 +159,13 @@ def _transpose(
         taps = tuple(slice(p.first, None, p.step) for p in phase)
         part = turned[taps][(slice(None, None, -1),) * rank]
         slide = Slide(
-            y.shape[1:-1],
+            lengths,
             target.shape[1:-1],
             tuple(p.taps for p in phase),
             (1,) * rank,
             tuple(p.padding[0] for p in phase),
             tuple(p.dilation for p in phase),
-            groups,
+            geometry.groups,
         )
         whole = target.shape == x.shape
         result = x if whole else run.module.empty(target.shape, x.dtype)
@@ -202,27 +174,17 @@ def _transpose(
             target[...] = result
 
 
-def _conv_kernel_vjp(
-    run: Runner,
-    x: Array,
-    y: Array,
-    *,
-    window: Shape,
-    stride: Shape,
-    padding: Pairs,
-    dilation: Shape,
-    groups: int,
-) -> Array:
+def _conv_kernel_vjp(run: Runner, x: Array, y: Array, *, window: Shape, **how: Any) -> Array:
+    geometry = Geometry(**how)
+    groups = geometry.groups
     inner, outputs = x.shape[-1] // groups, y.shape[-1]
     if not _takes(x, y, len(window), prod(window) * x.shape[-1]):
-        how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return _composed(run, "conv_kernel_vjp", x, y, **how, window=window)
+        return composed(run, "conv_kernel_vjp", x, y, **how, window=window)
     shape = (*window, inner, outputs)
     if not (x.size and y.size and prod(shape)):
         return run.module.zeros(shape, x.dtype)
     x, y = map(run.module.ascontiguousarray, (x, y))
-    before = tuple(ahead for ahead, _ in padding)
-    slide = Slide(x.shape[1:-1], y.shape[1:-1], window, stride, before, dilation, groups)
+    slide = Slide.of(x.shape[1:-1], y.shape[1:-1], window, geometry)
     each = outputs // groups
     if _has_few_channels(inner, each, groups):
         return _direct_kernel(run, x, y, shape, slide)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops import VOCABULARY
 from distgrad.ops.neural.shifted_views import places_dtype
 from distgrad.windows import Pairs, counts
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed
 
 Array = Any
 Shape = tuple[int, ...]
@@ -41,11 +40,6 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
 def _takes(*arrays: Array) -> bool:
     first = arrays[0]
     return first.dtype.name in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
-
-
-def _composed(run: Runner, name: str, *arrays: Array, **params: Any) -> Any:
-    compose: Any = VOCABULARY[name].compose
-    return compose(run.namespace(), *arrays, **params)
 
 
 def _three(values: Any, filling: int) -> tuple[np.int32, ...]:
@@ -84,7 +78,7 @@ def _fits(x: Array, window: Shape) -> bool:
 
 def _max_pool(run: Runner, x: Array, *, window: Shape, stride: Shape, padding: Pairs) -> Array:
     if not (_takes(x) and _fits(x, window)):
-        return _composed(run, "max_pool", x, window=window, stride=stride, padding=padding)
+        return composed(run, "max_pool", x, window=window, stride=stride, padding=padding)
     own, spatial, channels = run.module.ascontiguousarray(x), tuple(x.shape[1:-1]), x.shape[-1]
     windows = _windows(spatial, window, stride, padding)
     out = run.module.empty((x.shape[0], *windows, channels), x.dtype)
@@ -96,7 +90,7 @@ def _places(
     run: Runner, x: Array, y: Array, *, window: Shape, stride: Shape, padding: Pairs
 ) -> Array:
     if not (_takes(x, y) and _fits(x, window)):
-        return _composed(run, "pool_places", x, y, window=window, stride=stride, padding=padding)
+        return composed(run, "pool_places", x, y, window=window, stride=stride, padding=padding)
     own, greatest = map(run.module.ascontiguousarray, (x, y))
     dtype = np.dtype(places_dtype(window))
     out = run.module.empty(y.shape, dtype)
@@ -119,7 +113,7 @@ def _max_pool_vjp(
 ) -> Array:
     if not (_takes(g) and _fits(g, window)):
         how = {"shape": shape, "window": window, "stride": stride, "padding": padding}
-        return _composed(run, "max_pool_vjp", g, places, **how)
+        return composed(run, "max_pool_vjp", g, places, **how)
     given, taps = map(run.module.ascontiguousarray, (g, places))
     out = run.module.empty((g.shape[0], *shape, g.shape[-1]), g.dtype)
     geometry = _geometry(shape, tuple(g.shape[1:-1]), g.shape[-1], window, stride, padding)
@@ -133,7 +127,7 @@ def _max_pool_jvp(
 ) -> Array:
     if not (_takes(t) and _fits(t, window)):
         how = {"window": window, "stride": stride, "padding": padding}
-        return _composed(run, "max_pool_jvp", t, places, **how)
+        return composed(run, "max_pool_jvp", t, places, **how)
     given, taps = map(run.module.ascontiguousarray, (t, places))
     out = run.module.empty(places.shape, t.dtype)
     spatial, windows = tuple(t.shape[1:-1]), tuple(places.shape[1:-1])
@@ -153,7 +147,7 @@ def _avg_pool(
 ) -> Array:
     if not (_takes(x) and _fits(x, window)):
         how = {"window": window, "stride": stride, "padding": padding, "counted": counted}
-        return _composed(run, "avg_pool", x, **how)
+        return composed(run, "avg_pool", x, **how)
     own, spatial, channels = run.module.ascontiguousarray(x), tuple(x.shape[1:-1]), x.shape[-1]
     windows = _windows(spatial, window, stride, padding)
     out = run.module.empty((x.shape[0], *windows, channels), x.dtype)
@@ -174,7 +168,7 @@ def _avg_pool_vjp(
 ) -> Array:
     if not (_takes(g) and _fits(g, window)):
         how = {"shape": shape, "window": window, "stride": stride, "padding": padding}
-        return _composed(run, "avg_pool_vjp", g, **how, counted=counted)
+        return composed(run, "avg_pool_vjp", g, **how, counted=counted)
     given = run.module.ascontiguousarray(g)
     out = run.module.empty((g.shape[0], *shape, g.shape[-1]), g.dtype)
     geometry = _geometry(shape, tuple(g.shape[1:-1]), g.shape[-1], window, stride, padding)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops import VOCABULARY
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed
 
 Array = Any
 
@@ -32,8 +31,7 @@ def _taken(run: Runner, name: str, kernel: Callable[..., Any], *arrays: Array) -
     first = arrays[0]
     alike = first.dtype.name in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
     if not alike or not first.size:
-        compose: Any = VOCABULARY[name].compose
-        return compose(run.namespace(), *arrays)
+        return composed(run, name, *arrays)
     return kernel(run, *map(run.module.ascontiguousarray, arrays))
 
 

@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.core.op import Op
-from distgrad.ops import VOCABULARY
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, addition_dtype, threads_for_row
+from distgrad_cupy.running import (
+    ELEMENTS,
+    THREADS,
+    Runner,
+    addition_dtype,
+    composed,
+    threads_for_row,
+)
 
 Array = Any
 
@@ -28,15 +33,15 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
         What starts them.
     """
     return {
-        "softmax": partial(_mapped, run, VOCABULARY["softmax"]),
-        "log_softmax": partial(_mapped, run, VOCABULARY["log_softmax"]),
+        "softmax": partial(_mapped, run, "softmax"),
+        "log_softmax": partial(_mapped, run, "log_softmax"),
         "softmax_vjp": partial(_softmax_vjp, run),
         "label_cross_entropy": partial(_cross_entropy, run),
         "label_cross_entropy_vjp": partial(_cross_entropy_vjp, run),
-        "layer_norm": partial(_norm, run, VOCABULARY["layer_norm"], centred=True),
-        "rms_norm": partial(_norm, run, VOCABULARY["rms_norm"], centred=False),
-        "layer_norm_vjp": partial(_norm_vjp, run, VOCABULARY["layer_norm_vjp"], centred=True),
-        "rms_norm_vjp": partial(_norm_vjp, run, VOCABULARY["rms_norm_vjp"], centred=False),
+        "layer_norm": partial(_norm, run, "layer_norm", centred=True),
+        "rms_norm": partial(_norm, run, "rms_norm", centred=False),
+        "layer_norm_vjp": partial(_norm_vjp, run, "layer_norm_vjp", centred=True),
+        "rms_norm_vjp": partial(_norm_vjp, run, "rms_norm_vjp", centred=False),
     }
 
 
@@ -49,11 +54,6 @@ def _takes(*arrays: Array) -> bool:
         and first.size > 0
         and all(each.dtype == first.dtype for each in arrays)
     )
-
-
-def _composed(run: Runner, op: Op, *arrays: Array, **params: Any) -> Any:
-    compose: Any = op.compose
-    return compose(run.namespace(), *arrays, **params)
 
 
 def _lengths(x: Array) -> tuple[np.int64, np.int64]:
@@ -71,18 +71,18 @@ def _launch(run: Runner, source: str, name: str, x: Array, *arguments: Any) -> N
 # --- softmax --------------------------------------------------------------------------------------
 
 
-def _mapped(run: Runner, op: Op, x: Array, axis: int) -> Array:
+def _mapped(run: Runner, name: str, x: Array, axis: int) -> Array:
     if not (_takes(x) and axis in (-1, x.ndim - 1)):
-        return _composed(run, op, x, axis=axis)
+        return composed(run, name, x, axis=axis)
     own = run.module.ascontiguousarray(x)
     out = run.module.empty(x.shape, x.dtype)
-    _launch(run, "softmax", op.name, own, own, out, *_lengths(x))
+    _launch(run, "softmax", name, own, own, out, *_lengths(x))
     return out
 
 
 def _softmax_vjp(run: Runner, g: Array, y: Array, axis: int) -> Array:
     if not (_takes(g, y) and g.shape == y.shape and axis in (-1, g.ndim - 1)):
-        return _composed(run, VOCABULARY["softmax_vjp"], g, y, axis=axis)
+        return composed(run, "softmax_vjp", g, y, axis=axis)
     given, weights = map(run.module.ascontiguousarray, (g, y))
     out = run.module.empty(g.shape, g.dtype)
     _launch(run, "softmax", "softmax_vjp", given, given, weights, out, *_lengths(g))
@@ -91,7 +91,7 @@ def _softmax_vjp(run: Runner, g: Array, y: Array, axis: int) -> Array:
 
 def _cross_entropy(run: Runner, logits: Array, labels: Array) -> Array:
     if not _takes(logits):
-        return _composed(run, VOCABULARY["label_cross_entropy"], logits, labels)
+        return composed(run, "label_cross_entropy", logits, labels)
     own = run.module.ascontiguousarray(logits)
     picks = run.module.ascontiguousarray(labels.astype(np.int64, copy=False))
     out = run.module.empty(labels.shape, logits.dtype)
@@ -101,7 +101,7 @@ def _cross_entropy(run: Runner, logits: Array, labels: Array) -> Array:
 
 def _cross_entropy_vjp(run: Runner, g: Array, logits: Array, labels: Array) -> Array:
     if not _takes(logits, g):
-        return _composed(run, VOCABULARY["label_cross_entropy_vjp"], g, logits, labels)
+        return composed(run, "label_cross_entropy_vjp", g, logits, labels)
     own, given = map(run.module.ascontiguousarray, (logits, g))
     picks = run.module.ascontiguousarray(labels.astype(np.int64, copy=False))
     out = run.module.empty(logits.shape, logits.dtype)
@@ -113,9 +113,9 @@ def _cross_entropy_vjp(run: Runner, g: Array, logits: Array, labels: Array) -> A
 # --- norms ----------------------------------------------------------------------------------------
 
 
-def _norm(run: Runner, op: Op, x: Array, *affine: Array, epsilon: float, centred: bool) -> Array:
+def _norm(run: Runner, name: str, x: Array, *affine: Array, epsilon: float, centred: bool) -> Array:
     if not _takes(x, *affine):
-        return _composed(run, op, x, *affine, epsilon=epsilon)
+        return composed(run, name, x, *affine, epsilon=epsilon)
     own, *rest = map(run.module.ascontiguousarray, (x, *affine))
     scale, shift = (*rest, None, None)[:2]
     out = run.module.empty(x.shape, x.dtype)
@@ -125,11 +125,11 @@ def _norm(run: Runner, op: Op, x: Array, *affine: Array, epsilon: float, centred
 
 
 def _norm_vjp(
-    run: Runner, op: Op, g: Array, x: Array, *affine: Array, epsilon: float, centred: bool
+    run: Runner, name: str, g: Array, x: Array, *affine: Array, epsilon: float, centred: bool
 ) -> tuple[Array, ...]:
     if not (_takes(x, g, *affine) and g.shape == x.shape):
-        composed: tuple[Array, ...] = _composed(run, op, g, x, *affine, epsilon=epsilon)
-        return composed
+        pulled: tuple[Array, ...] = composed(run, name, g, x, *affine, epsilon=epsilon)
+        return pulled
     module = run.module
     given, own, *rest = map(module.ascontiguousarray, (g, x, *affine))
     rows, width = _lengths(x)

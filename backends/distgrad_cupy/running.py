@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distgrad.ops import VOCABULARY
+
 Array = Any
 
 FOLDER = Path(__file__).parent / "cuda"
@@ -80,6 +82,24 @@ class Runner(Protocol):
     def namespace(self) -> Any:
         """Return the vocabulary on these arrays, for what a kernel does not take."""
         ...
+
+
+def composed(run: Runner, name: str, *arrays: Array, **params: Any) -> Any:
+    """Return an operation of arrays that no kernel takes, in terms of other operations.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts these.
+    name : str
+        The operation, which has a composition.
+    *arrays : array
+        Its operands.
+    **params
+        Its metadata.
+    """
+    compose: Any = VOCABULARY[name].compose
+    return compose(run.namespace(), *arrays, **params)
 
 
 def source_of(source: str, elements: str) -> str:

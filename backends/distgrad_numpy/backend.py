@@ -18,6 +18,7 @@ from distgrad_numpy import (
     normalization,
     onednn,
     pooling,
+    products,
     recurrent,
     rows,
     selection,
@@ -26,6 +27,7 @@ from distgrad_numpy import (
 from distgrad_numpy.compiled import drawing, elementwise
 from distgrad_numpy.compiled import kernels as compiled
 from distgrad_numpy.compiled.stepping import steps
+from distgrad_numpy.memory import keep_what_is_freed
 from distgrad_numpy.rows import add_rows
 
 Array = np.ndarray[Any, Any]
@@ -39,6 +41,7 @@ class NumPyBackend(ArrayModuleBackend):
         self._kernels["random_normal"] = drawing.preferred(partial(ADAPTERS["random_normal"], self))
         self.change_in_place = steps()
         self.pullback = elementwise.pullbacks()
+        keep_what_is_freed()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a NumPy array; a scalar of NumPy's becomes one of no dimensions."""
@@ -67,6 +70,7 @@ def _kernels() -> dict[str, Callable[..., Any]]:
         **ctc.KERNELS,
         **normalization.KERNELS,
         **pooling.KERNELS,
+        **products.KERNELS,
         **recurrent.KERNELS,
         **rows.KERNELS,
         **selection.KERNELS,
@@ -111,6 +115,15 @@ def _reshape(x: Array, shape: tuple[int, ...]) -> Array:
     return x.reshape(shape)
 
 
+def _broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    if x.size != 1 or x.ndim > len(shape) or x.dtype.kind not in "fc":
+        return np.broadcast_to(x, shape)
+    # One number seen as many, as the gradient of a sum: in a third of the time.
+    seen: Array = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))
+    seen.flags.writeable = False
+    return seen
+
+
 def _permute_dims(x: Array, axes: tuple[int, ...]) -> Array:
     return x.transpose(axes)
 
@@ -143,6 +156,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "any": _reduction(np.logical_or),
     "mean": _mean,
     "reshape": _reshape,
+    "broadcast_to": _broadcast_to,
     "permute_dims": _permute_dims,
     "matrix_transpose": _matrix_transpose,
     "astype": _astype,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.backends_in_force import kernels_of
+from distgrad.core.op import Op
 from distgrad.ops.elementwise import error_function
 from distgrad.ops.neural import activations as smooth
 from distgrad.ops.neural import dropping, kinks
@@ -34,6 +35,12 @@ _FLOATING = (*_SINGLE, np.dtype(np.float64))
 def vocabulary() -> Any:
     """Return NumPy's kernels, by which compositions compute."""
     return kernels_of("numpy")
+
+
+def composed(op: Op, *arrays: Array, **params: Any) -> Any:
+    """Return an operation of arrays that no kernel takes, in terms of other operations."""
+    compose: Any = op.compose
+    return compose(vocabulary(), *arrays, **params)
 
 
 def elementwise(

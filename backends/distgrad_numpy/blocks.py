@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from distgrad.windows import Pairs
+from distgrad.windows import Geometry
 from distgrad_numpy.threads import scratch
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 Ranges = tuple[tuple[int, int], ...]
-
-
-class Geometry(NamedTuple):
-    """How a window slides: what the arrays' shapes do not say."""
-
-    stride: Shape
-    padding: Pairs
-    dilation: Shape
-    groups: int = 1
 
 
 def blocks_of(shape: Shape, rows: int) -> Iterator[Ranges]:

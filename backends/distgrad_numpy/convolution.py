@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.windows import Pairs, counts, phases
-from distgrad_numpy import depthwise, few_channels, onednn
-from distgrad_numpy.blocks import Geometry, Ranges, blocks_of, rows_of, windows_of
+from distgrad.ops.neural.unrolled import with_roles_changed
+from distgrad.windows import Geometry, Pairs, adjoint_phases, counts
+from distgrad_numpy import depthwise, few_channels, onednn, pointwise
+from distgrad_numpy.blocked import vocabulary
+from distgrad_numpy.blocks import Ranges, blocks_of, rows_of, windows_of
 from distgrad_numpy.compiled import convolution as compiled
 from distgrad_numpy.compiled import depthwise as by_channel
 from distgrad_numpy.threads import run, scratch
@@ -57,6 +59,7 @@ def conv(x: Array, w: Array, stride: Shape, padding: Pairs, dilation: Shape, gro
         onednn.conv(x, w, y, geometry)
         or compiled.conv(x, w, y, geometry)
         or by_channel.conv(x, w, y, geometry)
+        or pointwise.conv(x, w, y, geometry)
     ):
         _convolve(x, w, y, geometry)
     return y
@@ -72,13 +75,13 @@ def conv_transpose(
     groups: int,
 ) -> Array:
     """Return the adjoint of a convolution in its input."""
-    inner, outputs = w.shape[-2:]
-    x = np.empty((y.shape[0], *shape, inner * groups), np.result_type(y, w))
+    x = np.empty((y.shape[0], *shape, w.shape[-2] * groups), np.result_type(y, w))
     geometry = Geometry(stride, padding, dilation, groups)
     if (
         onednn.conv_transpose(y, w, x, geometry)
         or compiled.conv_transpose(y, w, x, geometry)
         or by_channel.conv_transpose(y, w, x, geometry)
+        or pointwise.conv_transpose(y, w, x, geometry)
     ):
         return x
     if 0 not in y.shape and 0 not in x.shape and few_channels.applies(w, geometry):
@@ -86,15 +89,8 @@ def conv_transpose(
         return x
     window = w.shape[:-2]
     rank = len(window)
-    # The kernel with the roles of its channels changed, group by group.
-    turned = w.reshape(*window, inner, groups, outputs // groups)
-    turned = np.moveaxis(turned, rank, -1).swapaxes(-3, -2)
-    turned = turned.reshape(*window, outputs // groups, groups * inner)
-    along = [
-        phases(shape[a], y.shape[1 + a], window[a], stride[a], padding[a][0], dilation[a])
-        for a in range(rank)
-    ]
-    for phase in product(*along):
+    turned = with_roles_changed(vocabulary(), w, groups)
+    for phase in adjoint_phases(shape, y.shape[1:-1], window, geometry):
         places = tuple(slice(p.start, None, s) for p, s in zip(phase, stride, strict=True))
         target = x[(slice(None), *places)]
         if any(p.taps == 0 for p in phase):
@@ -132,6 +128,7 @@ def conv_kernel_vjp(
         onednn.conv_kernel_vjp(x, y, w, geometry)
         or compiled.conv_kernel_vjp(x, y, w, geometry)
         or by_channel.conv_kernel_vjp(x, y, w, geometry)
+        or pointwise.conv_kernel_vjp(x, y, w, geometry)
     ):
         return w
     if w.size and _is_pointwise(x, w, y, geometry):

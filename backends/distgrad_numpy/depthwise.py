@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from distgrad_numpy.blocks import Geometry, Ranges, Shape, rows_of, seen_by
+from distgrad.windows import Geometry
+from distgrad_numpy.blocks import Ranges, Shape, rows_of, seen_by
 
 Array = np.ndarray[Any, Any]
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from distgrad_numpy.blocks import Geometry, blocks_of
+from distgrad.windows import Geometry
+from distgrad_numpy.blocks import blocks_of
 from distgrad_numpy.threads import run, scratch
 
 Array = np.ndarray[Any, Any]

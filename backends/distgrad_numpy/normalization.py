@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.ops.neural import batch_normalization, normalization
+from distgrad.ops.neural import batch_normalization, normalization, row_normalization
 from distgrad_numpy import threads
-from distgrad_numpy.blocked import vocabulary
+from distgrad_numpy.blocked import composed
 from distgrad_numpy.row_blocks import in_blocks, ones, pieces_of, rows_of, step_of, sums_of, takes
 
 Array = np.ndarray[Any, Any]
@@ -46,9 +46,9 @@ def _repeated(row: Array, like: Array) -> Array:
 
 
 def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
-    op = normalization.LAYER_NORM if centred else normalization.RMS_NORM
+    op = row_normalization.LAYER_NORM if centred else row_normalization.RMS_NORM
     if not (takes(x) and all(each.dtype == x.dtype for each in affine)):
-        return op.compose(vocabulary(), x, *affine, epsilon=epsilon)  # type: ignore[misc]  # it has one
+        return composed(op, x, *affine, epsilon=epsilon)
     out = np.empty_like(x)
     rows, results = rows_of(x), rows_of(out)
     wide = [_repeated(each, rows) for each in affine]
@@ -66,10 +66,10 @@ def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
 
 
 def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
-    op = normalization.LAYER_NORM_VJP if centred else normalization.RMS_NORM_VJP
+    op = row_normalization.LAYER_NORM_VJP if centred else row_normalization.RMS_NORM_VJP
     alike = all(each.dtype == x.dtype for each in (g, *affine)) and g.shape == x.shape
     if not (takes(x) and alike):
-        return op.compose(vocabulary(), g, x, *affine, epsilon=epsilon)  # type: ignore[misc]
+        return composed(op, g, x, *affine, epsilon=epsilon)
     out = np.empty_like(x)
     rows, results = rows_of(x), rows_of(out)
     given = g.reshape(rows.shape)
@@ -113,7 +113,7 @@ def moments(x: Array, axes: tuple[int, ...]) -> Any:
     """Return mean and variance over axes, which stay with length 1."""
     lead = sorted(a % x.ndim for a in axes) == list(range(x.ndim - 1))
     if not (takes(x) and lead and len(axes)):
-        return normalization.MOMENTS.compose(vocabulary(), x, axes=axes)  # type: ignore[misc]
+        return composed(normalization.MOMENTS, x, axes=axes)
     rows = rows_of(x)
     shape = (1,) * (x.ndim - 1) + x.shape[-1:]
     sums = np.zeros((pieces_of(rows), rows.shape[1]))
@@ -142,8 +142,7 @@ def normalize(x: Array, mean: Array, variance: Array, *affine: Array, epsilon: f
     columns = (1,) * (x.ndim - 1) + x.shape[-1:]
     given = (mean, variance, *affine)
     if not (takes(x) and all(a.shape == columns and a.dtype == x.dtype for a in given)):
-        op = normalization.NORMALIZE
-        return op.compose(vocabulary(), x, *given, epsilon=epsilon)  # type: ignore[misc]
+        return composed(normalization.NORMALIZE, x, *given, epsilon=epsilon)
     out = np.empty_like(x)
     rows, results = rows_of(x), rows_of(out)
     factor = 1 / np.sqrt(variance.reshape(-1) + x.dtype.type(epsilon))
@@ -172,8 +171,7 @@ def normalize_vjp(
     given = (mean, variance, *affine)
     alike = g.shape == x.shape and all(a.dtype == x.dtype for a in (g, *given))
     if not (takes(x) and takes(g) and alike and all(a.shape == columns for a in given)):
-        op = normalization.NORMALIZE_VJP
-        return op.compose(vocabulary(), g, x, *given, epsilon=epsilon)  # type: ignore[misc]
+        return composed(normalization.NORMALIZE_VJP, g, x, *given, epsilon=epsilon)
     out = np.empty_like(x)
     rows, results, cotangents = rows_of(x), rows_of(out), rows_of(g)
     inverse = 1 / np.sqrt(variance + x.dtype.type(epsilon))
@@ -196,8 +194,7 @@ def normalize_vjp(
 
 def batch_norm(x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float) -> Any:
     """Return x normalized by its own moments, and these."""
-    op = batch_normalization.BATCH_NORM
-    return op.compose(vocabulary(), x, *affine, axes=axes, epsilon=epsilon)  # type: ignore[misc]  # it has one
+    return composed(batch_normalization.BATCH_NORM, x, *affine, axes=axes, epsilon=epsilon)
 
 
 def batch_norm_vjp(*operands: Array, axes: tuple[int, ...], epsilon: float) -> Any:
@@ -205,8 +202,7 @@ def batch_norm_vjp(*operands: Array, axes: tuple[int, ...], epsilon: float) -> A
     g, to_mean, to_variance, x, mean, variance, *affine = operands
     dtype = x.dtype
     if x.size > _FEW or dtype.char not in "fd" or any(each.dtype != dtype for each in operands):
-        op = batch_normalization.BATCH_NORM_VJP
-        return op.compose(vocabulary(), *operands, axes=axes, epsilon=epsilon)  # type: ignore[misc]  # it has one
+        return composed(batch_normalization.BATCH_NORM_VJP, *operands, axes=axes, epsilon=epsilon)
     share = mean.size / max(x.size, 1)
     deviation = x - mean
     total = np.add.reduce(g, axis=axes, keepdims=True)

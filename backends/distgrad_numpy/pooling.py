@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from distgrad.ops.neural.shifted_views import divisors, lowest, places_dtype
-from distgrad.windows import Pairs, counts
-from distgrad_numpy.blocks import Geometry, Ranges, blocks_of, rows_of, seen_by
+from distgrad.windows import Geometry, Pairs, counts
+from distgrad_numpy.blocks import Ranges, blocks_of, rows_of, seen_by
 from distgrad_numpy.threads import run, scratch
 
 Array = np.ndarray[Any, Any]

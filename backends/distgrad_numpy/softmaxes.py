@@ -10,7 +10,7 @@ import numpy as np
 from distgrad.errors import PositionError
 from distgrad.ops.neural import softmax as ops
 from distgrad.ops.neural.cross_entropy import LABEL_CROSS_ENTROPY_VJP
-from distgrad_numpy.blocked import vocabulary
+from distgrad_numpy.blocked import composed
 from distgrad_numpy.row_blocks import in_blocks, rows_of, sums_of, takes
 from distgrad_numpy.threads import scratch
 
@@ -39,7 +39,7 @@ def _exponentials(x: Array, out: Array) -> Array | None:
 def softmax(x: Array, axis: int) -> Any:
     """Return exp(x) / sum(exp(x)) along an axis."""
     if not (takes(x) and _is_last(x, axis)):
-        return ops.SOFTMAX.compose(vocabulary(), x, axis=axis)  # type: ignore[misc]  # it has one
+        return composed(ops.SOFTMAX, x, axis=axis)
     out = np.empty_like(x)
     rows, results = rows_of(x), rows_of(out)
 
@@ -58,7 +58,7 @@ def softmax_vjp(g: Array, y: Array, axis: int) -> Any:
         y.shape,
         y.dtype,
     ):
-        return ops.SOFTMAX_VJP.compose(vocabulary(), g, y, axis=axis)  # type: ignore[misc]
+        return composed(ops.SOFTMAX_VJP, g, y, axis=axis)
     out = np.empty_like(g)
     rows, weights, results = rows_of(g), rows_of(y), rows_of(out)
 
@@ -74,7 +74,7 @@ def softmax_vjp(g: Array, y: Array, axis: int) -> Any:
 def log_softmax(x: Array, axis: int) -> Any:
     """Return log(softmax(x)) along an axis."""
     if not (takes(x) and _is_last(x, axis)):
-        return ops.LOG_SOFTMAX.compose(vocabulary(), x, axis=axis)  # type: ignore[misc]  # it has one
+        return composed(ops.LOG_SOFTMAX, x, axis=axis)
     out = np.empty_like(x)
     rows, results = rows_of(x), rows_of(out)
 
@@ -122,8 +122,7 @@ def label_cross_entropy(logits: Array, labels: Array) -> Any:
 def label_cross_entropy_vjp(g: Array, logits: Array, labels: Array) -> Any:
     """Return g times the softmax less 1 at the label, the cotangent of a row's cross-entropy."""
     if not (takes(logits) and g.dtype == logits.dtype):
-        op = LABEL_CROSS_ENTROPY_VJP
-        return op.compose(vocabulary(), g, logits, labels)  # type: ignore[misc]  # it has one
+        return composed(LABEL_CROSS_ENTROPY_VJP, g, logits, labels)
     out = np.empty_like(logits)
     rows, results = rows_of(logits), rows_of(out)
     places, factors = labels.reshape(-1).astype(np.intp), g.reshape(-1, 1)

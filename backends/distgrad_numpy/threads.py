@@ -55,7 +55,14 @@ def available() -> int:
     if held is not None:
         return held
     blas = _openblas()
-    return 1 if blas is None else blas[0]()
+    threads = 1 if blas is None else blas[0]()
+    # Another thread may have begun to hold BLAS meanwhile.
+    return threads if threads > 1 else _region.held or threads
+
+
+def for_kernels() -> int:
+    """Return how many threads a kernel may use that is called here: one inside a piece of work."""
+    return 1 if getattr(_inside, "working", False) else available()
 
 
 class _Region:

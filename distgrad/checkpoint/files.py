@@ -76,7 +76,9 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[int]:
         ) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedCheckpointError(f"{path}: is no plain file")
+            raise DamagedCheckpointError(
+                f"{path}: is no plain file; expected one of the checkpoint itself"
+            )
         yield descriptor
     finally:
         os.close(descriptor)

@@ -31,6 +31,11 @@ class Shard:
     rows : int
         How many rows all ranks have together.
 
+    Raises
+    ------
+    ShapeError
+        If the value has no axes, or does not lie within `rows`.
+
     Notes
     -----
     Every rank saves its own rows. To load, give the shards as they are cut now: their number and
@@ -50,7 +55,8 @@ class Shard:
         shape = tuple(value.shape)
         if not shape or start < 0 or start + shape[0] > rows:
             raise ShapeError(
-                f"Shard: a value of shape {shape} from row {start} on does not lie in {rows} rows"
+                f"Shard: a value of shape {shape} from row {start} on does not lie in {rows} rows; "
+                "expected value of shape (n, ...), start >= 0, and start + n <= rows"
             )
         self.value, self.start, self.rows = value, start, rows
 

@@ -47,7 +47,9 @@ class Found:
             except FileNotFoundError:
                 raise DamagedCheckpointError(f"{path}: there is no such file") from None
             if not stat.S_ISREG(status.st_mode):
-                raise DamagedCheckpointError(f"{path}: is no plain file")
+                raise DamagedCheckpointError(
+                    f"{path}: is no plain file; expected one of the checkpoint itself"
+                )
             if status.st_size != record.nbytes:
                 wrong = (
                     f"bytes {status.st_size} to {record.nbytes} are missing"

@@ -139,7 +139,10 @@ def load(
         error = None
         try:
             if name not in by_name:
-                raise DamagedCheckpointError(f"{Path(directory) / name}: is not to be seen here")
+                raise DamagedCheckpointError(
+                    f"{Path(directory) / name}: another rank sees it, rank {comm.rank} does not; "
+                    "expected a directory that all ranks share"
+                )
             manifest, arrays = _read(by_name[name], wanted)
         except Exception as raised:  # whatever it is, all ranks must hear of it
             error = raised

@@ -31,6 +31,11 @@ class Manager:
     asynchronous : bool
         Whether `save` returns once the values are copied, while a thread writes them.
 
+    Raises
+    ------
+    ValueError
+        If `keep` is less than 1.
+
     Notes
     -----
     `save`, `poll`, `wait`, `load` and `close` are called by all ranks together. The thread never

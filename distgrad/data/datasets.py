@@ -205,7 +205,10 @@ def common_length(function: str, paths: Sequence[str], leaves: Sequence[Any]) ->
     lengths: dict[str, int] = {}
     for path, leaf in zip(paths, leaves, strict=True):
         if not leaf.shape:
-            raise ValueError(f"{function}: {path or 'the array'} has no axis that counts examples")
+            raise ValueError(
+                f"{function}: {path or 'the array'} has no axis that counts examples; expected "
+                "shape (n, ...)"
+            )
         lengths[path] = int(leaf.shape[0])
     first = next(iter(lengths))
     for path, length in lengths.items():

@@ -77,6 +77,11 @@ class Draws:
         """Return integers from `low` up to, but without, `high`, as int64 of shape ``(n, *shape)``.
 
         No share is off by more than (high - low) / 2^53 of itself.
+
+        Raises
+        ------
+        ValueError
+            If `low` is not less than `high`, or they are more than 2^53 apart.
         """
         if not 0 < high - low <= 2**53:
             raise ValueError(
@@ -85,7 +90,13 @@ class Draws:
         return low + (self.uniform(shape) * (high - low)).astype(np.int64)
 
     def bernoulli(self, p: float, shape: int | tuple[int, ...] = ()) -> Array:
-        """Return booleans of shape ``(n, *shape)`` that are true with probability p."""
+        """Return booleans of shape ``(n, *shape)`` that are true with probability p.
+
+        Raises
+        ------
+        ValueError
+            If `p` is no probability.
+        """
         if not 0 <= p <= 1:
             raise ValueError(f"bernoulli: p is {p}; expected a probability from 0 to 1")
         return self.uniform(shape) < p

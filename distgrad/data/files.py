@@ -69,10 +69,14 @@ def _hdf5_array(h5py: Any, file: Any, name: str) -> Any:
             )
         place = place[part]
     if not isinstance(place, h5py.Dataset):
-        raise ValueError(f"from_hdf5: {name!r} in {file.filename} is no array")
+        raise ValueError(
+            f"from_hdf5: {name!r} in {file.filename} is a {type(place).__name__}; expected an "
+            "array's path"
+        )
     if place.external or place.is_virtual:
         raise ValueError(
-            f"from_hdf5: {name!r} in {file.filename} lies in other files, which are not read"
+            f"from_hdf5: {name!r} in {file.filename} lies in other files, which are not read; "
+            "expected an array whose numbers this file holds"
         )
     _check_dtype("from_hdf5", name, place.dtype)
     return place
@@ -196,7 +200,10 @@ class _Parquet(Dataset):
         self._kept: OrderedDict[int, Mapping[str, Array]] = OrderedDict()
         self._lock = threading.Lock()  # a Parquet file has one reader
         if not lengths or not self._columns:
-            raise ValueError(f"from_parquet: {path} has no rows, or no column was chosen")
+            raise ValueError(
+                f"from_parquet: {path} has {sum(lengths)} rows, and {len(self._columns)} of its "
+                "columns were chosen; expected one of each at least"
+            )
         self._shapes = {n: (c.dtype, c.shape[1:]) for n, c in self._group(0).items()}
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distgrad import tree
-from distgrad.batching import Batched, vmap
+from distgrad.batching import Batched
 from distgrad.core.op import Spec
 from distgrad.core.seam import VALUES
 from distgrad.eager import asarray
@@ -24,6 +24,7 @@ from distgrad.graph.interpreted import Flags, Form, Interpreted, merged
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.shaping.structure import broadcast_to, concat, stack
 from distgrad.tensor import Operators, Tensor
+from distgrad.vectorizing import vmap
 
 
 def cond(

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from distgrad.batching import vmap
 from distgrad.core.op import Acting, Keep, Kind, Spec
 from distgrad.core.seam import LISTENERS, VALUES, apply
 from distgrad.debug import checker_in_force
@@ -25,6 +24,7 @@ from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tape.handmade import as_given, to_tensors
 from distgrad.tensor import Tensor
+from distgrad.vectorizing import vmap
 
 Flags = tuple[bool, ...]  # for each operand, whether it has a batch axis in front
 

@@ -94,6 +94,7 @@ from distgrad.ops.neural.softmax import (
     softplus,
 )
 from distgrad.ops.picking.gathering import embedding
+from distgrad.ops.products.affine import linear
 
 __all__ = [
     "GRU",
@@ -153,6 +154,7 @@ __all__ = [
     "l2_normalize",
     "layer_norm",
     "leaky_relu",
+    "linear",
     "log_sigmoid",
     "log_softmax",
     "lstm",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike
 from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input, width_of
-from distgrad.ops.elementwise.arithmetic import add
 from distgrad.ops.picking.gathering import embedding
+from distgrad.ops.products.affine import LINEAR
 from distgrad.ops.products.contractions import matmul
 
 
@@ -63,12 +64,13 @@ class Dense(Module):
         if self.kernel is None:
             self._create(as_input(x))
         try:
-            y = matmul(x, self.kernel)
+            if self.bias is None:
+                y = apply(LINEAR, x, self.kernel)
+            else:
+                y = apply(LINEAR, x, self.kernel, self.bias)
         except ShapeError:  # looked at only now: what fits pays nothing for a good message
             width_of(self.path, "features", self.kernel, 0, as_input(x))
             raise
-        if self.bias is not None:
-            y = add(y, self.bias)
         return y if self.activation is None else self.activation(y)
 
     def _create(self, x: Any) -> None:

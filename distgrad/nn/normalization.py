@@ -11,7 +11,8 @@ from distgrad.ops.elementwise.arithmetic import add, divide, maximum, multiply, 
 from distgrad.ops.elementwise.complex_numbers import conj, real
 from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.neural.batch_normalization import normalize_by_own_moments
-from distgrad.ops.neural.normalization import LAYER_NORM, RMS_NORM, moments, normalize
+from distgrad.ops.neural.normalization import moments, normalize
+from distgrad.ops.neural.row_normalization import LAYER_NORM, RMS_NORM
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules.families import shape_of
 from distgrad.ops.shaping.structure import permute_dims, reshape

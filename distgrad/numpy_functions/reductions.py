@@ -42,14 +42,9 @@ def _masked(a: Any, where: Any, neutral: Any) -> Any:
 
 def _total(name: str, reduce: Callable[..., Any], join: Callable[..., Any], neutral: int) -> Any:
     def function(
-        a: Any,
-        axis: Any = None,
-        dtype: Any = None,
-        out: Any = None,
-        keepdims: Any = None,
-        initial: Any = None,
-        where: Any = True,
-    ) -> Any:
+        a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = None,
+        initial: Any = None, where: Any = True,
+    ) -> Any:  # fmt: skip
         refuse_out(name, out)
         counted = _masked(as_tensor(a), where, neutral)
         total = reduce(counted, axis=as_axis(axis), dtype=dtype, keepdims=flag(keepdims))
@@ -60,13 +55,9 @@ def _total(name: str, reduce: Callable[..., Any], join: Callable[..., Any], neut
 
 def _extremum(name: str, reduce: Callable[..., Any], either: Callable[..., Any]) -> Any:
     def function(
-        a: Any,
-        axis: Any = None,
-        out: Any = None,
-        keepdims: Any = None,
-        initial: Any = None,
+        a: Any, axis: Any = None, out: Any = None, keepdims: Any = None, initial: Any = None,
         where: Any = True,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         refuse_out(name, out)
         if given(where) and where is not True:
             if not given(initial):
@@ -199,7 +190,9 @@ def _nantotal(total: Callable[..., Any]) -> Any:
     return function
 
 
-def _nanextremum(name: str, reduce: Callable[..., Any], either: Callable[..., Any], worst: float):  # type: ignore[no-untyped-def]
+def _nanextremum(
+    name: str, reduce: Callable[..., Any], either: Callable[..., Any], worst: float
+) -> Any:
     def function(
         a: Any, axis: Any = None, out: Any = None, keepdims: Any = None, initial: Any = None,
         where: Any = True,
@@ -208,9 +201,8 @@ def _nanextremum(name: str, reduce: Callable[..., Any], either: Callable[..., An
         x, known = _known(a, where)
         axes, keep = as_axis(axis), flag(keepdims)
         best = reduce(choose(known, x, worst), axis=axes, keepdims=keep)
-        best = either(best, initial) if given(initial) else best
         if given(initial):
-            return best
+            return either(best, initial)
         return choose(reductions.any(known, axis=axes, keepdims=keep), best, np.nan)
 
     return function

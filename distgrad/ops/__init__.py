@@ -24,11 +24,12 @@ from distgrad.ops.neural import (
     normalization,
     pooling,
     recurrent,
+    row_normalization,
     softmax,
 )
 from distgrad.ops.ordering import searching, sets, sorting
 from distgrad.ops.picking import along, gathering, indexing, updates
-from distgrad.ops.products import contractions, einsum
+from distgrad.ops.products import affine, contractions, einsum
 from distgrad.ops.reducing import reductions, running
 from distgrad.ops.shaping import arrangement, placement, structure
 
@@ -42,6 +43,7 @@ FAMILIES = (
     reductions,
     running,
     contractions,
+    affine,
     linalg,
     einsum,
     fourier,
@@ -64,6 +66,7 @@ FAMILIES = (
     activations,
     kinks,
     normalization,
+    row_normalization,
     batch_normalization,
     dropping,
     convolution,

@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from distgrad import tree
-from distgrad.batching import vmap
 from distgrad.core.op import Composed, Kind, Op
 from distgrad.core.seam import VALUES
 from distgrad.dtypes import is_differentiable
@@ -26,6 +25,7 @@ from distgrad.tape.captured import Captured, CapturedPath, is_of_ended_trace
 from distgrad.tape.cutting import detach
 from distgrad.tape.handmade import as_cotangents, as_given
 from distgrad.tensor import Tensor
+from distgrad.vectorizing import vmap
 
 Values = list[Any]  # tensors, with None where there is none
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from distgrad.batching import Batched, BatchedValueError, vmap
+from distgrad.batching import Batched, BatchedValueError
 from distgrad.core.op import Placeholder
 from distgrad.core.seam import apply
 from distgrad.dtypes import int64
@@ -19,6 +19,7 @@ from distgrad.sparse import IndexedSlices, densified
 from distgrad.tape.arguments import as_gradient, value_of
 from distgrad.tape.backward import backpropagate
 from distgrad.tensor import Operators, Tensor
+from distgrad.vectorizing import vmap
 
 
 class VectorizationError(BatchedValueError, ValueError):

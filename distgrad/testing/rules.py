@@ -17,7 +17,6 @@ import numpy as np
 import distgrad as dg
 from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
-from distgrad.batching import vmap
 from distgrad.core.op import Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype, is_complex, is_differentiable
@@ -27,6 +26,7 @@ from distgrad.ops.picking.gathering import Rows
 from distgrad.tape.records import kept
 from distgrad.testing.gradients import rounding_tolerance
 from distgrad.testing.inputs import HostArray, Sample
+from distgrad.vectorizing import vmap
 
 
 @dataclass(frozen=True, eq=False)

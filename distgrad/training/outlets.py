@@ -151,7 +151,7 @@ class Outlets:
 
 
 def percent(value: float) -> str:
-    """Return a share as text: ``98.1 %``."""
+    """Return a share, from 0 to 1, as text: ``98.1 %``."""
     return f"{100 * value:.1f} %"
 
 

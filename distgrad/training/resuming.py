@@ -66,8 +66,8 @@ class Checkpoints:
         for each in variables:
             if each.key not in held and each.name not in cut:
                 raise ValueError(
-                    f"train: the state does not hold the variable {each.name!r}; a training that "
-                    "is resumed would start it anew"
+                    f"train: the state does not hold the variable {each.name!r}, which a training "
+                    "that is resumed would start anew; put its model, or itself, into state"
                 )
 
     # --- load -------------------------------------------------------------------------------------

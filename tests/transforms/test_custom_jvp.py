@@ -188,15 +188,15 @@ def test_nested_batches_use_the_rule():
 
 
 def test_a_batch_makes_no_memory_grow():
-    from distgrad.batching import _kernels_at
+    from distgrad.batching import kernels_at
 
     f = dg.grad(lambda x: dg.sum(dg.vmap(cube)(x)))
     f(dg.asarray(X))
-    before = len(_kernels_at(1).table)
+    before = len(kernels_at(1).table)
     for _ in range(5):
         f(dg.asarray(X))
 
-    assert len(_kernels_at(1).table) == before
+    assert len(kernels_at(1).table) == before
 
 
 # --- arguments ------------------------------------------------------------------------------------

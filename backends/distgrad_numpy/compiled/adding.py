@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from distgrad_numpy import threads
-from distgrad_numpy.compiled import library
+from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import function, in_pieces
 
 Array = np.ndarray[Any, Any]
 
 _MANY = 1 << 17  # numbers; with fewer, one thread is done before a second has begun
 _NARROWEST = 32  # columns that a thread takes, at least: whole lines of the cache
 
-_ARGUMENTS = (*[ctypes.c_longlong] * 4, *[ctypes.c_void_p] * 3)
+_ARGUMENTS = (*[ctypes.c_longlong] * 2, *[ctypes.c_void_p] * 3)
 
 
 def add_rows(array: Array, places: Array, rows: Array) -> bool:
@@ -45,15 +43,11 @@ def add_rows(array: Array, places: Array, rows: Array) -> bool:
         return False
     if not all(each.flags.c_contiguous for each in (array, places, rows)):
         return False
-    run = function("adding", f"add_{name}", _ARGUMENTS)
+    run = crew.shared("adding", f"add_{name}", _ARGUMENTS)
     if run is None:
         return False
     width = prod(array.shape[1:])
     given = [address(each) for each in (places, rows, array)]
-    sharing = threads.available() if rows.size >= _MANY else 1
-    in_pieces(
-        width,
-        max(-(-width // sharing), _NARROWEST),
-        lambda _, begin, end: run(begin, end, width, len(places), *given),
-    )
+    sharing = crew.workers() if rows.size >= _MANY else 1
+    run(width, max(-(-width // sharing), _NARROWEST), width, len(places), *given)
     return True

@@ -14,26 +14,40 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distgrad_numpy import threads
+from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
 from distgrad_numpy.compiled.offers import function, takes
 
 Array = np.ndarray[Any, Any]
 
-_PIECE = 1 << 18  # elements that a thread takes at once
+_PIECE = 1 << 17  # elements that a thread takes at once
 _BLOCK = 1 << 16  # elements that stay in the cache while they are gone through twice
 _LINE = 128  # elements at least, for vectors to be full
 _PIECES = 256  # of an outer part: each has sums of its own
 _FEW = 4  # rows; fewer are no columns
 _SMALL = 1 << 14  # elements; below, NumPy's calls take no longer than what prepares this one
 
-_COUNT, _ARRAY = ctypes.c_longlong, ctypes.c_void_p
-_ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "moments": (*[_COUNT] * 4, *[_ARRAY] * 4),
-    "normalize": (*[_COUNT] * 2, *[_ARRAY] * 5),
-    "normalize_vjp": (*[_COUNT] * 4, *[_ARRAY] * 7),
-    "batch_norm_sums": (*[_COUNT] * 4, *[_ARRAY] * 5),
-    "batch_norm_vjp": (*[_COUNT] * 2, *[_ARRAY] * 4),
+# How many arrays each takes behind the cut, see the source.
+_ARRAYS = {
+    "moments": 4,
+    "normalize": 5,
+    "normalize_vjp": 7,
+    "batch_norm_sums": 5,
+    "batch_norm_vjp": 4,
 }
+
+
+# What is done with few numbers between two passes.
+_BETWEEN = {
+    "finish_moments": (*[ctypes.c_void_p] * 5, ctypes.c_double, *[ctypes.c_void_p] * 3),
+    "finish_sums": (*[ctypes.c_void_p] * 7, ctypes.c_double, *[ctypes.c_void_p] * 3),
+}
+
+
+def _function(name: str) -> Callable[..., None] | None:
+    if name in _BETWEEN:
+        return function("columns", name, _BETWEEN[name])
+    return crew.shared("columns", name, (ctypes.c_void_p,) * (1 + _ARRAYS[name]))
 
 
 class _Columns(NamedTuple):
@@ -48,14 +62,29 @@ class _Columns(NamedTuple):
     lines: int  # of a block: few enough that float sums lose nothing to their number
     step: int  # rows of a piece: whole lines
 
-    def parts(self) -> list[tuple[int, int, int, int]]:
-        """Return number and outer part of each piece, its first row and the row behind it."""
-        starts = range(0, self.rows, self.step)
-        return [
-            (part * len(starts) + piece, part, begin, min(begin + self.step, self.rows))
-            for part in range(self.outer)
-            for piece, begin in enumerate(starts)
-        ]
+    @property
+    def pieces(self) -> int:
+        """How many pieces an outer part has."""
+        return -(-self.rows // self.step)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """How many pieces there are in all, and how many are done at once: one."""
+        return self.outer * self.pieces, 1
+
+    def cut(self) -> Array:
+        """Return the numbers of the source's ``struct Cut``."""
+        return np.array((self.rows, self.step, self.columns, self.length, self.lines), np.int64)
+
+    def counts(self) -> Array:
+        """Return how many rows each piece of an outer part has."""
+        counts = np.full(self.pieces, float(self.step))
+        counts[-1] = self.rows - (self.pieces - 1) * self.step
+        return counts
+
+    def memory(self, lines: int) -> Array:
+        """Return so many lines of memory for each worker."""
+        return threads.scratch("columns", (crew.workers(), lines, self.length), np.float32)
 
     def reduced(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return a shape with 1 for the axes of the rows."""
@@ -71,6 +100,8 @@ class _Columns(NamedTuple):
 
 def _columns(shape: tuple[int, ...], free: Iterable[int]) -> _Columns | None:
     """Return the longest run of neighbouring free axes before the last, as rows."""
+    if prod(shape) < _SMALL:
+        return None
     runs: list[list[int]] = []
     for axis in sorted(free):
         if axis == len(shape) - 1:
@@ -85,7 +116,7 @@ def _columns(shape: tuple[int, ...], free: Iterable[int]) -> _Columns | None:
     rows = prod(shape[axis] for axis in best)
     columns = prod(shape[best[-1] + 1 :])
     # A call for each outer part: it must be worth it.
-    if rows < _FEW or rows * columns < _LINE or prod(shape) < _SMALL:
+    if rows < _FEW or rows * columns < _LINE:
         return None
     line = max(_LINE // columns, 1)
     length = line * columns
@@ -104,27 +135,13 @@ def moments(x: Array, axes: tuple[int, ...]) -> Any:
         return None
     chosen = tuple(axis % x.ndim for axis in axes)
     seen = _columns(x.shape, chosen)
-    if seen is None or (run := function("columns", "moments", _ARGUMENTS["moments"])) is None:
+    if seen is None or (run := _function("moments")) is None:
         return None
-    parts = seen.parts()
-    found = np.zeros((2, len(parts), seen.columns))
-    start, size = address(x), seen.columns * x.itemsize
-    to_means, to_squares, each = address(found[0]), address(found[1]), seen.columns * 8
-
-    def work(part: tuple[int, int, int, int]) -> None:
-        number, outer, begin, end = part
-        memory = threads.scratch("moments", (3, seen.length), x.dtype)
-        run(
-            (end - begin) * seen.columns,
-            *(seen.columns, seen.length, seen.lines),
-            *(start + (outer * seen.rows + begin) * size, address(memory)),
-            *(to_means + number * each, to_squares + number * each),
-        )
-
-    threads.run(work, parts)
+    found = np.zeros((2, seen.outer * seen.pieces, seen.columns))
+    arrays = (seen.cut(), x, seen.memory(3), found[0], found[1])
+    run(*seen.range, *map(address, arrays))
     means, squares = found.reshape(2, seen.outer, -1, seen.columns)
-    counts = np.array([float(end - begin) for *_, begin, end in parts])
-    mean, squares = _merged(means, squares, counts.reshape(seen.outer, -1, 1), 1)
+    mean, squares = _merged(means, squares, seen.counts()[:, None], 1)
     lengths = seen.reduced(x.shape)
     also = tuple(axis for axis in chosen if axis not in seen.axes)
     if also:
@@ -169,25 +186,17 @@ def _factors(variance: Array, epsilon: float) -> Array:
 def normalize(x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float) -> Any:
     """Return scale (x - mean) / sqrt(variance + epsilon) + shift."""
     seen = _seen_with(x, (mean, variance, *affine))
-    if seen is None or (run := function("columns", "normalize", _ARGUMENTS["normalize"])) is None:
+    if seen is None or (run := _function("normalize")) is None:
         return None
     factor = _factors(variance, epsilon)
     if affine:
         factor = factor * affine[0]
     lines = [seen.tiled(_wide(seen, x, each)) for each in (mean, factor, *affine[1:])]
-    out = np.empty(x.shape, x.dtype)
-    start, to, size = address(x), address(out), seen.columns * x.itemsize
-    places = [address(each) for each in lines]
-    shifted = len(lines) > 2
-
-    def work(part: tuple[int, int, int, int]) -> None:
-        _, outer, begin, end = part
-        at = (outer * seen.rows + begin) * size
-        own = [place + outer * seen.line * size for place in places]
-        shift = own[2] if shifted else None
-        run((end - begin) * seen.columns, seen.length, start + at, *own[:2], shift, to + at)
-
-    threads.run(work, seen.parts())
+    out, cut = np.empty(x.shape, x.dtype), seen.cut()
+    places: list[int | None] = [address(each) for each in lines]
+    if not affine[1:]:
+        places.append(None)
+    run(*seen.range, address(cut), address(x), *places, address(out))
     return out
 
 
@@ -198,31 +207,16 @@ def normalize_vjp(
     given = (mean, variance, *affine)
     if not takes(g) or g.shape != x.shape or (seen := _seen_with(x, given)) is None:
         return None
-    run = function("columns", "normalize_vjp", _ARGUMENTS["normalize_vjp"])
+    run = _function("normalize_vjp")
     if run is None:
         return None
     inverse = _factors(variance, epsilon)
     factor = inverse * affine[0] if affine else inverse
     lines = [seen.tiled(_wide(seen, x, each)) for each in (mean, factor)]
     out = np.empty(x.shape, x.dtype)
-    parts = seen.parts()
-    sums = np.zeros((len(parts), 2, seen.columns))
-    start, source, to = address(g), address(x), address(out)
-    places = [address(each) for each in lines]
-    size, total_at = seen.columns * x.itemsize, address(sums)
-
-    def work(part: tuple[int, int, int, int]) -> None:
-        number, outer, begin, end = part
-        memory = threads.scratch("moments", (2, seen.length), x.dtype)
-        at = (outer * seen.rows + begin) * size
-        run(
-            (end - begin) * seen.columns,
-            *(seen.columns, seen.length, seen.lines, start + at, source + at),
-            *(place + outer * seen.line * size for place in places),
-            *(to + at, address(memory), total_at + number * seen.columns * 16),
-        )
-
-    threads.run(work, parts)
+    sums = np.zeros((seen.outer * seen.pieces, 2, seen.columns))
+    arrays = (seen.cut(), g, x, *lines, out, seen.memory(2), sums)
+    run(*seen.range, *map(address, arrays))
     merged = sums.reshape(seen.outer, -1, 2, seen.columns).sum(axis=1)
     lengths = seen.reduced(x.shape)
     deviated, total = (merged[:, n].reshape(lengths) for n in (0, 1))
@@ -243,10 +237,41 @@ def normalize_vjp(
 
 def batch_norm(x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float) -> Any:
     """Return x normalized by its own moments, and these."""
+    made = _batch_norm(x, affine, tuple(axis % x.ndim for axis in axes), epsilon)
+    if made is not None:
+        return made
     found = moments(x, axes)
     if found is None or (y := normalize(x, *found, *affine, epsilon=epsilon)) is None:
         return None
     return y, *found
+
+
+def _batch_norm(x: Array, affine: tuple[Array, ...], axes: tuple[int, ...], epsilon: float) -> Any:
+    """Return what `batch_norm` does where all rows are those of one run of axes."""
+    if not takes(x, *affine) or (seen := _columns(x.shape, axes)) is None:
+        return None
+    if not _is_one(seen, axes) or any(each.size != seen.columns for each in affine):
+        return None
+    add, finish, run = map(_function, ("moments", "finish_moments", "normalize"))
+    if add is None or finish is None or run is None:
+        return None
+    cut = seen.cut()
+    found = np.zeros((2, seen.pieces, seen.columns))
+    add(*seen.range, *map(address, (cut, x, seen.memory(3), found[0], found[1])))
+    shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+    mean, variance = np.empty(shape, x.dtype), np.empty(shape, x.dtype)
+    lines = np.empty((3, seen.length), x.dtype)
+    given = [address(each) for each in affine] + [None] * (2 - len(affine))
+    ends = [address(each) for each in (mean, variance, lines)]
+    finish(*map(address, (cut, found[0], found[1])), *given, epsilon, *ends)
+    y = np.empty(x.shape, x.dtype)
+    run(*seen.range, *map(address, (cut, x, *lines, y)))
+    return y, mean, variance
+
+
+def _is_one(seen: _Columns, axes: tuple[int, ...]) -> bool:
+    """Return whether what is reduced over axes are the rows, and nothing besides."""
+    return seen.outer == 1 and set(axes) == set(seen.axes)
 
 
 def batch_norm_vjp(
@@ -265,27 +290,65 @@ def batch_norm_vjp(
         return None
     if any(each.shape != mean.shape for each in affine):
         return None
-    add = function("columns", "batch_norm_sums", _ARGUMENTS["batch_norm_sums"])
-    run = function("columns", "batch_norm_vjp", _ARGUMENTS["batch_norm_vjp"])
+    add = _function("batch_norm_sums")
+    run = _function("batch_norm_vjp")
     if add is None or run is None:
         return None
-    parts = seen.parts()
-    sums = np.zeros((len(parts), 2, seen.columns))
-    centre = seen.tiled(_wide(seen, x, mean))
-    size, line = seen.columns * x.itemsize, seen.length * x.itemsize
-    start, source, total_at, means = (address(each) for each in (g, x, sums, centre))
+    cut = seen.cut()
+    sums = np.zeros((seen.outer * seen.pieces, 2, seen.columns))
+    arrays = (cut, g, x, seen.tiled(_wide(seen, x, mean)), seen.memory(2), sums)
+    add(*seen.range, *map(address, arrays))
+    if _is_one(seen, tuple(axis % x.ndim for axis in axes)) and takes(mean, variance, *affine):
+        found = _between(seen, sums, to_mean, to_variance, mean, variance, affine, epsilon)
+    else:
+        found = None
+    tiled, *pulled = found or _between_anyhow(
+        seen, sums, to_mean, to_variance, x, mean, variance, affine, axes, epsilon
+    )
+    out = np.empty(x.shape, x.dtype)
+    run(*seen.range, *map(address, (cut, g, x, tiled, out)))
+    return out, *pulled
 
-    def work(part: tuple[int, int, int, int]) -> None:
-        number, outer, begin, end = part
-        memory = threads.scratch("moments", (2, seen.length), x.dtype)
-        at = (outer * seen.rows + begin) * size
-        add(
-            (end - begin) * seen.columns,
-            *(seen.columns, seen.length, seen.lines, start + at, source + at),
-            *(means + outer * line, address(memory), total_at + number * seen.columns * 16),
-        )
 
-    threads.run(work, parts)
+def _between(
+    seen: _Columns,
+    sums: Array,
+    to_mean: Array,
+    to_variance: Array,
+    mean: Array,
+    variance: Array,
+    affine: tuple[Array, ...],
+    epsilon: float,
+) -> list[Array] | None:
+    """Return the lines that the last pass reads, and the cotangents of scale and shift."""
+    finish = _function("finish_sums")
+    if finish is None:
+        return None
+    dense = [
+        np.ascontiguousarray(np.broadcast_to(each, mean.shape), np.float32)
+        for each in (to_mean, to_variance)
+    ]
+    lines = np.empty((4, seen.length), np.float32)
+    pulled = [np.empty(mean.shape, np.float32) for _ in range(2)]
+    given = [address(each) for each in (seen.cut(), sums, mean, variance, *dense)]
+    scale = address(affine[0]) if affine else None
+    finish(*given, scale, epsilon, *map(address, (lines, *pulled)))
+    return [lines, *pulled[: len(affine)]]
+
+
+def _between_anyhow(
+    seen: _Columns,
+    sums: Array,
+    to_mean: Array,
+    to_variance: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    affine: tuple[Array, ...],
+    axes: tuple[int, ...],
+    epsilon: float,
+) -> list[Array]:
+    """Return the same where rows lie apart."""
     merged = sums.reshape(seen.outer, -1, 2, seen.columns).sum(axis=1)
     lengths = seen.reduced(x.shape)
     deviated, total = (_fitted(merged[:, n].reshape(lengths), mean.shape) for n in (0, 1))
@@ -298,19 +361,7 @@ def batch_norm_vjp(
         pulled = ((deviated * inverse).astype(x.dtype), total.astype(x.dtype))[: len(affine)]
     each = [mean, *(term.astype(x.dtype) for term in (factor, slope, offset))]
     tiled = np.stack([seen.tiled(_wide(seen, x, one)) for one in each], axis=1)
-    out = np.empty(x.shape, x.dtype)
-    to, lines_at = address(out), address(tiled)
-
-    def write(part: tuple[int, int, int, int]) -> None:
-        _, outer, begin, end = part
-        at = (outer * seen.rows + begin) * size
-        run(
-            (end - begin) * seen.columns,
-            *(seen.length, start + at, source + at, lines_at + 4 * outer * line, to + at),
-        )
-
-    threads.run(write, parts)
-    return out, *pulled
+    return [tiled, *pulled]
 
 
 def _fitted(x: Array, shape: tuple[int, ...]) -> Array:

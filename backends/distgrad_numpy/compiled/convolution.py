@@ -8,16 +8,15 @@ as quickly, and groups of few channels.
 from __future__ import annotations
 
 import ctypes
-from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from distgrad.windows import phases
-from distgrad_numpy import few_channels, threads
-from distgrad_numpy.blocks import Geometry
-from distgrad_numpy.compiled import library
+from distgrad.windows import Geometry, adjoint_phases
+from distgrad_numpy import few_channels
+from distgrad_numpy.compiled import crew, library
+from distgrad_numpy.compiled.library import address
 from distgrad_numpy.compiled.panels import aligned
 from distgrad_numpy.compiled.sweeps import Plan, Target, places_of, plan
 
@@ -28,6 +27,9 @@ _FEWEST_CHANNELS = 4  # of a group, on both sides, where there are several
 # Convolutions of points are one product of matrices. BLAS took 1.0 to 1.2 times as long as these
 # kernels for 64 to 256 channels, 0.5 to 0.9 times for more, and 0.6 times for 2^21 products.
 _MOST_CHANNELS, _FEW_OF_POINTS = 256, 1 << 23
+_PACKED = 1 << 14  # weights that a thread packs at a time, at least
+_PASSED = 1 << 15  # floats that a thread passes over at a time
+_LINE = 16  # floats of a line of the cache
 _TILE = 128  # windows whose cotangents are copied at a time, as in the source
 _PIECES = 4  # that a thread takes, at least: they are not equally long
 # Parts of the cotangent of a kernel, to be added up: no more, and no more bytes than that share of
@@ -41,16 +43,17 @@ class _Calls:
     """The functions of the library."""
 
     def __init__(self, found: ctypes.CDLL) -> None:
-        self.add_products = found.add_products
-        self.add_products.argtypes = (_POINTER, *(_NUMBER,) * 4, *(_POINTER,) * 5)
-        self.add_products.restype = None
+        pack = (_POINTER, _POINTER, *(_NUMBER,) * 3, _POINTER)
+        convolve = (*(_POINTER,) * 5, _NUMBER)
+        correlate = (_POINTER, _POINTER, _NUMBER, *(_POINTER,) * 4, _NUMBER)
         # To many channels, and to few.
-        self.pack = (found.pack, found.pack_few)
-        self.convolve = (found.convolve, found.convolve_few)
-        for call in self.pack:
-            call.argtypes, call.restype = (_POINTER, _POINTER, *(_NUMBER,) * 3, _POINTER), None
-        for call in self.convolve:
-            call.argtypes, call.restype = (_POINTER, *(_NUMBER,) * 2, *(_POINTER,) * 4), None
+        self.pack = [crew.shared_of(found, name, pack) for name in ("pack", "pack_few")]
+        self.convolve = [
+            crew.shared_of(found, name, convolve) for name in ("convolve", "convolve_few")
+        ]
+        self.clear = crew.shared_of(found, "clear", (_POINTER,))
+        self.add_up = crew.shared_of(found, "add_up", (_NUMBER, _NUMBER, _POINTER, _POINTER))
+        self.correlate = crew.shared_of(found, "correlate", correlate)
         for call in (found.width, found.widest):
             call.restype = _NUMBER
         self.registers = int(found.width()), int(found.widest())
@@ -89,7 +92,7 @@ def conv(x: Array, w: Array, y: Array, geometry: Geometry) -> bool:
     found = plan(x.shape, w.shape[:-2], y.shape[1:-1], geometry, _target(y), each, calls.registers)
     rows = places_of((prod(w.shape[:-1]), w.shape[-1]))
     weights = _packed(calls, found, np.ascontiguousarray(w), rows, (each, 1))
-    _convolve(calls, found, np.ascontiguousarray(x), weights, y.ctypes.data)
+    _convolve(calls, found, np.ascontiguousarray(x), weights, address(y))
     return True
 
 
@@ -107,13 +110,11 @@ def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
     y, w = np.ascontiguousarray(y), np.ascontiguousarray(w)
     positions, taps = _target(x), _target(w[None]).steps[:rank]
     steps = tuple(n * s for n, s in zip(positions.steps, stride, strict=True))
-    before = [low for low, _ in geometry.padding]
-    along = map(phases, x.shape[1:-1], y.shape[1:-1], window, stride, before, geometry.dilation)
-    for phase in product(*along):
-        if any(p.taps == 0 for p in phase):
-            places = (slice(p.start, None, s) for p, s in zip(phase, stride, strict=True))
-            x[(slice(None), *places)] = 0
-            continue
+    along = list(adjoint_phases(x.shape[1:-1], y.shape[1:-1], window, geometry))
+    seen_ones = [phase for phase in along if all(p.taps for p in phase)]
+    if len(seen_ones) < len(along):  # no window sees the others
+        calls.clear(x.size, _PASSED, address(x))
+    for phase in seen_ones:
         unit = Geometry(
             (1,) * rank, tuple(p.padding for p in phase), tuple(p.dilation for p in phase), groups
         )
@@ -128,7 +129,7 @@ def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
         rows = last + places_of(*down, (each, 1))
         weights = _packed(calls, found, w, rows, (each, outputs))
         first = sum(p.start * n for p, n in zip(phase, positions.steps, strict=True))
-        _convolve(calls, found, y, weights, x.ctypes.data + first * x.itemsize)
+        _convolve(calls, found, y, weights, address(x) + first * x.itemsize)
     return True
 
 
@@ -148,36 +149,24 @@ def conv_kernel_vjp(x: Array, y: Array, w: Array, geometry: Geometry) -> bool:
     vectors = -(-each // calls.registers[0])
     parts = groups * -(-vectors // calls.registers[1])
     # Where there is one thread, a block is copied once for all channels.
-    workers = threads.available()
+    workers = crew.workers()
     cuts = 1 if workers == 1 else min(parts, -(-_PIECES * workers // chunks))
-    sums = w[None] if chunks == 1 else np.empty((chunks, *w.shape), np.float32)
-    tile = _TILE * calls.registers[0] * calls.registers[1]
-
-    def work(item: tuple[int, int]) -> None:
-        chunk, cut = item
-        seen, copied = aligned("windows", found.scratch), aligned("cotangents", tile)
-        calls.add_products(
-            ctypes.addressof(found.sweep),
-            *(chunk * found.blocks // chunks, (chunk + 1) * found.blocks // chunks),
-            *(cut * parts // cuts, (cut + 1) * parts // cuts),
-            *(x.ctypes.data, y.ctypes.data, sums[chunk].ctypes.data),
-            *(seen.ctypes.data, copied.ctypes.data),
-        )
-
-    threads.run(work, list(product(range(chunks), range(cuts))))
+    sums = w if chunks == 1 else np.empty((chunks, *w.shape), np.float32)
+    room = _lines(found.scratch) + _TILE * calls.registers[0] * calls.registers[1]
+    memory = aligned("windows", workers * room)
+    cut = np.array((found.blocks, chunks, parts, cuts), np.int64)
+    calls.correlate(
+        *(chunks * cuts, 1, ctypes.addressof(found.sweep), address(cut), w.size),
+        *(address(x), address(y), address(sums), address(memory), room),
+    )
     if chunks > 1:
-        np.add.reduce(sums, axis=0, out=w)
+        calls.add_up(w.size, _PASSED // chunks, chunks, w.size, address(sums), address(w))
     return True
 
 
 def _is_product(w: Array, geometry: Geometry) -> bool:
-    """Return whether a convolution is one product of matrices as they lie in memory."""
-    return (
-        geometry.groups == 1
-        and set(w.shape[:-2]) == {1}
-        and set(geometry.stride) == {1}
-        and not any(map(any, geometry.padding))
-    )
+    """Return whether a convolution is one product of matrices: of points, with a stride or not."""
+    return geometry.groups == 1 and set(w.shape[:-2]) == {1} and not any(map(any, geometry.padding))
 
 
 def _target(array: Array) -> Target:
@@ -208,23 +197,23 @@ def _packed(calls: _Calls, found: Plan, w: Array, rows: Array, steps: tuple[int,
     weights = aligned("weights", groups * size)
     for group in range(groups):
         calls.pack[found.few](
-            *(w.ctypes.data + group * steps[0] * w.itemsize, rows.ctypes.data, len(rows)),
-            *(steps[1], channels, weights.ctypes.data + group * size * w.itemsize),
+            *(len(rows), max(_PACKED // wide, 16)),
+            *(address(w) + group * steps[0] * w.itemsize, address(rows), len(rows)),
+            *(steps[1], channels, address(weights) + group * size * w.itemsize),
         )
     return weights
 
 
 def _convolve(calls: _Calls, found: Plan, x: Array, weights: Array, target: int) -> None:
     """Write the sums of all windows of a sweep, on as many threads as there are."""
-    workers = threads.available()
-    pieces = 1 if workers == 1 else min(_PIECES * workers, found.blocks)
+    room = _lines(found.scratch)
+    memory = aligned("windows", crew.workers() * room)
+    calls.convolve[found.few](
+        *(found.blocks, 1, ctypes.addressof(found.sweep), address(x), address(weights)),
+        *(target, address(memory), room),
+    )
 
-    def work(piece: int) -> None:
-        scratch = aligned("windows", found.scratch)
-        calls.convolve[found.few](
-            ctypes.addressof(found.sweep),
-            *(piece * found.blocks // pieces, (piece + 1) * found.blocks // pieces),
-            *(x.ctypes.data, weights.ctypes.data, target, scratch.ctypes.data),
-        )
 
-    threads.run(work, range(pieces))
+def _lines(floats: int) -> int:
+    """Return as many floats or more, in whole lines of the cache."""
+    return -(-floats // _LINE) * _LINE

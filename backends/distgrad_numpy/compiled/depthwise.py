@@ -7,15 +7,16 @@ axis, that are made here.
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from distgrad_numpy.blocks import Geometry
-from distgrad_numpy.compiled import library
+from distgrad.windows import Geometry
+from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import function, in_pieces, takes
+from distgrad_numpy.compiled.offers import takes
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -27,9 +28,9 @@ _RANK = 3
 
 _COUNT, _ARRAY = ctypes.c_longlong, ctypes.c_void_p
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "convolve_lines": (*[_COUNT] * 2, *[_ARRAY] * 7),
-    "spread_lines": (*[_COUNT] * 2, *[_ARRAY] * 10),
-    "correlate_lines": (*[_COUNT] * 2, *[_ARRAY] * 4, _COUNT, *[_ARRAY] * 3),
+    "convolve_lines": (_ARRAY,) * 7,
+    "spread_lines": (_ARRAY,) * 10,
+    "correlate_lines": (*[_ARRAY] * 4, _COUNT, *[_ARRAY] * 3),
 }
 
 
@@ -105,25 +106,33 @@ def _fits(x: Shape, w: Shape, y: Shape, geometry: Geometry) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
+def _tables(kind: str, x: Shape, w: Shape, y: Shape, geometry: Geometry) -> tuple[Array, ...]:
+    """Return the numbers of a convolution, and the tables of its axes of a kind."""
+    axes = _Axes(x, w, y, geometry)
+    if kind == "turned":
+        axes = axes.turned()
+    if kind == "seers":
+        return axes.numbers, *(table for axis in range(_RANK) for table in axes.seers(axis))
+    last = axes.through(2) if kind == "through" else axes.inside(2)
+    return axes.numbers, axes.inside(0), axes.inside(1), last
+
+
 def conv(x: Array, w: Array, y: Array, geometry: Geometry) -> bool:
     """Write the convolution of x and w into y; return whether it is a depthwise one."""
     if not (_fits(x.shape, w.shape, y.shape, geometry) and takes(x, y) and w.dtype == x.dtype):
         return False
-    return _convolve(x, w, y, _Axes(x.shape, w.shape, y.shape, geometry))
+    tables = _tables("inside", x.shape, w.shape, y.shape, geometry)
+    return _in_lines("convolve_lines", tables, x, w, y)
 
 
-def _convolve(x: Array, w: Array, y: Array, axes: _Axes) -> bool:
-    run = function("depthwise", "convolve_lines", _ARGUMENTS["convolve_lines"])
+def _in_lines(name: str, tables: tuple[Array, ...], x: Array, w: Array, y: Array) -> bool:
+    run = crew.shared("depthwise", name, _ARGUMENTS[name])
     if run is None:
         return False
-    arrays = (axes.numbers, *map(axes.inside, range(_RANK)), x, np.ascontiguousarray(w), y)
-    places = [address(each) for each in arrays]
+    arrays = (*tables, x, np.ascontiguousarray(w), y)
     line = prod(y.shape[-2:])
-    in_pieces(
-        y.size // line,
-        max(_PIECE // line, 1),
-        lambda _, begin, end: run(begin, end, *places),
-    )
+    run(y.size // line, max(_PIECE // line, 1), *map(address, arrays))
     return True
 
 
@@ -131,43 +140,25 @@ def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the input into x; return whether it is a depthwise one."""
     if not (_fits(x.shape, w.shape, y.shape, geometry) and takes(x, y) and w.dtype == x.dtype):
         return False
-    axes = _Axes(x.shape, w.shape, y.shape, geometry)
-    if set(axes.strides) == {1}:
-        return _convolve(y, w[(slice(None, None, -1),) * (w.ndim - 2)], x, axes.turned())
-    run = function("depthwise", "spread_lines", _ARGUMENTS["spread_lines"])
-    if run is None:
-        return False
-    tables = [table for axis in range(_RANK) for table in axes.seers(axis)]
-    arrays = (axes.numbers, *tables, y, np.ascontiguousarray(w), x)
-    places = [address(each) for each in arrays]
-    line = prod(x.shape[-2:])
-    in_pieces(
-        x.size // line,
-        max(_PIECE // line, 1),
-        lambda _, begin, end: run(begin, end, *places),
-    )
-    return True
+    shapes = (x.shape, w.shape, y.shape)
+    if set(geometry.stride) == {1}:
+        reverse = w[(slice(None, None, -1),) * (w.ndim - 2)]
+        return _in_lines("convolve_lines", _tables("turned", *shapes, geometry), y, reverse, x)
+    return _in_lines("spread_lines", _tables("seers", *shapes, geometry), y, w, x)
 
 
 def conv_kernel_vjp(x: Array, y: Array, w: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the kernel into w; return whether it is a depthwise one."""
     if not (_fits(x.shape, w.shape, y.shape, geometry) and takes(x, y, w)):
         return False
-    run = function("depthwise", "correlate_lines", _ARGUMENTS["correlate_lines"])
+    run = crew.shared("depthwise", "correlate_lines", _ARGUMENTS["correlate_lines"])
     if run is None:
         return False
-    axes = _Axes(x.shape, w.shape, y.shape, geometry)
-    arrays = (axes.numbers, axes.inside(0), axes.inside(1), axes.through(2))
-    given = [address(each) for each in arrays], [address(x), address(y)]
-    stride = axes.strides[-1]
+    tables = [address(each) for each in _tables("through", x.shape, w.shape, y.shape, geometry)]
     line = prod(y.shape[-2:])
     lines = y.size // line
     each = max(_PIECE // line, -(-lines // _PIECES), 1)
     sums = np.zeros((-(-lines // each), *w.shape), w.dtype)
-
-    def work(piece: int, begin: int, end: int) -> None:
-        run(begin, end, *given[0], stride, *given[1], address(sums[piece]))
-
-    in_pieces(lines, each, work)
+    run(lines, each, *tables, geometry.stride[-1], address(x), address(y), address(sums))
     w[...] = sums.sum(axis=0, dtype=np.float64)
     return True

@@ -19,8 +19,7 @@ from distgrad.backend.pullbacks import Pullbacks
 from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
-from distgrad_numpy import threads
-from distgrad_numpy.compiled import library
+from distgrad_numpy.compiled import crew, library
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
@@ -109,17 +108,15 @@ def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
             if found is None:
                 return False
             found.run.argtypes, found.run.restype = types, None
-            ready.append(found.run)
-        run = ready[0]
+            # At once: other threads may be here, too.
+            ready[:] = (found.run, crew.shared_of(found, "run", types[2:]))
+        run, run_shared = ready
         places = [library.address(each) for each in (*inputs, *outputs)]
         size = outputs[0].size
         if size <= PIECE:
             run(0, size, *places)
         else:
-            threads.run(
-                lambda begin: run(begin, min(begin + PIECE, size), *places),
-                range(0, size, PIECE),
-            )
+            run_shared(size, PIECE, *places)
         return True
 
     return kernel
@@ -145,11 +142,11 @@ def _text(formula: Formula, numbers: frozenset[str]) -> str:
         *(f"to_{name}[i] = {name};" for name, _ in formula.outputs),
     ]
     return (
-        '#include "vector.hpp"\nusing namespace distgrad;\n'
+        '#include "crew.hpp"\nusing namespace distgrad;\n'
         f"KERNEL void run(index_t begin, index_t end, {', '.join(parameters)}) {{\n"
         "#pragma omp simd\nfor (index_t i = begin; i < end; ++i) {\n"
         + "\n".join(lines)
-        + "\n}\n}\n"
+        + "\n}\n}\nSHARED(run)\n"
     )
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distgrad_numpy.compiled import attention, columns, offers, pooling, recurrent, rows
+from distgrad_numpy.compiled import (
+    attention,
+    columns,
+    offers,
+    pooling,
+    recurrent,
+    rows,
+    sums,
+)
 
 OFFERS: dict[str, Callable[..., Any]] = {
     **rows.OFFERS,
@@ -13,6 +21,7 @@ OFFERS: dict[str, Callable[..., Any]] = {
     **pooling.OFFERS,
     **attention.OFFERS,
     **recurrent.OFFERS,
+    **sums.OFFERS,
 }
 
 

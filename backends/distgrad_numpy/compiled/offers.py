@@ -37,7 +37,11 @@ def preferred(kernels: Mapping[str, Kernel], offers: Mapping[str, Kernel]) -> di
 def _asking(offer: Kernel, own: Kernel) -> Kernel:
     @wraps(own)
     def kernel(first: Any, *others: Any, **params: Any) -> Any:
-        if first.size >= _FEW and library.is_on():
+        # The first may be a cotangent of rows, and the second what has all their elements.
+        size = first.size
+        if size < _FEW and others:
+            size = getattr(others[0], "size", 0)
+        if size >= _FEW and library.is_on():
             result = offer(first, *others, **params)
             if result is not None:
                 return result

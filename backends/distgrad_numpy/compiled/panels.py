@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from distgrad_numpy import threads
+from distgrad_numpy.compiled.library import address
 
 Array = np.ndarray[Any, Any]
 
@@ -23,5 +24,5 @@ def dense(*arrays: Array) -> list[Any] | None:
 def aligned(purpose: str, elements: int) -> Array:
     """Return memory of this thread's own for numbers of float32, see `threads.scratch`."""
     buffer = threads.scratch(purpose, (elements + _LINE,), np.float32)
-    first = -(buffer.ctypes.data // 4) % _LINE
+    first = -(address(buffer) // 4) % _LINE
     return buffer[first : first + elements]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from distgrad.windows import Pairs, counts
+from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import function, in_pieces, takes
+from distgrad_numpy.compiled.offers import takes
 from distgrad_numpy.pooling import weights_of
 
 Array = np.ndarray[Any, Any]
@@ -23,18 +24,18 @@ _PLACES = 255  # taps at most: a place is a byte, and one value of it is none
 
 _COUNT, _ARRAY, _FLAG = ctypes.c_longlong, ctypes.c_void_p, ctypes.c_int
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "max_pool": (*[_COUNT] * 2, *[_ARRAY] * 3),
-    "pool_places": (*[_COUNT] * 2, *[_ARRAY] * 4),
-    "max_pool_vjp": (*[_COUNT] * 2, *[_ARRAY] * 4),
-    "avg_pool": (*[_COUNT] * 2, _ARRAY, _FLAG, *[_ARRAY] * 3),
-    "avg_pool_vjp": (*[_COUNT] * 2, _ARRAY, _FLAG, *[_ARRAY] * 3),
+    "max_pool": (_ARRAY,) * 3,
+    "pool_places": (_ARRAY,) * 4,
+    "max_pool_vjp": (_ARRAY,) * 4,
+    "avg_pool": (_ARRAY, _FLAG, *[_ARRAY] * 3),
+    "avg_pool_vjp": (_ARRAY, _FLAG, *[_ARRAY] * 3),
 }
 
 
 def _function(name: str, window: Shape) -> Callable[..., None] | None:
     if not 1 <= len(window) <= _RANK:
         return None
-    return function("pooling", name, _ARGUMENTS[name])
+    return crew.shared("pooling", name, _ARGUMENTS[name])
 
 
 def _pool(x: Shape, y: Shape, window: Shape, stride: Shape, padding: Pairs) -> Array:
@@ -58,9 +59,12 @@ def _pooled(x: Array, window: Shape, stride: Shape, padding: Pairs) -> Shape:
     return (x.shape[0], *spatial, x.shape[-1])
 
 
-def _in_lines(x: Shape, work: Callable[[int, int, int], Any], each: int = 1) -> None:
-    """Do work on lines along the last spatial axis, of so many times as many numbers."""
-    in_pieces(prod(x[:-2]), max(_PIECE // (prod(x[-2:]) * each), 1), work)
+def _lines(x: Shape, each: int = 1) -> tuple[int, int]:
+    """Return how many lines along the last spatial axis there are, and how many make a piece.
+
+    Work on a line is on so many times as many numbers as it has.
+    """
+    return prod(x[:-2]), max(_PIECE // (prod(x[-2:]) * each), 1)
 
 
 # --- the greatest ---------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ def max_pool(x: Array, window: Shape, stride: Shape, padding: Pairs) -> Any:
         return None
     pool = _pool(x.shape, y.shape, window, stride, padding)
     numbers = [address(each) for each in (pool, x, y)]
-    _in_lines(y.shape, lambda _, begin, end: run(begin, end, *numbers), prod(stride))
+    run(*_lines(y.shape, prod(stride)), *numbers)
     return y
 
 
@@ -90,7 +94,7 @@ def pool_places(x: Array, y: Array, window: Shape, stride: Shape, padding: Pairs
     chosen = np.empty(y.shape, np.uint8)
     pool = _pool(x.shape, y.shape, window, stride, padding)
     numbers = [address(each) for each in (pool, x, y, chosen)]
-    _in_lines(y.shape, lambda _, begin, end: run(begin, end, *numbers), prod(stride))
+    run(*_lines(y.shape, prod(stride)), *numbers)
     return chosen
 
 
@@ -107,7 +111,7 @@ def max_pool_vjp(
         return None
     pool = _pool(x.shape, g.shape, window, stride, padding)
     numbers = [address(each) for each in (pool, g, places, x)]
-    _in_lines(x.shape, lambda _, begin, end: run(begin, end, *numbers))
+    run(*_lines(x.shape), *numbers)
     return x
 
 
@@ -126,7 +130,7 @@ def avg_pool(x: Array, window: Shape, stride: Shape, padding: Pairs, counted: Pa
     factors = _of_each(weights, y.shape)
     numbers = [address(each) for each in (factors, x, y)]
     place, single = address(pool), factors.size == 1
-    _in_lines(y.shape, lambda _, begin, end: run(begin, end, place, single, *numbers), prod(stride))
+    run(*_lines(y.shape, prod(stride)), place, single, *numbers)
     return y
 
 
@@ -143,7 +147,7 @@ def avg_pool_vjp(
     factors = _of_each(weights_of(g.dtype, shape, window, stride, padding, counted), g.shape)
     numbers = [address(each) for each in (factors, g, x)]
     place, single = address(pool), factors.size == 1
-    _in_lines(x.shape, lambda _, begin, end: run(begin, end, place, single, *numbers))
+    run(*_lines(x.shape), place, single, *numbers)
     return x
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import function, in_pieces, takes
+from distgrad_numpy.compiled.offers import takes
 from distgrad_numpy.threads import scratch
 
 Array = np.ndarray[Any, Any]
@@ -24,20 +25,19 @@ _COUNT, _ARRAY, _NUMBER, _FLAG = (
     ctypes.c_float,
     ctypes.c_int,
 )
-_RANGE = (_COUNT, _COUNT, _COUNT)
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "softmax": (*_RANGE, _ARRAY, _ARRAY),
-    "softmax_vjp": (*_RANGE, _ARRAY, _ARRAY, _ARRAY),
-    "log_softmax": (*_RANGE, _ARRAY, _ARRAY),
-    "label_cross_entropy": (*_RANGE, _ARRAY, _ARRAY, _ARRAY),
-    "label_cross_entropy_vjp": (*_RANGE, _ARRAY, _ARRAY, _ARRAY, _ARRAY),
-    "norm": (*_RANGE, _NUMBER, _FLAG, *[_ARRAY] * 4),
-    "norm_vjp": (*_RANGE, _NUMBER, _FLAG, *[_ARRAY] * 6),
+    "softmax": (_COUNT, _ARRAY, _ARRAY),
+    "softmax_vjp": (_COUNT, _ARRAY, _ARRAY, _ARRAY),
+    "log_softmax": (_COUNT, _ARRAY, _ARRAY),
+    "label_cross_entropy": (_COUNT, _ARRAY, _ARRAY, _ARRAY),
+    "label_cross_entropy_vjp": (_COUNT, _ARRAY, _ARRAY, _ARRAY, _ARRAY),
+    "norm": (_COUNT, _NUMBER, _FLAG, *[_ARRAY] * 4),
+    "norm_vjp": (_COUNT, _NUMBER, _FLAG, *[_ARRAY] * 6),
 }
 
 
 def _function(name: str) -> Callable[..., Any] | None:
-    return function("rows", name, _ARGUMENTS[name])
+    return crew.shared("rows", name, _ARGUMENTS[name])
 
 
 def _rows_in(width: int) -> int:
@@ -52,11 +52,8 @@ def _by_rows(name: str, given: tuple[Array, ...], shape: tuple[int, ...], width:
         return None
     out = np.empty(shape, np.float32)
     places = [address(each) for each in (*given, out)]
-    in_pieces(
-        given[0].size // width if name != "label_cross_entropy_vjp" else given[0].size,
-        _rows_in(width),
-        lambda _, begin, end: run(begin, end, width, *places),
-    )
+    rows = given[0].size // width if name != "label_cross_entropy_vjp" else given[0].size
+    run(rows, _rows_in(width), width, *places)
     return out
 
 
@@ -104,9 +101,10 @@ def _classes(logits: Array, labels: Array) -> Array | None:
     """Return labels as places in rows; None where there is no such place."""
     if not takes(logits) or labels.shape != logits.shape[:-1] or labels.dtype.kind not in "iu":
         return None
-    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+    places = np.ascontiguousarray(labels, np.int64)
+    if places.view(np.uint64).max() >= logits.shape[-1]:  # those below 0 are large then
         return None
-    return np.ascontiguousarray(labels, np.int64)
+    return places
 
 
 # --- norms ----------------------------------------------------------------------------------------
@@ -126,11 +124,7 @@ def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
         *[None] * (2 - len(affine)),
         address(out),
     )
-    in_pieces(
-        x.size // width,
-        _rows_in(width),
-        lambda _, begin, end: run(begin, end, width, epsilon, centred, *places),
-    )
+    run(x.size // width, _rows_in(width), width, epsilon, centred, *places)
     return out
 
 
@@ -146,18 +140,14 @@ def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool)
     width = x.shape[-1]
     rows = x.size // width
     each = max(_rows_in(width), -(-rows // _PIECES)) if affine else _rows_in(width)
-    pieces = -(-rows // each)
-    sums = np.zeros((pieces, 2, width)) if affine else None
-    places = address(g), address(x), address(affine[0]) if affine else None
-
-    def work(piece: int, begin: int, end: int) -> None:
-        spare = () if sums is None else (scratch("norm", (2, width), np.float32), sums[piece])
-        more: list[int | None] = [address(each) for each in spare] or [None, None]
-        run(begin, end, width, epsilon, centred, *places, address(out), *more)
-
-    in_pieces(rows, each, work)
-    if sums is None:
+    given = address(g), address(x)
+    if not affine:
+        run(rows, each, width, epsilon, centred, *given, None, address(out), None, None)
         return (out,)
+    sums = np.zeros((-(-rows // each), 2, width))
+    spare = scratch("norm", (crew.workers(), 2, width), np.float32)
+    ends = (out, spare, sums)
+    run(rows, each, width, epsilon, centred, *given, *map(address, (affine[0], *ends)))
     return out, *sums.sum(axis=0).astype(x.dtype)[: len(affine)]
 
 

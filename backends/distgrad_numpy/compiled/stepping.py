@@ -11,8 +11,7 @@ import numpy as np
 from distgrad.backend.scalar_code import Formula
 from distgrad.optimizers.fused import Kernel, Steps
 from distgrad.optimizers.in_place import Change
-from distgrad_numpy import threads
-from distgrad_numpy.compiled import library
+from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.elementwise import PIECE, Source, source_of
 
 _TYPES = [ctypes.c_longlong] * 2 + [ctypes.c_void_p] * 2
@@ -45,7 +44,8 @@ def _compiled(formula: Formula, count: int) -> Kernel | None:
                 return False
             found.steps.argtypes = _TYPES + [source.scalar] * count
             found.steps.restype = None
-            ready.append(found.steps)
+            # At once: other threads may be here, too.
+            ready[:] = (found.steps, crew.shared_of(found, "steps", found.steps.argtypes[2:]))
         sizes: list[int] = []
         places: list[int] = []
         for change in changes:
@@ -56,14 +56,11 @@ def _compiled(formula: Formula, count: int) -> Kernel | None:
             places += own[2:]
         table = (ctypes.c_void_p * len(places))(*places)
         lengths = (ctypes.c_longlong * len(sizes))(*sizes)
-        total, run = sum(sizes), ready[0]
+        total, (run, run_shared) = sum(sizes), ready
         if total <= PIECE:
             run(0, total, lengths, table, *numbers)
         else:
-            threads.run(
-                lambda begin: run(begin, min(begin + PIECE, total), lengths, table, *numbers),
-                range(0, total, PIECE),
-            )
+            run_shared(total, PIECE, lengths, table, *numbers)
         return True
 
     return kernel
@@ -86,4 +83,5 @@ KERNEL void steps(
         start += size;
     }}
 }}
+SHARED(steps)
 """

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad_numpy.blocks import Geometry
+from distgrad.windows import Geometry
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -32,7 +32,7 @@ _CHUNK = 6 << 10
 # Runs shorter than that, of windows that see no more in all, are gathered.
 _SHORT_RUN, _GATHERED = 8, 64
 # Points so many floats apart fall into the same few sets of a cache; a line more keeps them apart.
-_ALIASED, _LINE = 1024, 16
+_ALIASED, _LINE = 512, 16
 
 _NUMBER, _PLACE = ctypes.c_longlong, ctypes.c_void_p
 
@@ -135,7 +135,7 @@ def plan(
         low > 0 or extent - low > length
         for low, extent, length in zip(before, seen, spatial, strict=True)
     )
-    aliased = apart and groups == 1 and prod(taps) == 1 and channels % _ALIASED == 0
+    aliased = apart and groups == 1 and prod(taps) == 1 and stride[2] * channels % _ALIASED == 0
     kept = (seen, channels) if copied else (count, channels * aliased)
     examples, positions = _block(x[0], count, axis, stride[axis], *kept)
     seen[axis] -= (count[axis] - positions) * stride[axis]
@@ -200,8 +200,12 @@ def _block(
     return 1, -(-count[axis] // -(-count[axis] // most))
 
 
+@lru_cache(maxsize=256)
 def places_of(*axes: tuple[int, int]) -> Array:
-    """Return where elements lie, for axes of given lengths and distances, in order."""
+    """Return where elements lie, for axes of given lengths and distances, in order.
+
+    The table is kept for the next call: it is not to be written to.
+    """
     places = np.zeros((), np.int64)
     for length, distance in axes:
         places = places[..., None] + np.arange(length, dtype=np.int64) * distance

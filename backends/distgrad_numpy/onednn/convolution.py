@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad_numpy.blocks import Geometry
+from distgrad.windows import Geometry
 from distgrad_numpy.onednn import primitive as of
 from distgrad_numpy.onednn.library import Handle, Library, ready
 

@@ -97,7 +97,8 @@ def fashion_mnist(
     labels = _read_idx(where / f"{prefix}-labels-idx1-ubyte.gz", 1)
     if len(images) != len(labels):
         raise ValueError(
-            f"fashion_mnist: {where} has {len(images)} images and {len(labels)} labels"
+            f"fashion_mnist: {where} has {len(images)} images and {len(labels)} labels; expected "
+            "one label for each image: are both files whole?"
         )
     return images, labels.astype(np.int64)
 

@@ -1,16 +1,12 @@
-"""Linear systems: solve, invert, least squares, and the same for tensors."""
+"""Linear systems of square matrices, triangular ones among them, and inverses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
-from distgrad.ops.elementwise.arithmetic import abs as abs_of
-from distgrad.ops.elementwise.arithmetic import square, subtract
 from distgrad.ops.linalg.matrices import (
     adjoint,
     check_matrices,
@@ -19,20 +15,10 @@ from distgrad.ops.linalg.matrices import (
     shape_given,
 )
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
-from distgrad.ops.linalg.pseudo_inverse import matrix_rank, pinv, rank_tolerance
-from distgrad.ops.linalg.singular import svdvals
-from distgrad.ops.products.contractions import matmul
-from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import fit, sum_of
-from distgrad.ops.shaping.structure import (
-    expand_dims,
-    matrix_transpose,
-    permute_dims,
-    reshape,
-    squeeze,
-)
-from distgrad.shapes import broadcast, normalize_axes
+from distgrad.ops.shaping.structure import expand_dims, matrix_transpose, squeeze
+from distgrad.shapes import broadcast
 
 # --- one system with several right-hand sides -----------------------------------------------------
 
@@ -269,135 +255,6 @@ def inv(a: Any, /) -> Any:
         If a matrix is singular.
     """
     return apply(INV, a)
-
-
-# --- least squares --------------------------------------------------------------------------------
-
-
-class LstsqResult(NamedTuple):
-    """A least-squares solution, what remains of it, and what it says about the matrix."""
-
-    solution: Any
-    residuals: Any
-    rank: Any
-    singular_values: Any
-
-
-def lstsq(a: Any, b: Any, /, rcond: Any = None) -> LstsqResult:
-    """Return the X of smallest norm that makes ``|A X - B|`` smallest.
-
-    Parameters
-    ----------
-    a : Tensor, Variable or array
-        Of shape (..., m, n).
-    b : Tensor, Variable or array
-        Of shape (..., m, k), or one vector of shape (m,).
-    rcond : float, optional
-        Singular values of `a` no larger than this times the largest count as 0; by default the
-        larger of m and n times the dtype's spacing.
-
-    Returns
-    -------
-    solution : Tensor
-        Of shape (..., n, k), or (n,) for a vector.
-    residuals : Tensor
-        The sums of squares of what remains, of shape (..., k), or (1,) for a vector; of length 0
-        where m <= n. (NumPy's are of length 0 at deficient rank too, which depends on values.)
-    rank : Tensor
-        The number of singular values that count; no derivative.
-    singular_values : Tensor
-        Of shape (..., min(m, n)).
-
-    Raises
-    ------
-    ShapeError
-        If shapes do not fit.
-
-    Notes
-    -----
-    The solution is ``pinv(A) B``, with the derivative of `pinv`: right where the rank stays.
-    """
-    is_vector = len(shape_given(b)) == 1
-    right = expand_dims(b, axis=-1) if is_vector else b
-    share = rank_tolerance(a) if rcond is None else rcond
-    left, sides = shape_given(a), shape_given(b)
-    if left[-2] != shape_given(right)[-2]:
-        raise ShapeError(f"lstsq: (..., m, n) and (..., m, k) expected, got {left} and {sides}")
-    solution = matmul(pinv(a, share), right)
-    rows, columns = left[-2:]
-    remains = sum_over(square(abs_of(subtract(matmul(a, solution), right))), axis=-2)
-    if rows <= columns:
-        remains = remains[..., :0]
-    if is_vector:
-        solution = squeeze(solution, axis=-1)
-    return LstsqResult(solution, remains, matrix_rank(a, rtol=share), svdvals(a))
-
-
-# --- tensors as matrices --------------------------------------------------------------------------
-
-
-def tensorinv(a: Any, /, ind: int = 2) -> Any:
-    """Return the inverse of a tensor with respect to `tensordot` over `ind` axes.
-
-    Parameters
-    ----------
-    a : Tensor, Variable or array
-        Whose first `ind` lengths have the same product as the others.
-    ind : int
-        How many axes are those of rows; 1 or more.
-
-    Raises
-    ------
-    ShapeError
-        If the products differ.
-    LinAlgError
-        If the tensor is singular.
-    """
-    shape = shape_given(a)
-    if ind <= 0:
-        raise ValueError(f"tensorinv: ind is {ind}; expected 1 or more")
-    rows, columns = shape[:ind], shape[ind:]
-    if prod(rows) != prod(columns):
-        raise ShapeError(
-            f"tensorinv: axes {rows} and {columns} have {prod(rows)} and {prod(columns)} elements; "
-            "expected equal numbers"
-        )
-    return reshape(inv(reshape(a, (prod(rows), prod(columns)))), (*columns, *rows))
-
-
-def tensorsolve(a: Any, b: Any, /, axes: Sequence[int] | None = None) -> Any:
-    """Return the x of ``tensordot(a, x, axes=x.ndim) == b``.
-
-    Parameters
-    ----------
-    a : Tensor, Variable or array
-        Of the shape of `b`, followed by that of x.
-    b : Tensor, Variable or array
-        The right-hand side.
-    axes : sequence of int, optional
-        Axes of `a` to put behind all others first.
-
-    Raises
-    ------
-    ShapeError
-        If the numbers of elements do not fit.
-    LinAlgError
-        If the tensor is singular.
-    """
-    shape = shape_given(a)
-    if axes is not None:
-        last = normalize_axes("tensorsolve", tuple(axes), len(shape))
-        order = (*(i for i in range(len(shape)) if i not in last), *last)
-        a, shape = permute_dims(a, order), tuple(shape[i] for i in order)
-    right = shape_given(b)
-    unknown = shape[len(right) :]
-    size = prod(unknown)
-    if shape[: len(right)] != right or prod(right) != size:
-        raise ShapeError(
-            f"tensorsolve: a of the shape of b and then of x expected, with equal numbers of "
-            f"elements, got {shape} for b of {right}"
-        )
-    return reshape(solve(reshape(a, (size, size)), reshape(b, (size,))), unknown)
 
 
 OPS = (SOLVE, SOLVE_TRIANGULAR, INV)

@@ -12,21 +12,14 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import as_dtype, float32, float64
+from distgrad.dtypes import as_dtype
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import add
+from distgrad.ops.neural.normalization import widened
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.dual import derivative
 from distgrad.ops.rules.families import quotient, shape_of
 from distgrad.shapes import Axis, normalize_axes, reduced
-
-
-def _wide(xp: Namespace, x: Array) -> Array:
-    """Return x in a dtype in which its squares can be summed."""
-    dtype = as_dtype(x.dtype)
-    if dtype.kind in "biu":
-        return xp.astype(x, dtype=float64)
-    return xp.astype(x, dtype=float32) if dtype.itemsize < 4 else x
 
 
 def _as(xp: Namespace, x: Array, like: Array) -> Array:
@@ -53,7 +46,7 @@ def _spec(x: Spec, *affine: Spec, axes: tuple[int, ...], epsilon: float) -> tupl
 def _compose(
     xp: Namespace, x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float
 ) -> tuple[Array, Array, Array]:
-    wide, *rest = (_wide(xp, each) for each in (x, *affine))
+    wide, *rest = (widened(xp, each) for each in (x, *affine))
     mean, variance = xp.moments(wide, axes=axes)
     y = xp.normalize(wide, mean, variance, *rest, epsilon=epsilon)
     return _as(xp, y, x), _as(xp, mean, x), _as(xp, variance, x)
@@ -144,8 +137,8 @@ def _pull_compose(
 ) -> tuple[Array, ...]:
     if as_dtype(x.dtype).itemsize < 4:  # what is left of the moments has lost digits
         return _pull_whole(xp, g, to_mean, to_variance, x, *affine, axes=axes, epsilon=epsilon)
-    given = [_wide(xp, each) for each in (g, to_mean, to_variance)]
-    wide, centre, spread, *rest = (_wide(xp, each) for each in (x, mean, variance, *affine))
+    given = [widened(xp, each) for each in (g, to_mean, to_variance)]
+    wide, centre, spread, *rest = (widened(xp, each) for each in (x, mean, variance, *affine))
     return _narrowed(xp, _pull(xp, given, wide, centre, spread, rest, axes, epsilon), (x, *affine))
 
 
@@ -160,8 +153,8 @@ def _pull_whole(
     epsilon: float,
 ) -> tuple[Array, ...]:
     """Return what the pullback does, as a function of x: the moments are computed again."""
-    given = [_wide(xp, each) for each in (g, to_mean, to_variance)]
-    wide, *rest = (_wide(xp, each) for each in (x, *affine))
+    given = [widened(xp, each) for each in (g, to_mean, to_variance)]
+    wide, *rest = (widened(xp, each) for each in (x, *affine))
     mean, variance = xp.moments(wide, axes=axes)
     return _narrowed(xp, _pull(xp, given, wide, mean, variance, rest, axes, epsilon), (x, *affine))
 

@@ -9,13 +9,10 @@ import numpy as np
 
 from distgrad.core.op import Array, Namespace, Slice, Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import as_dtype, result_type
-from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.creation import zeros
+from distgrad.ops.neural.sequences import arranged, initial_states, prepared
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.rules.fused import fused
-from distgrad.ops.shaping.structure import astype, flip, permute_dims
-from distgrad.shapes import Shape
+from distgrad.ops.shaping.structure import flip
 
 _EVERYTHING = Slice(None, None, None)
 
@@ -182,13 +179,13 @@ def lstm(
     Hochreiter and Schmidhuber (1997), Long short-term memory. Gers, Schmidhuber and Cummins (2000),
     Learning to forget.
     """
-    sequence, weights = _prepared("lstm", 4, x, (kernel, recurrent_kernel, bias), time_major)
+    sequence, weights = prepared("lstm", 4, x, (kernel, recurrent_kernel, bias), time_major)
     units = np.shape(weights[1])[0]
-    states = _initial("lstm", ("output", "cell"), initial_state, sequence, units)
+    states = initial_states("lstm", ("output", "cell"), initial_state, sequence, units)
     turned = flip(sequence, axis=0) if reverse else sequence
     outputs, cells, _ = apply(LSTM, turned, *states, *weights)
     state = (getitem(outputs, -1), getitem(cells, -1))
-    return _arranged(outputs, time_major, reverse), state
+    return arranged(outputs, time_major, reverse), state
 
 
 # --- GRU ----------------------------------------------------------------------------------------
@@ -322,94 +319,13 @@ def gru(
     Cho et al. (2014), Learning phrase representations using RNN encoder-decoder.
     """
     given = (kernel, recurrent_kernel, bias, recurrent_bias)
-    sequence, weights = _prepared("gru", 3, x, given, time_major)
+    sequence, weights = prepared("gru", 3, x, given, time_major)
     units = np.shape(weights[1])[0]
     single = None if initial_state is None else (initial_state,)
-    (state,) = _initial("gru", ("output",), single, sequence, units)
+    (state,) = initial_states("gru", ("output",), single, sequence, units)
     turned = flip(sequence, axis=0) if reverse else sequence
     outputs, _ = apply(GRU, turned, state, *weights)
-    return _arranged(outputs, time_major, reverse), getitem(outputs, -1)
-
-
-# --- arguments ----------------------------------------------------------------------------------
-
-
-def _prepared(
-    name: str, gates: int, x: Any, weights: Sequence[Any], time_major: bool
-) -> tuple[Any, list[Any]]:
-    """Return the sequence with time first, and all weights, in one dtype."""
-    kernel, recurrent, *biases = weights
-    shapes = {"x": np.shape(x), "kernel": np.shape(kernel), "recurrent_kernel": np.shape(recurrent)}
-    for argument, rank in (("x", 3), ("kernel", 2), ("recurrent_kernel", 2)):
-        if len(shapes[argument]) != rank:
-            raise ShapeError(
-                f"{name}: {argument} has shape {shapes[argument]}; expected {rank} axes"
-            )
-    units = shapes["recurrent_kernel"][0]
-    expected: dict[str, Shape] = {
-        "kernel": (shapes["x"][2], gates * units),
-        "recurrent_kernel": (units, gates * units),
-    }
-    for argument, shape in expected.items():
-        if shapes[argument] != shape:
-            raise ShapeError(
-                f"{name}: {argument} has shape {shapes[argument]}; for inputs of width "
-                f"{shapes['x'][2]} and {units} units expected {shape}"
-            )
-    for bias in biases:
-        if bias is not None and np.shape(bias) != (gates * units,):
-            raise ShapeError(
-                f"{name}: a bias has shape {np.shape(bias)}; expected {(gates * units,)}"
-            )
-    if not shapes["x"][0 if time_major else 1]:
-        raise ShapeError(f"{name}: x has shape {shapes['x']}; expected one step or more")
-    operands = [x, kernel, recurrent, *(bias for bias in biases if bias is not None)]
-    joint = result_type(*(_real_dtype(name, each) for each in operands))
-    full = [zeros((gates * units,), dtype=joint) if b is None else b for b in biases]
-    prepared = [_brought_to(each, joint) for each in (x, kernel, recurrent, *full)]
-    sequence = prepared[0] if time_major else permute_dims(prepared[0], (1, 0, 2))
-    return sequence, prepared[1:]
-
-
-def _initial(
-    name: str, names: Sequence[str], given: Sequence[Any] | None, sequence: Any, units: int
-) -> list[Any]:
-    """Return the states before the first step."""
-    shape = (np.shape(sequence)[1], units)
-    if given is None:
-        return [zeros(shape, dtype=sequence.dtype) for _ in names]
-    if len(given) != len(names):
-        raise ShapeError(
-            f"{name}: initial_state has {len(given)} parts; expected {len(names)}: "
-            f"{' and '.join(names)}"
-        )
-    for part, state in zip(names, given, strict=True):
-        if np.shape(state) != shape:
-            raise ShapeError(
-                f"{name}: the initial {part} has shape {np.shape(state)}; expected {shape}"
-            )
-    return [_brought_to(state, sequence.dtype) for state in given]
-
-
-def _brought_to(operand: Any, dtype: Any) -> Any:
-    return operand if _dtype_of(operand) == dtype else astype(operand, dtype)
-
-
-def _dtype_of(operand: Any) -> Any:
-    return as_dtype(operand.dtype if hasattr(operand, "dtype") else np.asarray(operand).dtype)
-
-
-def _real_dtype(name: str, operand: Any) -> Any:
-    dtype = _dtype_of(operand)
-    if dtype.kind != "f":
-        raise DTypeError(f"{name}: an operand has dtype {dtype}; expected real floating ones")
-    return dtype
-
-
-def _arranged(outputs: Any, time_major: bool, reverse: bool) -> Any:
-    """Return the outputs at their inputs' steps, on the axes that the caller uses."""
-    ordered = flip(outputs, axis=0) if reverse else outputs
-    return ordered if time_major else permute_dims(ordered, (1, 0, 2))
+    return arranged(outputs, time_major, reverse), getitem(outputs, -1)
 
 
 OPS = (LSTM, LSTM_VJP, GRU, GRU_VJP)

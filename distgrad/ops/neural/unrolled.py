@@ -57,13 +57,10 @@ def conv_transpose_composed(
     groups: int,
 ) -> Array:
     """Compose `conv_transpose`."""
-    window, (inner, outputs) = tuple(w.shape[:-2]), w.shape[-2:]
+    window = tuple(w.shape[:-2])
     rank = len(window)
     # A convolution of the operand, spread out, with the kernel turned round and its roles changed.
-    turned = xp.flip(w, axis=tuple(range(rank)))
-    turned = xp.reshape(turned, shape=(*window, inner, groups, outputs // groups))
-    turned = xp.permute_dims(turned, axes=(*range(rank), rank + 2, rank + 1, rank))
-    turned = xp.reshape(turned, shape=(*window, outputs // groups, groups * inner))
+    turned = with_roles_changed(xp, xp.flip(w, axis=tuple(range(rank))), groups)
     sides = []
     for axis in range(rank):
         reach = extent(window[axis], dilation[axis]) - 1
@@ -74,6 +71,15 @@ def conv_transpose_composed(
     ones = (1,) * rank
     none = ((0, 0),) * rank
     return xp.conv(placed, turned, stride=ones, padding=none, dilation=dilation, groups=groups)
+
+
+def with_roles_changed(xp: Namespace, w: Array, groups: int) -> Array:
+    """Return a kernel whose outputs are its inputs, group by group, as the adjoint wants it."""
+    *window, inner, outputs = w.shape
+    rank, each = len(window), outputs // groups
+    split = xp.reshape(w, shape=(*window, inner, groups, each))
+    turned = xp.permute_dims(split, axes=(*range(rank), rank + 2, rank + 1, rank))
+    return xp.reshape(turned, shape=(*window, each, groups * inner))
 
 
 def conv_kernel_vjp_composed(

@@ -61,6 +61,11 @@ def _matmul_vjp(
                 if b_vector
                 else xp.expand_dims(other, axis=-1) * (xp.expand_dims(g, axis=-2))
             )
+        elif len(g.shape) == len(other.shape) > 2 == len(getattr(b, "shape", ())):
+            # One matrix for a whole stack: the stack's rows are those of one product.
+            rows = xp.reshape(other, shape=(prod(other.shape[:-1]), other.shape[-1]))
+            column = xp.reshape(g, shape=(prod(g.shape[:-1]), g.shape[-1]))
+            to_b = xp.matmul(xp.matrix_transpose(rows), column)
         else:
             column = xp.expand_dims(g, axis=-1) if b_vector else g
             to_b = xp.matmul(xp.matrix_transpose(other), column)

@@ -64,6 +64,18 @@ def _einsums() -> Iterator[Sample]:
         yield Sample("contract", subscripts, operands, {"subscripts": subscripts})
 
 
-FAMILIES = (_contractions, _einsums)
+def _affine_maps() -> Iterator[Sample]:
+    shapes = {"rows": (3, 4), "line": (4,), "stack": (2, 3, 4), "no-rows": (0, 4)}
+    for variant, shape in shapes.items():
+        operands = (values(shape, *ANY), values((4, 5), *SHIFTED), values((5,), *ANY, seed=1))
+        yield Sample("linear", variant, operands)
+        yield Sample("linear", f"{variant}-without-bias", operands[:2])
+    fortran = frozen(np.asfortranarray(values((4, 4), *ANY)))
+    strided = (values((8, 4), *SHIFTED)[::-2], values((8,), *ANY)[::2])
+    yield Sample("linear", "strided", (fortran, *strided))
+    yield Sample("linear", "nothing-to-sum", (values((2, 0), *ANY), values((0, 3), *ANY)))
+
+
+FAMILIES = (_contractions, _einsums, _affine_maps)
 # Where a complex operand has a derivative.
-TAKE_COMPLEX = frozenset("matmul contract".split())
+TAKE_COMPLEX = frozenset("matmul contract linear".split())

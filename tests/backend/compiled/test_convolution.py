@@ -12,10 +12,9 @@ import distgrad as dg
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
-from distgrad.windows import counts
+from distgrad.windows import Geometry, counts
 from distgrad_numpy import convolution as own
 from distgrad_numpy import onednn, threads
-from distgrad_numpy.blocks import Geometry
 from distgrad_numpy.compiled import convolution as compiled
 from distgrad_numpy.compiled import library, sweeps
 
@@ -36,6 +35,13 @@ def without_onednn():
 def all_sizes(monkeypatch):
     """Compiled kernels of small arrays too."""
     monkeypatch.setattr(compiled, "_FEW", 0)
+
+
+@pytest.fixture
+def all_points(monkeypatch):
+    """Compiled kernels of points that BLAS would multiply, too."""
+    monkeypatch.setattr(compiled, "_FEW_OF_POINTS", 0)
+    monkeypatch.setattr(compiled, "_MOST_CHANNELS", 1 << 20)
 
 
 @pytest.fixture
@@ -134,14 +140,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_all_three_arrays_are_those_in_double_precision(case, without):
+def test_all_three_arrays_are_those_in_double_precision(case, without, all_points):
     x, w, geometry = case
 
     assert check(arrays(x, w, geometry), geometry, without) == list(ROLES)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_many_small_blocks_give_the_same(case, without, small_blocks):
+def test_many_small_blocks_give_the_same(case, without, small_blocks, all_points):
     x, w, geometry = case
 
     assert "y" in check(arrays(x, w, geometry), geometry, without)
@@ -181,7 +187,7 @@ def test_any_stride_padding_dilation_and_size(case):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_any_number_of_threads_gives_the_same_bits(case, monkeypatch):
+def test_any_number_of_threads_gives_the_same_bits(case, monkeypatch, all_points):
     x, w, geometry = case
     drawn = arrays(x, w, geometry)
     alone = [offered(role, drawn, geometry) for role in ROLES]

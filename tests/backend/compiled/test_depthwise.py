@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from distgrad.windows import counts
+from distgrad.windows import Geometry, counts
 from distgrad_numpy import convolution, threads
-from distgrad_numpy.blocks import Geometry
 from distgrad_numpy.compiled import depthwise
 
 pytestmark = pytest.mark.needs_compiler

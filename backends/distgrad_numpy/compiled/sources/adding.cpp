@@ -1,5 +1,5 @@
 // Rows are added at places of an array, in the order in which they come.
-#include "vector.hpp"
+#include "crew.hpp"
 
 using namespace distgrad;
 
@@ -21,14 +21,17 @@ static inline void add(
     }
 }
 
-KERNEL void add_float32(
+static void add_float32(
     index_t begin, index_t end, index_t width, index_t count, const index_t* places,
     const float* rows, float* array) {
     add(begin, end, width, count, places, rows, array);
 }
 
-KERNEL void add_float64(
+static void add_float64(
     index_t begin, index_t end, index_t width, index_t count, const index_t* places,
     const double* rows, double* array) {
     add(begin, end, width, count, places, rows, array);
 }
+
+SHARED(add_float32)
+SHARED(add_float64)

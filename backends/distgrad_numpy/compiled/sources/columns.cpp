@@ -1,7 +1,7 @@
 // Moments of columns, and what is normalized by them. Rows lie one behind the other, so that a few
 // short ones are one line: vectors of any length are filled. Sums over a block of lines, added in
 // float, are added up in double.
-#include "vector.hpp"
+#include "crew.hpp"
 
 using namespace distgrad;
 
@@ -107,7 +107,7 @@ static void merge(const Block& b, double* __restrict mean, double* __restrict sq
 // rest at most, for a ninth of the numbers is so far away: little enough for float. Blocks are merged
 // with those before them (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
 // computing sample variances", 1979). `memory` has 3 lines, `mean` and `squares` a column each.
-KERNEL void moments(
+static void add_moments(
     index_t count, index_t columns, index_t length, index_t lines, const float* from, float* memory,
     double* mean, double* squares) {
     const index_t step = lines * length;
@@ -131,7 +131,7 @@ KERNEL void moments(
 }
 
 // (x - mean) factor + shift; shift may be null.
-KERNEL void normalize(
+static void normalize_rows(
     index_t count, index_t length, const float* from, const float* means, const float* factors,
     const float* shifts, float* to) {
     for (index_t begin = 0; begin < count; begin += length) {
@@ -153,7 +153,7 @@ KERNEL void normalize(
 
 // g factor; and for each column the sums of g (x - mean) and of g, which begin with zero. `memory`
 // has 2 lines.
-KERNEL void normalize_vjp(
+static void pull_rows(
     index_t count, index_t columns, index_t length, index_t lines, const float* cotangents,
     const float* from, const float* means, const float* factors, float* to, float* memory,
     double* sums) {
@@ -185,7 +185,7 @@ KERNEL void normalize_vjp(
 }
 
 // For each column the sums of g (x - mean) and of g, which begin with zero. `memory` has 2 lines.
-KERNEL void batch_norm_sums(
+static void add_sums(
     index_t count, index_t columns, index_t length, index_t lines, const float* cotangents,
     const float* from, const float* means, float* memory, double* sums) {
     const index_t step = lines * length;
@@ -227,7 +227,7 @@ KERNEL void batch_norm_sums(
 }
 
 // g factor + ((x - mean) slope + offset); `lines` has a line of each of the four.
-KERNEL void batch_norm_vjp(
+static void write_rows(
     index_t count, index_t length, const float* cotangents, const float* from, const float* lines,
     float* to) {
     const float* __restrict mean = lines;
@@ -257,3 +257,140 @@ KERNEL void batch_norm_vjp(
             y[i] = g[i] * factor[i] + ((x[i] - mean[i]) * slope[i] + offset[i]);
     }
 }
+
+// --- by a crew -------------------------------------------------------------------------------------
+
+// How an array is cut: each of its outer parts into pieces of so many rows.
+struct Cut {
+    index_t rows, step, columns, length, lines;
+};
+
+// The numbers of one piece: where they begin, and how many they are.
+struct Part {
+    index_t outer, at, count;
+    Part(const Cut& cut, index_t number) {
+        const index_t pieces = (cut.rows + cut.step - 1) / cut.step;
+        outer = number / pieces;
+        const index_t first = number % pieces * cut.step;
+        at = (outer * cut.rows + first) * cut.columns;
+        count = shortest(cut.step, cut.rows - first) * cut.columns;
+    }
+};
+
+// Each worker has its own lines of `memory`, and each piece its own sums.
+static void moments(
+    const Piece& piece, const Cut* cut, const float* from, float* memory, double* means,
+    double* squares) {
+    const Part part(*cut, piece.number);
+    const index_t columns = cut->columns, length = cut->length, to = piece.number * columns;
+    add_moments(part.count, columns, length, cut->lines, from + part.at,
+                memory + piece.worker * 3 * length, means + to, squares + to);
+}
+
+static void normalize(
+    const Piece& piece, const Cut* cut, const float* from, const float* means, const float* factors,
+    const float* shifts, float* to) {
+    const Part part(*cut, piece.number);
+    const index_t line = part.outer * cut->length;
+    normalize_rows(part.count, cut->length, from + part.at, means + line, factors + line,
+                   shifts ? shifts + line : nullptr, to + part.at);
+}
+
+static void normalize_vjp(
+    const Piece& piece, const Cut* cut, const float* cotangents, const float* from,
+    const float* means, const float* factors, float* to, float* memory, double* sums) {
+    const Part part(*cut, piece.number);
+    const index_t columns = cut->columns, length = cut->length, line = part.outer * length;
+    pull_rows(part.count, columns, length, cut->lines, cotangents + part.at, from + part.at,
+              means + line, factors + line, to + part.at, memory + piece.worker * 2 * length,
+              sums + piece.number * 2 * columns);
+}
+
+static void batch_norm_sums(
+    const Piece& piece, const Cut* cut, const float* cotangents, const float* from,
+    const float* means, float* memory, double* sums) {
+    const Part part(*cut, piece.number);
+    const index_t columns = cut->columns, length = cut->length;
+    add_sums(part.count, columns, length, cut->lines, cotangents + part.at, from + part.at,
+             means + part.outer * length, memory + piece.worker * 2 * length,
+             sums + piece.number * 2 * columns);
+}
+
+static void batch_norm_vjp(
+    const Piece& piece, const Cut* cut, const float* cotangents, const float* from,
+    const float* lines, float* to) {
+    const Part part(*cut, piece.number);
+    write_rows(part.count, cut->length, cotangents + part.at, from + part.at,
+               lines + 4 * part.outer * cut->length, to + part.at);
+}
+
+// --- between two passes of batch norm --------------------------------------------------------------
+
+// One number for each column, repeated for each row of a line.
+static void repeat(const Cut& cut, float* line) {
+    for (index_t i = cut.columns; i < cut.length; ++i) line[i] = line[i - cut.columns];
+}
+
+// Mean and variance of each column, of those that each piece found; and lines of the means, of
+// scale / sqrt(variance + epsilon) and of shift. Scale and shift may be null.
+KERNEL void finish_moments(
+    const Cut* given, const double* means, const double* squares, const float* scale,
+    const float* shift, double epsilon, float* mean, float* variance, float* lines) {
+    const Cut& cut = *given;
+    const index_t columns = cut.columns, pieces = (cut.rows + cut.step - 1) / cut.step;
+    float *factors = lines + cut.length, *shifts = lines + 2 * cut.length;
+    for (index_t i = 0; i < columns; ++i) {
+        double whole = 0, square = 0;
+        for (index_t n = 0; n < pieces; ++n)
+            whole += means[n * columns + i] * (double)shortest(cut.step, cut.rows - n * cut.step);
+        whole /= (double)cut.rows;
+        for (index_t n = 0; n < pieces; ++n) {
+            const double apart = means[n * columns + i] - whole;
+            const double rows = (double)shortest(cut.step, cut.rows - n * cut.step);
+            square += squares[n * columns + i] + apart * apart * rows;
+        }
+        lines[i] = mean[i] = (float)whole;
+        variance[i] = (float)(square / (double)cut.rows);
+        const float inverse = 1.0f / sqrt(variance[i] + (float)epsilon);
+        factors[i] = scale ? inverse * scale[i] : inverse;
+        shifts[i] = shift ? shift[i] : 0.0f;
+    }
+    repeat(cut, lines);
+    repeat(cut, factors);
+    repeat(cut, shifts);
+}
+
+// What the last pass of the pullback reads: lines of means, factors, slopes and offsets, from the
+// sums of each piece, and the cotangents of scale and shift.
+KERNEL void finish_sums(
+    const Cut* given, const double* sums, const float* mean, const float* variance,
+    const float* to_mean, const float* to_variance, const float* scale, double epsilon,
+    float* lines, float* to_scale, float* to_shift) {
+    const Cut& cut = *given;
+    const index_t columns = cut.columns, pieces = (cut.rows + cut.step - 1) / cut.step;
+    const double share = 1 / (double)cut.rows;
+    float *factors = lines + cut.length, *slopes = factors + cut.length;
+    float* offsets = slopes + cut.length;
+    for (index_t i = 0; i < columns; ++i) {
+        double deviated = 0, total = 0;
+        for (index_t n = 0; n < pieces; ++n) {
+            deviated += sums[2 * n * columns + i];
+            total += sums[(2 * n + 1) * columns + i];
+        }
+        const double inverse = 1 / sqrt((double)variance[i] + epsilon);
+        const double factor = scale ? inverse * (double)scale[i] : inverse;
+        lines[i] = mean[i];
+        factors[i] = (float)factor;
+        slopes[i] = (float)((2 * (double)to_variance[i] - factor * inverse * inverse * deviated) * share);
+        offsets[i] = (float)(((double)to_mean[i] - factor * total) * share);
+        to_scale[i] = (float)(deviated * inverse);
+        to_shift[i] = (float)total;
+    }
+    for (index_t n = 0; n < 4; ++n) repeat(cut, lines + n * cut.length);
+}
+
+SHARED(moments)
+SHARED(normalize)
+SHARED(normalize_vjp)
+SHARED(batch_norm_sums)
+SHARED(batch_norm_vjp)

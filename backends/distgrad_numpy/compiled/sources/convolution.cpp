@@ -4,6 +4,7 @@
 // windows of a padded input. So the sums of a strip of windows and a block of channels stay in
 // registers while the runs are read where they lie, and where each window begins is read from a
 // table: strides, dilation, and the number of axes are all in the tables, see sweeps.py.
+#include "crew.hpp"
 #include "windows.hpp"
 
 // As many windows as are looked at before the next channels: their cotangents stay in the cache.
@@ -106,15 +107,15 @@ struct Channels {
 KERNEL index_t width() { return WIDTH; }
 KERNEL index_t widest() { return WIDEST; }
 
-// Write weights in the order in which they are read: for each block of channels, by rows.
-KERNEL void pack(const float* w, const index_t* rows, index_t depth, index_t step, index_t channels,
-                 float* to) {
+// Write rows of weights in the order in which they are read: for each block of channels, by rows.
+static void pack(index_t begin, index_t end, const float* w, const index_t* rows, index_t depth,
+                 index_t step, index_t channels, float* to) {
     const Channels all(channels);
     for (index_t b = 0; b < all.blocks; ++b) {
         const index_t first = all.first(b) * WIDTH, wide = all.first(b + 1) * WIDTH - first;
         const index_t whole = least(wide, channels - first);
-        for (index_t start = 0; start < depth; start += 16) {
-            const index_t stop = least(start + 16, depth);
+        for (index_t start = begin; start < end; start += 16) {
+            const index_t stop = least(start + 16, end);
             if (step == 1) {
                 for (index_t k = start; k < stop; ++k)
                     for (index_t j = 0; j < whole; ++j) to[k * wide + j] = w[rows[k] + first + j];
@@ -130,12 +131,13 @@ KERNEL void pack(const float* w, const index_t* rows, index_t depth, index_t ste
     }
 }
 
-// Write the sums of the windows of some blocks.
-KERNEL void convolve(const Sweep* sweep, index_t begin, index_t end, const float* x,
-                     const float* weights, float* y, float* scratch) {
+// Write the sums of the windows of some blocks; each worker has so much room of its own.
+static void convolve(const Piece& piece, const Sweep* sweep, const float* x, const float* weights,
+                     float* y, float* memory, index_t room) {
     const Sweep& s = *sweep;
     const Channels all(s.outputs);
-    for (index_t number = begin; number < end; ++number) {
+    float* scratch = memory + piece.worker * room;
+    for (index_t number = piece.begin; number < piece.end; ++number) {
         Block block = block_of(s, number);
         see(s, block, x, scratch);
         float* out = y + block.first * s.out_example + block.position * s.out_position;
@@ -238,18 +240,19 @@ static void sum_dots(const Sweep& s, const float* x, index_t windows, const floa
     }
 }
 
-// Write weights one channel after the other.
-KERNEL void pack_few(const float* w, const index_t* rows, index_t depth, index_t step,
-                     index_t channels, float* to) {
-    for (index_t j = 0; j < channels; ++j)
-        for (index_t k = 0; k < depth; ++k) *to++ = w[rows[k] + j * step];
+// Write rows of weights, one channel after the other.
+static void pack_few(index_t begin, index_t end, const float* w, const index_t* rows, index_t depth,
+                     index_t step, index_t channels, float* to) {
+    for (index_t j = 0; j < channels; ++j, to += depth)
+        for (index_t k = begin; k < end; ++k) to[k] = w[rows[k] + j * step];
 }
 
 // Write the sums of the windows of some blocks, to few channels.
-KERNEL void convolve_few(const Sweep* sweep, index_t begin, index_t end, const float* x,
-                         const float* weights, float* y, float* scratch) {
+static void convolve_few(const Piece& piece, const Sweep* sweep, const float* x,
+                         const float* weights, float* y, float* memory, index_t room) {
     const Sweep& s = *sweep;
-    for (index_t number = begin; number < end; ++number) {
+    float* scratch = memory + piece.worker * room;
+    for (index_t number = piece.begin; number < piece.end; ++number) {
         Block block = block_of(s, number);
         see(s, block, x, scratch);
         float* out = y + block.first * s.out_example + block.position * s.out_position;
@@ -321,7 +324,7 @@ static void add_run(const float* x, const index_t* places, index_t windows, cons
 }
 
 // Add the products of what the windows of some blocks see with their cotangents to a kernel's.
-KERNEL void add_products(const Sweep* sweep, index_t begin, index_t end, index_t first_part,
+static void add_products(const Sweep* sweep, index_t begin, index_t end, index_t first_part,
                          index_t last_part, const float* x, const float* g, float* w,
                          float* scratch, float* tile) {
     const Sweep& s = *sweep;
@@ -362,3 +365,40 @@ KERNEL void add_products(const Sweep* sweep, index_t begin, index_t end, index_t
         }
     }
 }
+
+// How the work is cut: so many blocks into chunks with sums of their own, parts of channels into cuts.
+struct Cuts {
+    index_t blocks, chunks, parts, cuts;
+};
+
+// The sums, of so many floats, of one chunk for one cut; a worker's room ends with that for a tile.
+static void correlate(const Piece& piece, const Sweep* sweep, const Cuts* given, index_t size,
+                      const float* x, const float* g, float* sums, float* memory, index_t room) {
+    const Cuts& c = *given;
+    const index_t chunk = piece.number / c.cuts, cut = piece.number % c.cuts;
+    float* scratch = memory + piece.worker * room;
+    add_products(sweep, chunk * c.blocks / c.chunks, (chunk + 1) * c.blocks / c.chunks,
+                 cut * c.parts / c.cuts, (cut + 1) * c.parts / c.cuts, x, g, sums + chunk * size,
+                 scratch, scratch + room - TILE * WIDEST * WIDTH);
+}
+
+// A range of the sum of so many arrays of one size, in their order.
+static void add_up(index_t begin, index_t end, index_t number, index_t size, const float* from,
+                   float* to) {
+    for (index_t n = 0; n < number; ++n, from += size) {
+#pragma omp simd
+        for (index_t i = begin; i < end; ++i) to[i] = n ? to[i] + from[i] : from[i];
+    }
+}
+
+static void clear(index_t begin, index_t end, float* to) {
+    __builtin_memset(to + begin, 0, (end - begin) * sizeof(float));
+}
+
+SHARED(add_up)
+SHARED(clear)
+SHARED(pack)
+SHARED(pack_few)
+SHARED(convolve)
+SHARED(convolve_few)
+SHARED(correlate)

@@ -1,6 +1,7 @@
 // Convolution of each channel by itself, with the channels last, of three spatial axes: fewer have
 // leading axes of length 1. What a window sees follows from tables, so that nothing is divided here.
 #include "channels.hpp"
+#include "crew.hpp"
 
 using namespace distgrad;
 
@@ -83,7 +84,7 @@ struct Line {
 };
 
 // Lines of windows: all along the last axis at one place of the axes before.
-KERNEL void convolve_lines(
+static void convolve_lines(
     index_t begin, index_t end, const Convolution* convolution, const Taps* along_a,
     const Taps* along_b, const Taps* along_c, const float* x, const float* w, float* y) {
     const Convolution& p = *convolution;
@@ -124,7 +125,7 @@ struct Place {
 };
 
 // Lines of the input. A place's windows are those from one start to the next in the axis' table.
-KERNEL void spread_lines(
+static void spread_lines(
     index_t begin, index_t end, const Convolution* convolution, const index_t* starts_a,
     const Seen* seen_a, const index_t* starts_b, const Seen* seen_b, const index_t* starts_c,
     const Seen* seen_c, const float* y, const float* w, float* x) {
@@ -191,12 +192,13 @@ static inline void correlate_all(
         correlate<V, N, 1>(row, g, taps + t, stride, p.channels, w + t * p.channels);
 }
 
-// Lines of windows; what they have for the kernel is added to `w`.
-KERNEL void correlate_lines(
-    index_t begin, index_t end, const Convolution* convolution, const Taps* along_a,
-    const Taps* along_b, const Windows* taps, index_t stride, const float* x, const float* y, float* w) {
+// Lines of windows; what those of a piece have for the kernel is added to its part of `sums`.
+static void correlate_lines(
+    const Piece& piece, const Convolution* convolution, const Taps* along_a, const Taps* along_b,
+    const Windows* taps, index_t stride, const float* x, const float* y, float* sums) {
     const Convolution& p = *convolution;
-    for (index_t line = begin; line < end; ++line) {
+    float* w = sums + piece.number * p.taps[0] * p.taps[1] * p.taps[2] * p.channels;
+    for (index_t line = piece.begin; line < piece.end; ++line) {
         const Taps& b = along_b[line % p.windows[1]];
         const Taps& a = along_a[line / p.windows[1] % p.windows[0]];
         const index_t example = line / p.windows[1] / p.windows[0];
@@ -217,3 +219,7 @@ KERNEL void correlate_lines(
             }
     }
 }
+
+SHARED(convolve_lines)
+SHARED(spread_lines)
+SHARED(correlate_lines)

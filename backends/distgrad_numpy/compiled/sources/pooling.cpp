@@ -1,5 +1,6 @@
 // Pooling with the channels last, of three spatial axes: fewer have leading axes of length 1.
 #include "channels.hpp"
+#include "crew.hpp"
 
 using namespace distgrad;
 
@@ -152,14 +153,14 @@ static inline void over_windows(index_t begin, index_t end, const Pool& p, const
     }
 }
 
-KERNEL void max_pool(index_t begin, index_t end, const Pool* p, const float* x, float* y) {
+static void max_pool(index_t begin, index_t end, const Pool* p, const float* x, float* y) {
     over_windows(begin, end, *p, [=](const Window& seen, index_t number) INLINE {
         over_channels(p->channels, Greatest{seen, x, y + number * p->channels});
     });
 }
 
 // `weights` has a factor for each window of an example, or one for all.
-KERNEL void avg_pool(
+static void avg_pool(
     index_t begin, index_t end, const Pool* p, int single, const float* weights, const float* x,
     float* y) {
     const index_t each = p->windows[0] * p->windows[1] * p->windows[2];
@@ -169,7 +170,7 @@ KERNEL void avg_pool(
     });
 }
 
-KERNEL void pool_places(
+static void pool_places(
     index_t begin, index_t end, const Pool* p, const float* x, const float* y, byte_t* places) {
     const index_t all = p->taps[0] * p->taps[1] * p->taps[2];
     over_windows(begin, end, *p, [=](const Window& seen, index_t number) INLINE {
@@ -273,14 +274,14 @@ static inline void over_places(index_t begin, index_t end, const Pool& p, const 
     }
 }
 
-KERNEL void max_pool_vjp(
+static void max_pool_vjp(
     index_t begin, index_t end, const Pool* p, const float* g, const byte_t* places, float* x) {
     over_places(begin, end, *p, [=](const Place& at, index_t number) INLINE {
         over_channels(p->channels, Chosen{at, g, places, x + number * p->channels});
     });
 }
 
-KERNEL void avg_pool_vjp(
+static void avg_pool_vjp(
     index_t begin, index_t end, const Pool* p, int single, const float* weights, const float* g,
     float* x) {
     const index_t each = p->windows[0] * p->windows[1] * p->windows[2];
@@ -289,3 +290,9 @@ KERNEL void avg_pool_vjp(
         over_channels(p->channels, Shares{at, g, weights, before, x + number * p->channels});
     });
 }
+
+SHARED(max_pool)
+SHARED(avg_pool)
+SHARED(pool_places)
+SHARED(max_pool_vjp)
+SHARED(avg_pool_vjp)

@@ -49,10 +49,7 @@ APART void tile(index_t depth, const float* __restrict a, index_t step, const fl
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) {
-            const float* place = c + i * row + j * LANES;
-            sums[i][j] = add ? *(const vector_t*)place : vector_t{};
-        }
+        for (int j = 0; j < VECTORS; ++j) sums[i][j] = vector_t{};
     for (index_t k = 0; k < depth; ++k, b += width) {
         vector_t right[VECTORS];
 #pragma GCC unroll 4
@@ -67,7 +64,10 @@ APART void tile(index_t depth, const float* __restrict a, index_t step, const fl
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j) *(vector_t*)(c + i * row + j * LANES) = sums[i][j];
+        for (int j = 0; j < VECTORS; ++j) {
+            vector_t* place = (vector_t*)(c + i * row + j * LANES);
+            *place = add ? *place + sums[i][j] : sums[i][j];
+        }
 }
 
 // All rows beside a panel of VECTORS vectors.
@@ -110,16 +110,26 @@ inline void product(index_t rows, index_t depth, index_t columns, const float* a
     }
 }
 
-// Lay a matrix out in panels of PANEL columns; the last has zeros beside it.
-APART inline void arrange(index_t depth, index_t columns, const float* from,
-                          float* __restrict to) {
+// Lay a matrix, whose rows are `step` apart, out in panels of PANEL columns; the last has zeros
+// beside it.
+APART inline void arrange(index_t depth, index_t columns, const float* from, float* __restrict to,
+                          index_t step) {
     for (index_t j = 0; j < columns; j += PANEL) {
         const index_t width = width_of(j, columns), count = least(width, columns - j);
+        if (count == PANEL) {
+            for (index_t k = 0; k < depth; ++k, to += PANEL)
+                for (index_t i = 0; i < PANEL; ++i) to[i] = from[k * step + j + i];
+            continue;
+        }
         for (index_t k = 0; k < depth; ++k, to += width) {
-            for (index_t i = 0; i < count; ++i) to[i] = from[k * columns + j + i];
+            for (index_t i = 0; i < count; ++i) to[i] = from[k * step + j + i];
             for (index_t i = count; i < width; ++i) to[i] = 0.0f;
         }
     }
+}
+
+inline void arrange(index_t depth, index_t columns, const float* from, float* to) {
+    arrange(depth, columns, from, to, columns);
 }
 
 #if defined(__clang__)
@@ -166,29 +176,33 @@ inline void exchange(vector_t (&rows)[LANES]) {
     if constexpr (STEP > 1) exchange<STEP / 2>(rows);
 }
 
-// `arrange` of the transpose of (columns, depth).
+// `arrange` of the transpose of (columns, depth), whose rows are `step` apart.
 APART inline void arrange_transpose(index_t depth, index_t columns, const float* from,
-                                    float* __restrict to) {
+                                    float* __restrict to, index_t step) {
     for (index_t j = 0; j < columns; j += PANEL) {
         const index_t width = width_of(j, columns);
         for (index_t i = 0; i < width; i += LANES) {
             const index_t count = most(0, least(LANES, columns - j - i));
-            const float* part = from + (j + i) * depth;
+            const float* part = from + (j + i) * step;
             index_t k = 0;
             for (; count == LANES && k + LANES <= depth; k += LANES) {
                 vector_t rows[LANES];
 #pragma GCC unroll 16
-                for (int l = 0; l < LANES; ++l) rows[l] = *(const vector_t*)(part + l * depth + k);
+                for (int l = 0; l < LANES; ++l) rows[l] = *(const vector_t*)(part + l * step + k);
                 exchange<LANES / 2>(rows);
 #pragma GCC unroll 16
                 for (int l = 0; l < LANES; ++l) *(vector_t*)(to + (k + l) * width + i) = rows[l];
             }
             for (; k < depth; ++k)
                 for (index_t l = 0; l < LANES; ++l)
-                    to[k * width + i + l] = l < count ? part[l * depth + k] : 0.0f;
+                    to[k * width + i + l] = l < count ? part[l * step + k] : 0.0f;
         }
         to += depth * width;
     }
+}
+
+inline void arrange_transpose(index_t depth, index_t columns, const float* from, float* to) {
+    arrange_transpose(depth, columns, from, to, depth);
 }
 
 // How many columns `arrange` makes of some.

@@ -1,5 +1,6 @@
 // Softmax, cross-entropy and norms over rows: a row is read from memory once, and stays in the cache
 // while it is gone through again.
+#include "crew.hpp"
 #include "reductions.hpp"
 
 using namespace distgrad;
@@ -15,14 +16,6 @@ template <class P>
 using Of = typename Pointed<P>::type;
 
 // --- softmax ---------------------------------------------------------------------------------------
-
-// exp(x) for x <= 0. What 2^n lacks of being normal is made up for by a constant factor.
-static inline float exp_of_negative(float x) {
-    x = x < -104.0f ? -104.0f : x;  // NaN stays
-    const float n = __builtin_rintf(x * LOG2E);
-    const float r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    return (1.0f + expm1_of_rest(r)) * float_of(((int)n + (127 + 64)) << 23) * 5.42101086e-20f;
-}
 
 // The powers of a row's numbers less a number, which are stored or not; and their sum.
 template <bool STORES>
@@ -42,7 +35,7 @@ static inline double powers(const float* __restrict x, float* __restrict y, floa
     return total;
 }
 
-KERNEL void softmax(index_t begin, index_t end, index_t width, const float* from, float* to) {
+static void softmax(index_t begin, index_t end, index_t width, const float* from, float* to) {
     for (index_t row = begin; row < end; ++row) {
         const float* __restrict x = from + row * width;
         float* __restrict y = to + row * width;
@@ -52,7 +45,7 @@ KERNEL void softmax(index_t begin, index_t end, index_t width, const float* from
     }
 }
 
-KERNEL void softmax_vjp(
+static void softmax_vjp(
     index_t begin, index_t end, index_t width, const float* cotangents, const float* weights, float* to) {
     for (index_t row = begin; row < end; ++row) {
         const float* __restrict g = cotangents + row * width;
@@ -64,7 +57,7 @@ KERNEL void softmax_vjp(
     }
 }
 
-KERNEL void log_softmax(index_t begin, index_t end, index_t width, const float* from, float* to) {
+static void log_softmax(index_t begin, index_t end, index_t width, const float* from, float* to) {
     for (index_t row = begin; row < end; ++row) {
         const float* __restrict x = from + row * width;
         float* __restrict y = to + row * width;
@@ -84,7 +77,7 @@ KERNEL void log_softmax(index_t begin, index_t end, index_t width, const float* 
 
 // --- cross-entropy ---------------------------------------------------------------------------------
 
-KERNEL void label_cross_entropy(
+static void label_cross_entropy(
     index_t begin, index_t end, index_t width, const float* from, const index_t* labels, float* to) {
     for (index_t row = begin; row < end; ++row) {
         const float* __restrict x = from + row * width;
@@ -93,7 +86,7 @@ KERNEL void label_cross_entropy(
     }
 }
 
-KERNEL void label_cross_entropy_vjp(
+static void label_cross_entropy_vjp(
     index_t begin, index_t end, index_t width, const float* cotangents, const float* from,
     const index_t* labels, float* to) {
     for (index_t row = begin; row < end; ++row) {
@@ -160,7 +153,7 @@ static inline void moments_of(
 }
 
 // scale and shift may be null.
-KERNEL void norm(
+static void norm(
     index_t begin, index_t end, index_t width, float epsilon, int centred, const float* from,
     const float* scaled, const float* shifted, float* to) {
     for (index_t row = begin; row < end; ++row) {
@@ -255,13 +248,16 @@ static void pull_block(
 }
 
 // With c the deviations, r what standardizes them, k = g scale: r (k - mean(k) - c r^2 mean(k c)).
-// The sums of g c r, and of g, over all rows are added to `sums`, each `width` long; `partial` is
-// memory of the same size for the sums over a few rows. Without a scale both are null.
-KERNEL void norm_vjp(
-    index_t begin, index_t end, index_t width, float epsilon, int centred, const float* cotangents,
-    const float* from, const float* scale, float* to, float* partial, double* sums) {
-    for (index_t first = begin; first < end; first += ROWS) {
-        const index_t rows = first + ROWS < end ? ROWS : end - first;
+// The sums of g c r, and of g, over the rows of each piece are added to two rows of `totals`, which is
+// zero; each worker has two rows of `partials` for the sums over a few rows. Without a scale both are
+// null.
+static void norm_vjp(
+    const Piece& piece, index_t width, float epsilon, int centred, const float* cotangents,
+    const float* from, const float* scale, float* to, float* partials, double* totals) {
+    float* partial = partials + piece.worker * 2 * width;
+    double* sums = totals + piece.number * 2 * width;
+    for (index_t first = piece.begin; first < piece.end; first += ROWS) {
+        const index_t rows = first + ROWS < piece.end ? ROWS : piece.end - first;
         const float* g = cotangents + first * width;
         const float* x = from + first * width;
         float* y = to + first * width;
@@ -274,3 +270,11 @@ KERNEL void norm_vjp(
         for (index_t i = 0; i < 2 * width; ++i) sums[i] += (double)partial[i];
     }
 }
+
+SHARED(softmax)
+SHARED(softmax_vjp)
+SHARED(log_softmax)
+SHARED(label_cross_entropy)
+SHARED(label_cross_entropy_vjp)
+SHARED(norm)
+SHARED(norm_vjp)

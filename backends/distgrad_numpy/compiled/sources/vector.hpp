@@ -63,6 +63,14 @@ inline float exp(float x) {
     return (1.0f + expm1_of_rest(r)) * power_of_two(half) * power_of_two(whole - half);
 }
 
+// exp(x) for x <= 0. What 2^n lacks of being normal is made up for by a constant factor.
+inline float exp_of_negative(float x) {
+    x = x < -104.0f ? -104.0f : x;  // NaN stays
+    const float n = __builtin_rintf(x * LOG2E);
+    const float r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    return (1.0f + expm1_of_rest(r)) * float_of(((int)n + (127 + 64)) << 23) * 5.42101086e-20f;
+}
+
 // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1).
 inline float expm1(float x) {
     const float least = x < -20.0f ? -20.0f : x;
@@ -110,7 +118,7 @@ inline float tanh(float x) {
 
 // 1 / (1 + exp(-x)), whose small values do not vanish.
 inline float logistic(float x) {
-    const float e = exp(-__builtin_fabsf(x));
+    const float e = exp_of_negative(-__builtin_fabsf(x));
     return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
