@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 
 from distgrad.windows import Geometry
+from distgrad_numpy import threads
 
 Array = np.ndarray[Any, Any]
+
+_FEWEST_ROWS = 64  # of a part of a product
+_PARTS = 2  # that a thread takes, where there are several: one may be kept from its processor
 
 
 def _applies(x: Array, w: Array, y: Array, geometry: Geometry) -> bool:
@@ -33,11 +37,28 @@ def _rows(array: Array) -> Array:
     return np.ascontiguousarray(array).reshape(-1, array.shape[-1])
 
 
+def _multiply(a: Array, b: Array, to: Array) -> None:
+    """Write a product, each thread some of its rows.
+
+    BLAS' own threads keep a processor busy for some 30 ms after a product, which the threads of the
+    next kernels wait for.
+    """
+    workers = threads.for_kernels()
+    most = _PARTS * workers if workers > 1 else 1
+    pieces = max(min(most, len(a) // _FEWEST_ROWS), 1)
+
+    def work(piece: int) -> None:
+        part = slice(piece * len(a) // pieces, (piece + 1) * len(a) // pieces)
+        np.matmul(a[part], b, out=to[part])
+
+    threads.run(work, range(pieces))
+
+
 def conv(x: Array, w: Array, y: Array, geometry: Geometry) -> bool:
     """Write the convolution of x and w into y, which is contiguous; return whether it is one."""
     if not _applies(x, w, y, geometry):
         return False
-    np.matmul(_rows(_seen(x, geometry)), _rows(w), out=y.reshape(-1, y.shape[-1]))
+    _multiply(_rows(_seen(x, geometry)), _rows(w), y.reshape(-1, y.shape[-1]))
     return True
 
 
@@ -45,7 +66,8 @@ def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the input into x; return whether it is one of these."""
     if not _applies(x, w, y, geometry):
         return False
-    products = np.matmul(_rows(y), _rows(w).T).reshape(*y.shape[:-1], x.shape[-1])
+    products = np.empty((*y.shape[:-1], x.shape[-1]), x.dtype)
+    _multiply(_rows(y), _rows(w).T, products.reshape(-1, x.shape[-1]))
     for example, seen, product in zip(x, _seen(x, geometry), products, strict=True):
         example[...] = 0  # which stays in the cache until the rest is written
         seen[...] = product
@@ -56,5 +78,6 @@ def conv_kernel_vjp(x: Array, y: Array, w: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the kernel into w, which is contiguous; return whether it is one."""
     if not _applies(x, w, y, geometry):
         return False
+    # Few rows of long sums: each part would arrange all of the other side anew.
     np.matmul(_rows(_seen(x, geometry)).T, _rows(y), out=w.reshape(w.shape[-2:]))
     return True

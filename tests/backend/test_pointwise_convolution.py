@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distgrad.windows import Geometry
-from distgrad_numpy import convolution, onednn, pointwise
+from distgrad_numpy import convolution, onednn, pointwise, threads
 from distgrad_numpy.compiled import library
 
 GENERATOR = np.random.default_rng(6)
@@ -86,3 +86,16 @@ def test_halves_and_mixed_dtypes_are_left_to_other_kernels():
 
     assert not pointwise.conv(x.astype(np.float16), w, y, Geometry(*how))
     assert not pointwise.conv(*(each.astype(np.float16) for each in (x, w, y)), Geometry(*how))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_threads_share_the_rows(number, monkeypatch):
+    x, w, y, _, how = arrays((30, 28), (2, 2), np.float32)
+    alone = convolution.conv(x, w, *how), convolution.conv_transpose(y, w, (30, 28), *how)
+    monkeypatch.setattr(threads, "available", lambda: number)
+    monkeypatch.setattr(pointwise, "_FEWEST_ROWS", 7)
+
+    np.testing.assert_allclose(convolution.conv(x, w, *how), alone[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        convolution.conv_transpose(y, w, (30, 28), *how), alone[1], rtol=1e-5, atol=1e-6
+    )

@@ -62,8 +62,13 @@ class _Calls:
 _ready: list[_Calls] = []
 
 
-def _calls(x: Array, w: Array, y: Array, geometry: Geometry) -> _Calls | None:
-    """Return the library's functions, if they are there and good for these arrays."""
+def _calls(
+    x: Array, w: Array, y: Array, geometry: Geometry, strided_too: bool = False
+) -> _Calls | None:
+    """Return the library's functions, if they are there and good for these arrays.
+
+    Points with a stride are left to BLAS as well where that is wanted, see `pointwise`.
+    """
     if not library.is_on() or not (x.dtype == w.dtype == y.dtype == np.float32):
         return None
     products = y.size * prod(w.shape[:-1])
@@ -73,7 +78,7 @@ def _calls(x: Array, w: Array, y: Array, geometry: Geometry) -> _Calls | None:
     if geometry.groups > 1 and min(inner, each) < _FEWEST_CHANNELS:
         return None
     for_blas = products < _FEW_OF_POINTS or max(w.shape[-2:]) > _MOST_CHANNELS
-    if for_blas and _is_product(w, geometry):
+    if for_blas and _is_product(w, geometry) and (strided_too or set(geometry.stride) == {1}):
         return None
     if not _ready:
         found = library.from_file("convolution")
@@ -135,7 +140,7 @@ def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
 
 def conv_kernel_vjp(x: Array, y: Array, w: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the kernel into w, which is contiguous; return whether it was done."""
-    calls = _calls(x, w, y, geometry)
+    calls = _calls(x, w, y, geometry, strided_too=True)  # long sums of numbers far apart
     if calls is None:
         return False
     groups, each = geometry.groups, w.shape[-1] // geometry.groups

@@ -226,7 +226,12 @@ def _pulling(formula: Formula) -> Kernel | None:
     dtypes = [dtype for _, dtype in formula.outputs]
 
     def kernel(*arrays: Array) -> list[Array] | None:
-        if not library.is_on() or not all(each.flags.c_contiguous for each in arrays):
+        if not library.is_on():
+            return None
+        g = arrays[0]
+        if not any(g.strides):  # of a sum: one number, seen as many
+            arrays = (g.copy(), *arrays[1:])
+        if not all(each.flags.c_contiguous for each in arrays):
             return None
         ends = [np.empty(arrays[0].shape, dtype) for dtype in dtypes]
         return ends if made(arrays, ends) else None

@@ -7,6 +7,7 @@ import pytest
 
 import distgrad as dg
 from distgrad.backends_in_force import kernels_of
+from distgrad.ops import VOCABULARY
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
 from distgrad.testing.samples import samples
@@ -161,6 +162,18 @@ def test_large_cotangents_are_those_of_the_rule(name, without):
         return tape.gradient(y, source).numpy()
 
     rules.assert_close(step(), without(step), name)
+
+
+def test_the_cotangent_of_a_sum_is_pulled_back_in_one_pass():
+    y = values((70, 90), 0.1, 0.9).astype(np.float32)
+    seen = np.broadcast_to(np.float32(0.5), y.shape)
+    pullback, op = KERNELS.backend.pullback, VOCABULARY["sigmoid"]
+
+    (found,) = pullback(op, seen, y, None, {}, (1,))
+
+    (expected,) = op.vjp(KERNELS, seen, y, None, {}, (1,))
+    rules.assert_close(found, expected, "sigmoid")
+    assert pullback(op, seen[::2], y[::2], None, {}, (1,)) is None  # the rule computes it
 
 
 def test_residuals_on_disk_are_read_by_the_rule(tmp_path):

@@ -149,3 +149,16 @@ def test_a_label_that_is_no_class_is_left_to_the_own_kernel():
     assert OFFERS["label_cross_entropy"](x, np.array([0, 5])) is None
     assert OFFERS["label_cross_entropy"](x, np.array([-1, 0])) is None
     assert OFFERS["label_cross_entropy_vjp"](x[:, 0].copy(), x, np.array([0, 5])) is None
+
+
+@pytest.mark.parametrize("shape", [(64, 10), (10,)])
+def test_the_cotangent_of_a_mean_of_cross_entropies_is_taken_as_it_comes(shape):
+    logits = rows_of(10, 64).reshape(-1)[: np.prod(shape)].reshape(shape)
+    labels = np.asarray(np.arange(64).reshape(64)[: shape[0]] % 10 if len(shape) > 1 else 3)
+    g = np.broadcast_to(np.float32(0.25), labels.shape)
+
+    found = OFFERS["label_cross_entropy_vjp"](g, logits, labels)
+
+    np.testing.assert_array_equal(
+        found, OFFERS["label_cross_entropy_vjp"](g.copy(), logits, labels)
+    )
