@@ -43,6 +43,8 @@ class Kernels:
         ``pullback(op, g, y, xs, params, needs)``: the cotangents of an elementwise operation, as a
         backend computes them in one piece, or None where the operation's rule has to. Backends may
         have one; it takes what rules take.
+    fewest : int
+        The elements of a cotangent below which it is not asked: what it says itself as `fewest`.
     recorded : namespace
         The same vocabulary as recorded operations on tensors; set by the evaluator.
     keeps_zeros : bool
@@ -61,6 +63,7 @@ class Kernels:
             backend.asarray(0.0, dtype=dtype).dtype for dtype in (complex64, complex128)
         )
         self.pullback: Callable[..., Any] | None = getattr(backend, "pullback", None)
+        self.fewest: int = getattr(self.pullback, "fewest", 0)
         self.recorded: Any = None
         self.table: dict[Op, Callable[..., Any]] = {}
         # All at once, and no __getattr__, which would slow each of the rules' look-ups.

@@ -26,7 +26,7 @@ class Pullbacks:
         ``compiled(formula)`` returns a kernel ``kernel(*arrays) -> arrays``, the outputs of the
         formula in a sequence, or None where there is none.
     fewest : int
-        Elements below which rules compute.
+        Elements below which rules compute; the walk back does not ask then.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Pullbacks:
         self._vocabulary = vocabulary
         self._array_type = array_type
         self._compiled = compiled
-        self._fewest = fewest
+        self.fewest = fewest
         self._known: dict[Any, Kernel | None] = {}
 
     def __call__(
@@ -52,7 +52,7 @@ class Pullbacks:
         op, g, y, xs, params, needs
             What an operation's VJP takes, see `distgrad.core.op.Op`; raw arrays.
         """
-        if g.size < self._fewest:
+        if g.size < self.fewest:
             return None
         reads = () if xs is None else xs
         if y is None and not reads:

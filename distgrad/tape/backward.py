@@ -118,7 +118,8 @@ def backpropagate(  # noqa: PLR0915  a call more for each record would cost 2 % 
                 masked, xp = True, _keeping_zeros(op, xp)
             if connected is None or any(needs):
                 terms = None
-                if kernels.pullback is not None and xp is kernels and op.kind is Kind.ELEMENTWISE:
+                asks = kernels.pullback is not None and xp is kernels
+                if asks and op.kind is Kind.ELEMENTWISE and g.size >= kernels.fewest:
                     terms = kernels.pullback(op, g, y, xs, params, needs)
                 try:
                     terms = terms or op.vjp(xp, g, y, xs, params, needs)
