@@ -191,7 +191,7 @@ class Rule(Optimizer):
         `vocabulary` gives the functions for a backend and an array; where a parameter is cut over
         ranks, its sums are those over all of them.
         """
-        numbers = self.numbers(count_up(state["step"]))
+        numbers = self.numbers(int(state["step"].array) + 1)
         slots_of = [state[slot.name] for slot in self.slots]
         masters = state[MASTER]
         homes: dict[int, tuple[Vocabulary, list[Change]]] = {}  # by the kernels, a backend's
@@ -218,6 +218,7 @@ class Rule(Optimizer):
                 change_arrays(self, f, [Change(x, dense, slots, master)], numbers)
         for f, changes in homes.values():
             change_arrays(self, f, changes, numbers)
+        count_up(state["step"])
 
     def _refuse_lazy_rows(self) -> None:
         if self.lazy:

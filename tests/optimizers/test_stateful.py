@@ -309,3 +309,19 @@ def test_a_count_that_somebody_holds_is_not_changed():
     counts = ("optimizer/iterations", "optimizer/step")
     assert [int(before[name]) for name in counts] == [1, 1]
     assert [int(optimizer.state_dict()[name]) for name in counts] == [2, 2]
+
+
+def test_a_step_whose_schedule_raises_does_not_count():
+    def rate(step):
+        if step == 1:
+            raise RuntimeError("no rate")
+        return 0.5
+
+    x = dg.Variable(3.0, name="x")
+    optimizer = dg.optimizers.SGD(rate)
+    optimizer.apply(dg.asarray(2.0), x)
+    with pytest.raises(RuntimeError, match="no rate"):
+        optimizer.apply(dg.asarray(2.0), x)
+
+    assert float(x) == 2.0
+    assert int(optimizer.state_dict()["optimizer/step"]) == optimizer.iterations == 1
