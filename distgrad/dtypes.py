@@ -125,6 +125,11 @@ def as_dtype(dtype: DTypeLike) -> DType:
     return _named("bfloat16") if resolved.name == "bfloat16" else resolved
 
 
+def is_numpys_real(dtype: Any) -> bool:
+    """Return whether an array's dtype is a real floating one of NumPy's own, as most are."""
+    return getattr(dtype, "kind", "") == "f"
+
+
 def when_bfloat16_is_named(prepare: Callable[[], None]) -> None:
     """Call a function when bfloat16 is first named, or now if it was: else nobody pays for it."""
     if len(_KNOWN) > len(NAMES):

@@ -88,10 +88,12 @@ def _register_dataclasses(nest: Tree) -> None:
         return
     if isinstance(nest, (list, tuple)):
         for child in nest:
-            _register_dataclasses(child)
+            if child.__class__ not in _leaf_classes:  # as most are
+                _register_dataclasses(child)
     elif isinstance(nest, dict):
         for child in nest.values():
-            _register_dataclasses(child)
+            if child.__class__ not in _leaf_classes:
+                _register_dataclasses(child)
     elif dataclasses.is_dataclass(nest) and not isinstance(nest, type):
         if type(nest) not in _registered:
             _register_dataclass(type(nest))

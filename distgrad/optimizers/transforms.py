@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from distgrad import tree
-from distgrad.dtypes import is_differentiable
+from distgrad.dtypes import is_differentiable, is_numpys_real
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.creation import zeros
@@ -312,9 +312,8 @@ def checked_gradients(
             continue
         if gradient.__class__ is Tensor:
             array, own_array = gradient.array, getattr(x, "array", x)
-            dtype = array.dtype
-            # As nearly all are: then there is nothing more to ask.
-            if dtype is own_array.dtype and dtype.kind == "f" and array.shape == own_array.shape:
+            alike = array.dtype is own_array.dtype and array.shape == own_array.shape
+            if alike and is_numpys_real(array.dtype):  # then there is nothing more to ask
                 checked.append(gradient)
                 continue
         tensor = gradient if isinstance(gradient, IndexedSlices) else asarray(gradient)

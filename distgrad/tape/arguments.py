@@ -8,7 +8,7 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.debug import user_stacklevel
-from distgrad.dtypes import is_complex, is_differentiable
+from distgrad.dtypes import is_complex, is_differentiable, is_numpys_real
 from distgrad.eager import as_host, asarray, beside, holds_tensors
 from distgrad.errors import ShapeError, UnconnectedError
 from distgrad.ops.elementwise.complex_numbers import real
@@ -107,6 +107,9 @@ def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], An
         )
     leaves, treedef = _leaves(method, "source", sources)
     for position, source in enumerate(leaves):
+        is_dense = source.__class__ is Variable or source.__class__ is Tensor
+        if is_dense and is_numpys_real(value_of(source).array.dtype):
+            continue
         if isinstance(source, IndexedSlices):
             raise TypeError(
                 f"{method}: source {position} is an IndexedSlices; expected a Tensor or a "
@@ -201,6 +204,9 @@ def as_gradient(source: Any, cotangent: Any) -> Tensor | IndexedSlices:
     """
     primal = value_of(source)
     kernels = primal.kernels
+    kind = cotangent.__class__
+    if kind is kernels.array_type and cotangent.dtype is primal.array.dtype:
+        return Tensor(cotangent, kernels)
     if cotangent.__class__ is Rows:
         recorded = isinstance(cotangent.parts[0][0], Tensor)
         xp = kernels.recorded if recorded else kernels

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.errors import DTypeError, ShapeError, TraceError, UnsupportedOptionError
 from distgrad.optimizers import SGD, Adagrad, Adam, LossScale, Optimizer, accumulate, chain
 
@@ -325,3 +326,19 @@ def test_a_step_whose_schedule_raises_does_not_count():
 
     assert float(x) == 2.0
     assert int(optimizer.state_dict()["optimizer/step"]) == optimizer.iterations == 1
+
+
+def test_steps_are_taken_on_a_backend_whose_dtypes_are_not_numpys():
+    strict = pytest.importorskip("array_api_strict")
+    backend = ArrayModuleBackend("strict", strict)
+    found = {}
+    for home in (backend, "numpy"):
+        x = dg.Variable([1.0, 2.0], name="x", backend=home)
+        optimizer = Adam(0.1)
+        for _ in range(2):
+            with dg.GradientTape() as tape:
+                y = dg.sum(x**2)
+            optimizer.apply(tape.gradient(y, x), x)
+        found[home] = x.numpy()
+
+    np.testing.assert_allclose(found[backend], found["numpy"], rtol=1e-6)
