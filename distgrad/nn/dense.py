@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike
 from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input, width_of
 from distgrad.ops.picking.gathering import embedding
-from distgrad.ops.products.affine import LINEAR
+from distgrad.ops.products.affine import linear
 from distgrad.ops.products.contractions import matmul
 
 
@@ -64,10 +63,7 @@ class Dense(Module):
         if self.kernel is None:
             self._create(as_input(x))
         try:
-            if self.bias is None:
-                y = apply(LINEAR, x, self.kernel)
-            else:
-                y = apply(LINEAR, x, self.kernel, self.bias)
+            y = linear(x, self.kernel, self.bias)
         except ShapeError:  # looked at only now: what fits pays nothing for a good message
             width_of(self.path, "features", self.kernel, 0, as_input(x))
             raise
