@@ -5,8 +5,7 @@ The face of the library: its public names, and nothing computed.
 
 from importlib import import_module
 from math import e, inf, nan, pi
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distgrad import debug, fft, linalg, special
 from distgrad.autocasting import autocast
@@ -243,10 +242,14 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _LATE:
         return import_module(f"distgrad.{name}")
-    raise AttributeError(f"module 'distgrad' has no attribute {name!r}")
+    from distgrad.unknown_names import bfloat16, explained
+
+    if name == "bfloat16":
+        return bfloat16()
+    raise AttributeError(explained(name, __dir__()))
 
 
 def __dir__() -> list[str]:

@@ -122,7 +122,10 @@ def as_dtype(dtype: DTypeLike) -> DType:
         raise DTypeError(
             f"dtype {resolved} has no arithmetic here; expected one of {', '.join(NAMES)}, bfloat16"
         )
-    return _named("bfloat16") if resolved.name == "bfloat16" else resolved
+    if resolved.name == "bfloat16":
+        return _named("bfloat16")
+    # In the machine's byte order: kernels, compiled ones first of all, read no other.
+    return resolved if resolved.isnative else resolved.newbyteorder("=")
 
 
 def is_numpys_real(dtype: Any) -> bool:

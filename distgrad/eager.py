@@ -193,11 +193,11 @@ def _admit(
     op: Op, inputs: tuple[Any, ...], kernels: Kernels | None
 ) -> tuple[Kernels, tuple[Any, ...], tuple[int, ...]]:
     """Return the kernels, raw arrays and identities of inputs of any sort."""
-    values = [_read(x) for x in inputs]
+    values = [x if x.__class__ is Tensor else _read(x) for x in inputs]
     tensors = [value for value in values if value.__class__ is Tensor]
     if tensors:
         first = tensors[0].kernels
-        if len(tensors) == len(values) and all(each.kernels is first for each in tensors):
+        if len(tensors) == len(values) and _all_on(first, tensors):
             return first, tuple([x.array for x in tensors]), tuple([x.key for x in tensors])
         found, lifted = _lift(op, tensors)
     else:
@@ -212,6 +212,13 @@ def _admit(
             arrays.append(value if type(value) in SCALARS else _admitted(op, found, value))
             keys.append(0)
     return found, _beside_numbers(op, found, arrays), tuple(keys)
+
+
+def _all_on(kernels: Kernels, tensors: list[Tensor]) -> bool:
+    for each in tensors:  # noqa: SIM110  a generator would take longer
+        if each.kernels is not kernels:
+            return False
+    return True
 
 
 def _read(value: Any) -> Any:
@@ -331,14 +338,33 @@ def _explain(op: Op, arrays: tuple[Any, ...], params: dict[str, Any], error: Exc
     """Raise the clearest error for a kernel that failed: the rule's own, if it objects."""
     if isinstance(error, DistgradError):
         raise error
-    operands = (
+    operands = [
         a if type(a) in SCALARS else Spec(tuple(a.shape), as_dtype(a.dtype)) for a in arrays
-    )
+    ]
     try:
         op.spec(*operands, **params)
     except DistgradError as explanation:
         raise explanation from None  # it says all that the kernel's own error does, and more
-    raise error
+    said = str(error)
+    own = type(error) in _KINDS or type(error).__module__.startswith("numpy")
+    named = said.startswith(f"{op.name}:") or any(isinstance(each, _Named) for each in error.args)
+    if named or not own:
+        raise error  # of a function that the kernel called, or one that says all there is to say
+    kind = next(kind for kind in _KINDS if isinstance(error, kind))
+    listed = ", ".join(
+        f"{each.dtype}{list(each.shape)}" if isinstance(each, Spec) else repr(each)
+        for each in operands
+    )
+    raise kind(_Named(f"{op.name} of {listed}: {said}")) from error
+
+
+_KINDS = (TypeError, IndexError, ValueError)  # NumPy's own, of other arguments, are kinds of these
+
+
+class _Named(str):
+    """The message of an error that names the operation, which one around it does not repeat."""
+
+    __slots__ = ()
 
 
 # --- the recorded vocabulary: what rules compute in when their result is to be differentiated ----

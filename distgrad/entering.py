@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -12,7 +14,7 @@ from distgrad import backend as backends
 from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
 from distgrad.backends_in_force import current_kernels, kernels_in_use, kernels_of
-from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, result_type
+from distgrad.dtypes import DTypeLike, as_dtype, default_dtype, int64, result_type
 from distgrad.errors import DTypeError
 from distgrad.ops.creation import dtype_of_scalar
 from distgrad.ops.elementwise.arithmetic import positive
@@ -49,25 +51,62 @@ def kernels_owning(values: list[Any]) -> Kernels | None:
 def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = False) -> Any:
     """Return any value as a raw array of a backend."""
     if isinstance(value, (np.ndarray, np.generic)):
-        as_dtype(value.dtype)  # refuses those without arithmetic
+        own = as_dtype(value.dtype)  # refuses those without arithmetic
+        if dtype is None and own is not value.dtype:
+            dtype = own  # of another machine's byte order, as files of MNIST and FITS are
+        if value.__class__ is not np.ndarray:
+            refuse_masked("asarray", value)
         return kernels.backend.asarray(value, dtype=dtype, copy=copy)
     if kernels.backend.owns(value):
         return kernels.backend.asarray(value, dtype=dtype, copy=copy)
     if type(value) in SCALARS:
-        return kernels.backend.asarray(value, dtype=dtype or dtype_of_scalar(value))
+        try:
+            return kernels.backend.asarray(value, dtype=dtype or dtype_of_scalar(value))
+        except OverflowError as error:
+            raise OverflowError(
+                f"asarray: {value} does not fit {dtype or dtype_of_scalar(value)}; give a dtype "
+                "that holds it, such as dtype=dg.float64"
+            ) from error
     if isinstance(value, (list, tuple)):
         host = as_host(value)
+        if value and isinstance(value[0], np.ndarray):
+            for each in value:
+                refuse_masked("asarray", each)
         if dtype is None and host.dtype.kind in "fc" and not _has_numpy_leaf(value):
             dtype = default_dtype() if host.dtype.kind == "f" else as_dtype(complex)
         as_dtype(host.dtype)
         return kernels.backend.asarray(host, dtype=dtype)
+    if isinstance(value, range):
+        return asarray_raw(kernels, np.asarray(value, dtype=int64), dtype)
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         host = np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
         return asarray_raw(kernels, host, dtype, copy)
+    if isinstance(value, (memoryview, array, bytearray)):  # not bytes, which are text as a rule
+        return asarray_raw(kernels, np.asarray(memoryview(value)), dtype, copy)
     raise DTypeError(
         f"asarray: value is a {type(value).__name__}; expected a number, an array, a Tensor, "
         "a Variable, or nested lists of numbers"
     )
+
+
+def refuse_masked(function: str, value: Any) -> None:
+    """Raise unless every element of an array of NumPy's is there.
+
+    Raises
+    ------
+    DTypeError
+        If it is a masked array with an element that is masked.
+    """
+    masked = sys.modules.get("numpy.ma")  # whoever made a masked array has imported it
+    if masked is None or not isinstance(value, masked.MaskedArray):
+        return
+    missing = int(masked.getmaskarray(value).sum())
+    if missing:
+        raise DTypeError(
+            f"{function}: value is a masked array with {missing} of {value.size} elements masked; "
+            "expected all to be there, since a tensor keeps no mask: give them a number, "
+            "value.filled(0), and weigh by ~value.mask where they should not count"
+        )
 
 
 def as_host(value: Any) -> np.ndarray[Any, Any]:
@@ -156,7 +195,7 @@ def asarray(
     Raises
     ------
     DTypeError
-        If the value holds no numbers, or lists are ragged.
+        If the value holds no numbers, lists are ragged, or elements of a masked array are masked.
     ValueError
         If `copy` is False and the value has to be copied, or there is no such device.
     """

@@ -235,6 +235,13 @@ class TraceError(DistgradError, TypeError):
     """
 
 
+class UnknownValueError(TraceError):
+    """A traced function asked for the value of a tensor, which is not known before it runs.
+
+    Its way depends on values by Python's ``if`` or ``while``, or it prints or converts them.
+    """
+
+
 class NonFiniteError(DistgradError, FloatingPointError):
     """An operation made a NaN or an infinity while `distgrad.debug_nans` looked.
 

@@ -90,7 +90,8 @@ class Interchange:
         if self._is_followed():
             raise TypeError(
                 "np.asarray on a tensor that a tape watches would cut its gradient; "
-                "take t.numpy() for the values, or dg.stop_gradient(t) to cut on purpose"
+                "take t.numpy() for the values, or dg.stop_gradient(t) to cut on purpose "
+                "(np.stack([s, t]), and not np.array([s, t]), joins tensors)"
             )
         view = tensor.kernels.backend.to_host(tensor.array).view()
         view.flags.writeable = False

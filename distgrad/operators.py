@@ -57,6 +57,13 @@ class PythonOperators:
     __mod__, __rmod__ = _binary(arithmetic.REMAINDER), _reflected(arithmetic.REMAINDER)
     __pow__, __rpow__ = _binary(arithmetic.POW), _reflected(arithmetic.POW)
     __matmul__, __rmatmul__ = _binary(contractions.MATMUL), _reflected(contractions.MATMUL)
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> tuple[Any, Any]:
+        return other // self, other % self
+
     __neg__, __pos__ = _unary(arithmetic.NEGATIVE), _unary(arithmetic.POSITIVE)
     __abs__ = _unary(arithmetic.ABS)
     __and__, __rand__ = _binary(bitwise.BITWISE_AND), _reflected(bitwise.BITWISE_AND)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from operator import index
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from distgrad.errors import PositionError, ShapeError
 
 Shape: TypeAlias = tuple[int, ...]
 Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+def shape_given(value: Any) -> Shape:
+    """Return the shape of an argument: a tensor, a variable, an array, a spec or nested lists.
+
+    `numpy.shape` asks a tensor through NumPy's protocol, which takes eight microseconds.
+    """
+    shape = getattr(value, "shape", None)
+    return np.shape(value) if shape is None else tuple(shape)
 
 
 def broadcast(operation: str, *shapes: Shape) -> Shape:
@@ -32,6 +44,30 @@ def broadcast(operation: str, *shapes: Shape) -> Shape:
     return tuple(result)
 
 
+def check_targets(
+    operation: str, argument: str, given: Shape, predictions: str, expected: Shape
+) -> None:
+    """Refuse targets that would make a loss larger than its predictions: (n,) beside (n, 1).
+
+    Parameters
+    ----------
+    operation, argument, predictions : str
+        The loss, and what it calls its targets and its predictions.
+    given, expected : tuple of int
+        The shapes of targets and predictions.
+
+    Raises
+    ------
+    ShapeError
+        If the targets do not broadcast to the predictions' shape.
+    """
+    if given != expected and broadcast(operation, given, expected) != expected:
+        raise ShapeError(
+            f"{operation}: {argument} have shape {given}, {predictions} {expected}; expected "
+            f"{argument} of the shape of the {predictions}: reshape one of them"
+        )
+
+
 def broadcast_axes(shape: Shape, to: Shape) -> Shape:
     """Return the axes of `to` along which `shape` was repeated when it was broadcast to it."""
     offset = len(to) - len(shape)
@@ -47,7 +83,11 @@ def normalize_axis(operation: str, axis: int, ndim: int) -> int:
     ------
     PositionError
         If the array has no such axis.
+    TypeError
+        If it is no integer.
     """
+    if axis.__class__ is not int:
+        axis = integer(operation, "axis", axis)
     if not -ndim <= axis < ndim:
         raise PositionError(
             f"{operation}: axis is {axis}, but the array has {ndim} axes; expected an axis "
@@ -65,15 +105,63 @@ def normalize_axes(operation: str, axis: Axis | Sequence[int], ndim: int) -> Sha
     ------
     ShapeError
         If the array has no such axis, or an axis is named twice.
+    TypeError
+        If one is no integer.
     """
     if axis is None:
         return tuple(range(ndim))
-    if isinstance(axis, int):
+    if axis.__class__ is not tuple and not isinstance(axis, Sequence):
         return (normalize_axis(operation, axis, ndim),)
     axes = tuple(normalize_axis(operation, a, ndim) for a in axis)
     if len(set(axes)) < len(axes):
         raise ShapeError(f"{operation}: axis {tuple(axis)} names an axis twice")
     return axes
+
+
+def plain_axes(operation: str, axis: Axis | Sequence[int]) -> Axis:
+    """Return axes as metadata, hashable: lists become tuples, NumPy's integers Python's.
+
+    Raises
+    ------
+    TypeError
+        If one is no integer.
+    """
+    if axis is None or axis.__class__ is int:
+        return axis
+    if isinstance(axis, Sequence):
+        return tuple(integer(operation, "axis", each) for each in axis)
+    return integer(operation, "axis", axis)
+
+
+def integer(operation: str, argument: str, value: Any) -> int:
+    """Return an argument that is an integer of Python's, of NumPy's or of a tensor as Python's.
+
+    Raises
+    ------
+    TypeError
+        If it is none, or a truth value.
+    """
+    if value.__class__ is not bool:
+        try:
+            return index(value)
+        except TypeError:
+            pass
+    given = repr(value)
+    given = given if len(given) <= 40 else f"a {type(value).__name__}"
+    raise TypeError(f"{operation}: {argument} is {given}; expected an integer")
+
+
+def integers(operation: str, argument: str, value: Any) -> Shape:
+    """Return an argument that is an integer or a sequence of them as a tuple of Python's.
+
+    Raises
+    ------
+    TypeError
+        If one is no integer.
+    """
+    if isinstance(value, Sequence) or getattr(value, "shape", None):
+        return tuple([integer(operation, argument, each) for each in value])
+    return (integer(operation, argument, value),)
 
 
 def reduced(shape: Shape, axes: Shape, keepdims: bool) -> Shape:

@@ -13,6 +13,7 @@ from distgrad.backend.kernels import Kernels
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.dtypes import DType, as_dtype
+from distgrad.foreign_names import ForeignTensorMethods
 from distgrad.interchange import Interchange
 from distgrad.operators import PythonOperators
 from distgrad.ops import VOCABULARY
@@ -21,7 +22,7 @@ from distgrad.ops.shaping.arrangement import unstack
 new_key = count(1).__next__  # identities: never 0, which means "a constant"
 
 
-class Operators(PythonOperators, ArrayMethods, Interchange):
+class Operators(PythonOperators, ArrayMethods, Interchange, ForeignTensorMethods):
     """Python's operators and the array methods, for whatever can be read as a tensor."""
 
     __slots__ = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import optree
@@ -18,12 +19,32 @@ TreeDef: TypeAlias = optree.PyTreeSpec
 _NAMESPACE = "distgrad"
 _registered: set[type] = set()
 _leaf_classes: set[type] = set()  # seen to be neither containers nor dataclasses
+_values: set[type] = set()  # seen to be leaves by optree
+
+
+@cache
+def _list_of(count: int) -> TreeDef:
+    values: Tree = [0] * count
+    return optree.tree_structure(values, namespace=_NAMESPACE)
+
+
+_VALUE = _list_of(1).child(0)
 
 
 def flatten(nest: Tree) -> tuple[list[Any], TreeDef]:
     """Return the leaves of a nest in a fixed order, and its structure."""
+    if nest.__class__ in _values:
+        return [nest], _VALUE
+    if nest.__class__ is list:  # of variables, as every step of a training passes
+        for child in nest:
+            if child.__class__ not in _values:
+                break
+        else:
+            return list(nest), _list_of(len(nest))
     _register_dataclasses(nest)
     leaves, treedef = optree.tree_flatten(nest, namespace=_NAMESPACE)
+    for leaf in leaves:
+        _values.add(leaf.__class__)
     return leaves, treedef
 
 
@@ -68,6 +89,7 @@ def register(
         ``unflatten(rest, children)``: what takes the node's place where a nest is rebuilt.
     """
     optree.register_pytree_node(cls, flatten, unflatten, namespace=_NAMESPACE)
+    _values.discard(cls)
 
 
 def paths(nest: Tree) -> list[str]:

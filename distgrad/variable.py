@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,19 +22,48 @@ from distgrad.tensor import Operators, Tensor, new_key
 _FROM_PYTHON = (bool, int, float, complex, list, tuple)
 
 
-class _Holder:
-    """Something that holds one object, to see what the interpreter counts then."""
+_references = getattr(sys, "getrefcount", lambda of: 0)
 
-    __slots__ = ("held",)
+
+def _counts(variable: Any) -> tuple[int, int]:
+    """Return how many refer to a variable's array and to its value, a name in here among them."""
+    value = variable._value
+    array = value.array
+    return _references(array), _references(value)
+
+
+def _counts_of_many(variables: Sequence[Any]) -> tuple[list[Any], list[int], list[int]]:
+    """Return the arrays of variables, and the counts of each: as of one, but with lists in here."""
+    values = [variable._value for variable in variables]
+    arrays = [value.array for value in values]
+    return arrays, [*map(_references, arrays)], [*map(_references, values)]
+
+
+class _Lone:
+    """A variable whose value nobody else holds."""
 
     def __init__(self) -> None:
-        self.held = object()
+        self._value = SimpleNamespace(array=object())
 
 
-_lone = _Holder()
-_ONE_HOLDER = sys.getrefcount(_lone.held) if hasattr(sys, "getrefcount") else 0
+# What is counted then; whether a name counts depends on the interpreter's version.
+_ALONE = _counts(_Lone())
+_, (_ARRAY_ALONE,), (_VALUE_ALONE,) = _counts_of_many([_Lone()])
 # Without the interpreter's lock counts are kept by thread, and tell nothing.
-_COUNTS_REFERENCES = bool(_ONE_HOLDER) and getattr(sys, "_is_gil_enabled", lambda: True)()
+_COUNTS_REFERENCES = bool(_ARRAY_ALONE) and getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def arrays_alone(variables: Sequence[Variable]) -> list[Any] | None:
+    """Return the arrays of variables if nothing but these refers to any, as far as can be known.
+
+    Whether one is a view of another's memory is not asked.
+    """
+    if not _COUNTS_REFERENCES:
+        return None
+    arrays, of_arrays, of_values = _counts_of_many(variables)
+    count = len(arrays)
+    alone = of_arrays.count(_ARRAY_ALONE) == count and of_values.count(_VALUE_ALONE) == count
+    return arrays if alone else None
 
 
 class Variable(Operators):
@@ -237,11 +268,10 @@ class Variable(Operators):
         that holds it. So an update of few rows of a large table need not copy the table. Threads
         that read a variable while another one assigns to it need a lock of their own.
         """
-        if not _COUNTS_REFERENCES or getattr(self._value.array, "base", None) is not None:
-            return False
         return (
-            sys.getrefcount(self._value) == _ONE_HOLDER
-            and sys.getrefcount(self._value.array) == _ONE_HOLDER
+            _COUNTS_REFERENCES
+            and _counts(self) == _ALONE
+            and getattr(self._value.array, "base", None) is None
         )
 
     def _admitted(self, method: str, value: Any, *, copy: bool) -> Any:
@@ -251,7 +281,7 @@ class Variable(Operators):
             given = as_host(value) if isinstance(value, _FROM_PYTHON) else value
             # NumPy's arrays are brought to any backend; those of others are not moved silently.
             home = kernels.backend if isinstance(given, (np.ndarray, np.generic)) else None
-            value = asarray(given, backend=home, copy=copy)
+            value = asarray(given, backend=home, copy=copy or None)  # False would forbid it
         # A tensor's array is never changed, so it can be shared.
         tensor = value._value if isinstance(value, Variable) else asarray(value)
         if tensor.kernels is not kernels:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from distgrad import tree
 from distgrad.backend.kernels import Kernels
 from distgrad.batching import SCALARS, Batched, kernels_at, warning_once
+from distgrad.callables import require_callable
 from distgrad.eager import asarray, deeper
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.shaping.structure import broadcast_to, concat, permute_dims
@@ -72,6 +73,7 @@ def vmap(
     >>> per_example(dg.asarray([1.0, 2.0]), dg.asarray([[1.0, 0.0], [0.0, 1.0]])).tolist()
     [[2.0, 0.0], [0.0, 4.0]]
     """
+    require_callable("vmap", f)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"vmap: chunk_size is {chunk_size}; expected 1 or more, or None")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import gcd
+from operator import index
 from typing import NamedTuple, TypeAlias
 
 from distgrad.errors import ShapeError
@@ -66,13 +67,23 @@ def per_axis(name: str, argument: str, value: int | Sequence[int], rank: int) ->
     ShapeError
         If there is another number of them, or one is less than 1.
     """
-    given = (value,) * rank if isinstance(value, int) else tuple(int(each) for each in value)
-    if len(given) != rank or min(given, default=1) < 1:
+    given = _integers(value, rank)
+    if given is None or len(given) != rank or min(given, default=1) < 1:
         raise ShapeError(
             f"{name}: {argument} is {value!r}; expected a positive integer, or {rank} of them, one "
             "for each spatial axis"
         )
     return given
+
+
+def _integers(value: int | Sequence[int], count: int) -> tuple[int, ...] | None:
+    """Return an integer so many times, or the integers of a sequence; None of anything else."""
+    if value.__class__ is int:
+        return (value,) * count
+    try:
+        return tuple(map(index, value if hasattr(value, "__iter__") else (value,) * count))
+    except TypeError:
+        return None
 
 
 def paddings(
@@ -107,8 +118,8 @@ def paddings(
         if word == "same":
             return tuple(map(_same, lengths, window, stride, dilation))
     else:
-        sides = (padding,) * len(lengths) if isinstance(padding, int) else tuple(padding)
-        pairs = tuple((s, s) if isinstance(s, int) else tuple(int(e) for e in s) for s in sides)
+        sides = tuple(padding) if hasattr(padding, "__iter__") else (padding,) * len(lengths)
+        pairs = tuple(_integers(side, 2) or () for side in sides)
         if len(pairs) == len(lengths) and all(len(pair) == 2 and min(pair) >= 0 for pair in pairs):
             return tuple((pair[0], pair[1]) for pair in pairs)
     raise ShapeError(

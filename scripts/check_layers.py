@@ -19,12 +19,16 @@ from pathlib import Path
 # The name is the part after `distgrad.`, or the whole name of a package in `backends/`.
 FLOORS: dict[int, tuple[str, ...]] = {
     1: ("core", "errors"),
-    2: ("backend", "shapes", "dtypes", "promotion", "tree", "windows", "user_cache"),
+    2: (
+        *("backend", "shapes", "dtypes", "promotion", "tree", "callables", "windows", "user_cache"),
+        "foreign_names",
+    ),
     3: ("ops",),
     4: ("operators", "array_methods", "interchange", "tensor", "linalg", "fft", "special"),
     5: (
         *("backends_in_force", "namespace_info", "entering", "autocasting", "eager", "variable"),
         *("sparse", "numpy_functions", "batching", "vectorizing", "data", "debug", "random"),
+        "unknown_names",
     ),
     6: ("tape", "transforms", "graph", "nn", "optimizers"),
     7: ("distributed", "testing", "distgrad_numpy", "distgrad_cupy"),

@@ -410,6 +410,13 @@ def test_poisson_counts_of_large_rates_have_mean_and_variance():
         assert abs(normed.var() - 1) * math.sqrt(SIZE / 2) < 4
 
 
+def test_gamma_numbers_of_infinite_concentration_are_infinite():
+    found = dg.random.Generator(7).gamma(dg.asarray([np.inf, 2.0, -np.inf, np.nan])).numpy()
+
+    np.testing.assert_array_equal(np.isinf(found), [True, False, False, False])
+    np.testing.assert_array_equal(np.isnan(found), [False, False, True, True])
+
+
 def test_log_probabilities_of_counts_agree_with_the_gamma_function():
     from distgrad.backend.counts import log_probability
 

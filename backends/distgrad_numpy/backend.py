@@ -11,6 +11,7 @@ import numpy as np
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad_numpy import (
+    affine,
     attention,
     blocked,
     convolution,
@@ -29,6 +30,7 @@ from distgrad_numpy.compiled import kernels as compiled
 from distgrad_numpy.compiled.stepping import steps
 from distgrad_numpy.memory import keep_what_is_freed
 from distgrad_numpy.rows import add_rows
+from distgrad_numpy.weighing import add_weighed
 
 Array = np.ndarray[Any, Any]
 
@@ -40,7 +42,7 @@ class NumPyBackend(ArrayModuleBackend):
         super().__init__("numpy", np, _kernels())
         self._kernels["random_normal"] = drawing.preferred(partial(ADAPTERS["random_normal"], self))
         self.change_in_place = steps()
-        self.pullback = elementwise.pullbacks()
+        self.pullback = elementwise.pullbacks(affine.PULLBACKS)
         keep_what_is_freed()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
@@ -59,11 +61,16 @@ class NumPyBackend(ArrayModuleBackend):
         """Return the array with rows added in place at positions along its first axis."""
         return add_rows(array, indices, rows)
 
+    def add_weighed(self, first: Array, second: Array, factors: tuple[float, float]) -> None:
+        """Put the sum of two flat arrays, each times its factor, into both."""
+        add_weighed(first, second, factors)
+
 
 def _kernels() -> dict[str, Callable[..., Any]]:
     """Return the kernels: compiled where that is quickest, then oneDNN's, then those of NumPy."""
     own = {
         **KERNELS,
+        **affine.KERNELS,
         **attention.KERNELS,
         **blocked.KERNELS,
         **convolution.KERNELS,

@@ -2,8 +2,9 @@
 
 A block of output rows is unrolled into a scratch matrix, (rows, taps * channels), and multiplied
 with the kernel at once. Blocks run on as many threads as BLAS has. The cotangent of the input is a
-convolution of stride 1 for each residue of positions modulo the stride. Where oneDNN is installed,
-it computes what it can, and where a C++ compiler is, the compiled kernels do.
+convolution of stride 1 for each residue of positions modulo the stride. Where a C++ compiler is,
+the compiled kernels compute what they can; where oneDNN is installed, it is asked before them, but
+for points with a stride.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from distgrad_numpy.blocked import vocabulary
 from distgrad_numpy.blocks import Ranges, blocks_of, rows_of, windows_of
 from distgrad_numpy.compiled import convolution as compiled
 from distgrad_numpy.compiled import depthwise as by_channel
+from distgrad_numpy.compiled import points
 from distgrad_numpy.threads import run, scratch
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +58,8 @@ def conv(x: Array, w: Array, stride: Shape, padding: Pairs, dilation: Shape, gro
     spatial = counts(x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
     y = np.empty((x.shape[0], *spatial, w.shape[-1]), np.result_type(x, w))
     if not (
-        onednn.conv(x, w, y, geometry)
+        points.conv(x, w, y, geometry)
+        or onednn.conv(x, w, y, geometry)
         or compiled.conv(x, w, y, geometry)
         or by_channel.conv(x, w, y, geometry)
         or pointwise.conv(x, w, y, geometry)
@@ -78,7 +81,8 @@ def conv_transpose(
     x = np.empty((y.shape[0], *shape, w.shape[-2] * groups), np.result_type(y, w))
     geometry = Geometry(stride, padding, dilation, groups)
     if (
-        onednn.conv_transpose(y, w, x, geometry)
+        points.conv_transpose(y, w, x, geometry)
+        or onednn.conv_transpose(y, w, x, geometry)
         or compiled.conv_transpose(y, w, x, geometry)
         or by_channel.conv_transpose(y, w, x, geometry)
         or pointwise.conv_transpose(y, w, x, geometry)
@@ -125,7 +129,8 @@ def conv_kernel_vjp(
     dtype = np.result_type(x, y)
     w = np.empty((*window, x.shape[-1] // groups, y.shape[-1]), dtype)
     if (
-        onednn.conv_kernel_vjp(x, y, w, geometry)
+        points.conv_kernel_vjp(x, y, w, geometry)
+        or onednn.conv_kernel_vjp(x, y, w, geometry)
         or compiled.conv_kernel_vjp(x, y, w, geometry)
         or by_channel.conv_kernel_vjp(x, y, w, geometry)
         or pointwise.conv_kernel_vjp(x, y, w, geometry)

@@ -43,7 +43,9 @@ def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
         read = getattr(library, spelling.format("get_num_threads"), None)
         write = getattr(library, spelling.format("set_num_threads"), None)
         if read is not None and write is not None:
-            read.argtypes, read.restype = (), ctypes.c_int
+            # It only looks at a number: not worth letting go of the interpreter's lock for.
+            quick = ctypes.PYFUNCTYPE(ctypes.c_int)
+            read = quick((read.__name__, library))
             write.argtypes, write.restype = (ctypes.c_int,), None
             return read, write
     return None
@@ -55,7 +57,9 @@ def available() -> int:
     if held is not None:
         return held
     blas = _openblas()
-    threads = 1 if blas is None else blas[0]()
+    if blas is None:
+        return 1
+    threads = blas[0]()
     # Another thread may have begun to hold BLAS meanwhile.
     return threads if threads > 1 else _region.held or threads
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from distgrad.backend.protocol import Backend
 from distgrad.backend.widening import widening
-from distgrad.core.op import Composed, Op
+from distgrad.core.op import Composed, Kind, Op
 from distgrad.dtypes import complex64, complex128, when_bfloat16_is_named
 from distgrad.errors import MissingKernelError
 
@@ -40,9 +40,12 @@ class Kernels:
     table : dict of Op to callable
         The kernel of each operation.
     pullback : callable or None
-        ``pullback(op, g, y, xs, params, needs)``: the cotangents of an elementwise operation, as a
-        backend computes them in one piece, or None where the operation's rule has to. Backends may
-        have one; it takes what rules take.
+        ``pullback(op, g, y, xs, params, needs)``: the cotangents of an operation with one output,
+        as a backend computes them in one piece, or None where the operation's rule has to. Backends
+        may have one; it takes what rules take.
+    pulled : frozenset of Op
+        The operations of which it is asked: what it says itself as `operations`, or else those that
+        are elementwise.
     fewest : int
         The elements of a cotangent below which it is not asked: what it says itself as `fewest`.
     recorded : namespace
@@ -63,6 +66,7 @@ class Kernels:
             backend.asarray(0.0, dtype=dtype).dtype for dtype in (complex64, complex128)
         )
         self.pullback: Callable[..., Any] | None = getattr(backend, "pullback", None)
+        self.pulled = self._pulled()
         self.fewest: int = getattr(self.pullback, "fewest", 0)
         self.recorded: Any = None
         self.table: dict[Op, Callable[..., Any]] = {}
@@ -98,6 +102,13 @@ class Kernels:
             kernel = partial(self._missing, op) if op.compose is None else partial(op.compose, self)
         self.table[op] = kernel
         return kernel
+
+    def _pulled(self) -> frozenset[Op]:
+        if self.pullback is None:
+            return frozenset()
+        told: frozenset[Op] | None = getattr(self.pullback, "operations", None)
+        of_elements = (op for op in self.vocabulary.values() if op.kind is Kind.ELEMENTWISE)
+        return frozenset(of_elements) if told is None else told
 
     def _widen(self) -> None:
         """Let every kernel compute bfloat16 in float32."""

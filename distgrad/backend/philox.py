@@ -303,14 +303,14 @@ def gamma(stream: Stream, start: int, concentration: Host) -> Host:
     start : int
         The place of the first number in the draw.
     concentration : float64, one axis
-        Above 0; NaN elsewhere.
+        Above 0, infinity for infinity; NaN elsewhere.
 
     References
     ----------
     Marsaglia and Tsang, "A simple method for generating gamma variables", ACM TOMS 26 (2000).
     """
     count = len(concentration)
-    valid = concentration > 0
+    valid = (concentration > 0) & (concentration < np.inf)  # of which no try would be accepted
     alpha = np.where(valid, concentration, 1.0)
     small = alpha < 1
     d = np.where(small, alpha + 1, alpha) - 1 / 3
@@ -334,7 +334,7 @@ def gamma(stream: Stream, start: int, concentration: Host) -> Host:
     if small.any():  # G(a) = G(a + 1) U^(1/a)
         u = 1 - uniform(stream, start, count, np.float64)
         result = np.where(small, result * u ** (1 / alpha), result)
-    return np.where(valid, result, np.nan)
+    return np.where(valid, result, np.where(concentration == np.inf, np.inf, np.nan))
 
 
 def _tried(d: Host, c: Host, x: Host, u: Host) -> tuple[Host, Host]:

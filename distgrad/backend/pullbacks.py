@@ -1,4 +1,4 @@
-"""Cotangents of elementwise operations in one kernel each, where a backend compiles scalar code."""
+"""Cotangents of operations in one piece, where a backend compiles scalar code, or has a kernel."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.scalar_code import Formula, NoScalarCode, pullback
-from distgrad.core.op import Op
+from distgrad.core.op import Kind, Op
 
 Kernel = Callable[..., Any]
 
 
 class Pullbacks:
     """What a backend has as ``pullback``: cotangents in one pass, where nothing was broadcast.
+
+    Those of elementwise operations follow from their rules.
 
     Parameters
     ----------
@@ -27,6 +29,14 @@ class Pullbacks:
         formula in a sequence, or None where there is none.
     fewest : int
         Elements below which rules compute; the walk back does not ask then.
+    others : mapping of str to callable, optional
+        For names of operations that are not elementwise, and have one output: ``pullback(g, y, xs,
+        needs)`` returns the cotangents, or None where the rule has to compute them.
+
+    Attributes
+    ----------
+    operations : frozenset of Op
+        Those of which it may be asked.
     """
 
     def __init__(
@@ -35,11 +45,15 @@ class Pullbacks:
         array_type: Any,
         compiled: Callable[[Formula], Kernel | None],
         fewest: int = 0,
+        others: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._array_type = array_type
         self._compiled = compiled
         self.fewest = fewest
+        self._others = {} if others is None else {vocabulary[name]: f for name, f in others.items()}
+        elementwise = {op for op in vocabulary.values() if op.kind is Kind.ELEMENTWISE}
+        self.operations = frozenset(elementwise.union(self._others))
         self._known: dict[Any, Kernel | None] = {}
 
     def __call__(
@@ -54,6 +68,8 @@ class Pullbacks:
         """
         if g.size < self.fewest:
             return None
+        if op in self._others:
+            return self._others[op](g, y, xs, needs)
         reads = () if xs is None else xs
         if y is None and not reads:
             return None  # the cotangent itself, or its negative

@@ -15,6 +15,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.batching import Batched
+from distgrad.callables import require_callable
 from distgrad.core.op import Spec
 from distgrad.core.seam import VALUES
 from distgrad.eager import asarray
@@ -69,6 +70,8 @@ def cond(
     >>> dg.vmap(lambda x: dg.cond(x > 0, dg.sqrt, dg.negative, x))(dg.asarray([4.0, -4.0])).tolist()
     [2.0, 4.0]
     """
+    require_callable("cond", true_fn, "true_fn, the second argument,")
+    require_callable("cond", false_fn, "false_fn, the third argument,")
     if not _is_unknown(predicate):
         return true_fn(*operands) if bool(predicate) else false_fn(*operands)
     _refuse_no_scalar("cond: predicate", predicate)
@@ -138,7 +141,7 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
     Over a batch the loop goes on for those examples alone whose condition holds; the others keep
     their values.
     """
-    value = tree.map(asarray, initial)
+    value = _at_start(cond_fn, body_fn, initial)
     if not _tracing():
         while not _is_unknown(holds := cond_fn(value)):
             if not bool(holds):
@@ -201,6 +204,13 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
     return tree.unflatten(body.treedef, results)
 
 
+def _at_start(cond_fn: Any, body_fn: Any, initial: Any) -> Any:
+    """Return the first value of a loop, as tensors."""
+    require_callable("while_loop", cond_fn, "cond_fn, the first argument,")
+    require_callable("while_loop", body_fn, "body_fn, the second argument,")
+    return tree.map(asarray, initial)
+
+
 def scan(
     f: Callable[[Any, Any], tuple[Any, Any]], initial: Any, xs: Any, *, reverse: bool = False
 ) -> tuple[Any, Any]:
@@ -227,6 +237,7 @@ def scan(
     ShapeError
         If the arrays differ in length, or are empty.
     """
+    require_callable("scan", f)
     carry = tree.map(asarray, initial)
     sequences, xs_treedef = tree.flatten(tree.map(asarray, xs))
     length = _common_length(sequences)

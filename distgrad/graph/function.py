@@ -11,6 +11,7 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.backends_in_force import depth
+from distgrad.callables import require_callable
 from distgrad.core.seam import AUTOCAST, LISTENERS
 from distgrad.dtypes import default_dtype
 from distgrad.eager import current_kernels
@@ -70,6 +71,7 @@ def function(
     """
     if f is None:
         return partial(function, name=name, compiled=compiled)
+    require_callable("function", f)
     return Function(f, name, compiled=compiled)
 
 

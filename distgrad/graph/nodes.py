@@ -190,6 +190,9 @@ class Graph:
 
     # --- printing -------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         lines = [f"{self.name}({', '.join(typed(node) for node in self.inputs)})"]
         for node in self.needed_for(self.outputs):

@@ -17,7 +17,7 @@ from distgrad.core.seam import LISTENERS, OPEN_KEEPERS, VALUES, Listener
 from distgrad.debug import checker_in_force, output_walked_back, user_line, user_place
 from distgrad.dtypes import DType
 from distgrad.eager import asarray, current_kernels, deeper, make_kernels
-from distgrad.errors import TraceError
+from distgrad.errors import TraceError, UnknownValueError
 from distgrad.graph.nodes import OUTPUT_OF, Graph, Node, spec_of
 from distgrad.graph.plan import Plan
 from distgrad.ops import VOCABULARY
@@ -262,7 +262,7 @@ class Trace:
 
     def to_host(self, array: Symbol) -> NoReturn:
         """Refuse: there are no values yet."""
-        raise TraceError(
+        raise UnknownValueError(
             f"{self.graph.name}: at {user_place()} the value of a symbolic tensor is asked for, "
             "but the function is only being traced; take dg.where in place of `if`, and keep print "
             "and numpy() outside of the function"

@@ -10,6 +10,7 @@ from distgrad.errors import ShapeError
 from distgrad.nn.dense import Dense
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input
+from distgrad.nn.settings import count
 from distgrad.ops.neural.attention import scaled_dot_product_attention
 from distgrad.ops.shaping.structure import expand_dims, permute_dims, reshape
 
@@ -55,7 +56,7 @@ class MultiHeadAttention(Module):
         kernel_initializer: Initializer | None = None,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.heads = heads
+        self.heads = count("MultiHeadAttention", "heads", heads)
         self.head_width = head_width
         self.width = width
         self.causal = causal

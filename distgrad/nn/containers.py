@@ -10,6 +10,7 @@ from distgrad.errors import ShapeError
 from distgrad.nn.dropout import dropout
 from distgrad.nn.module import Module, as_input
 from distgrad.nn.module_tree import is_module
+from distgrad.nn.settings import functions, share
 from distgrad.ops.elementwise.arithmetic import add
 from distgrad.ops.shaping.structure import reshape
 from distgrad.random import Generator
@@ -32,14 +33,14 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Layer) -> None:
-        self.layers = list(layers)
+        self.layers = functions("Sequential", layers)
 
     def _attributes(self) -> Iterable[tuple[str, Any]]:
         own = ((str(place), layer) for place, layer in enumerate(self.layers))
         return [*own, *((n, v) for n, v in super()._attributes() if n != "layers")]
 
     def _held(self) -> Iterable[Any]:
-        return [*self.layers, *(v for n, v in vars(self).items() if n != "layers")]
+        return [self.layers, *(v for n, v in vars(self).items() if n != "layers")]
 
     def call(
         self,
@@ -175,9 +176,7 @@ class Dropout(Module):
     """
 
     def __init__(self, rate: float, *, generator: Generator | None = None) -> None:
-        if not 0 <= rate <= 1:
-            raise ValueError(f"Dropout: rate is {rate}; expected a probability from 0 to 1")
-        self.rate = rate
+        self.rate = share("Dropout", "rate", rate)
         self.generator = generator
 
     def call(

@@ -10,6 +10,7 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input
+from distgrad.nn.settings import count, function_or_none
 from distgrad.ops.elementwise.arithmetic import add
 from distgrad.ops.neural.channels import DataFormat, channels_are_first
 from distgrad.ops.neural.convolution import conv, conv_transpose
@@ -39,13 +40,13 @@ class _Convolution(Module):
         data_format: DataFormat = "channels_last",
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.filters = filters
+        self.filters = count(type(self).__name__, "filters", filters)
         self.window = window
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
-        self.groups = groups
-        self.activation = activation
+        self.groups = count(type(self).__name__, "groups", groups)
+        self.activation = function_or_none(type(self).__name__, "activation", activation)
         self.kernel: Any = None
         self.bias: Any = None
         self.has_bias = bias

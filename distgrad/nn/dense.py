@@ -10,6 +10,8 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input, width_of
+from distgrad.nn.settings import count, function_or_none
+from distgrad.ops.neural.kinks import relu
 from distgrad.ops.picking.gathering import embedding
 from distgrad.ops.products.affine import linear
 from distgrad.ops.products.contractions import matmul
@@ -49,8 +51,8 @@ class Dense(Module):
         bias_initializer: Initializer | None = None,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.units = units
-        self.activation = activation
+        self.units = count("Dense", "units", units)
+        self.activation = function_or_none("Dense", "activation", activation)
         self.kernel: Any = None
         self.bias: Any = None
         self.has_bias = bias
@@ -62,12 +64,13 @@ class Dense(Module):
         """Return the outputs, of shape (..., units), for inputs of shape (..., inputs)."""
         if self.kernel is None:
             self._create(as_input(x))
+        rectified = self.activation is relu
         try:
-            y = linear(x, self.kernel, self.bias)
+            y = linear(x, self.kernel, self.bias, activation="relu" if rectified else None)
         except ShapeError:  # looked at only now: what fits pays nothing for a good message
             width_of(self.path, "features", self.kernel, 0, as_input(x))
             raise
-        return y if self.activation is None else self.activation(y)
+        return y if rectified or self.activation is None else self.activation(y)
 
     def _create(self, x: Any) -> None:
         if not x.shape:
@@ -113,14 +116,14 @@ class Embedding(Module):
         initializer: Initializer | None = None,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.identifiers = identifiers
-        self.width = width
+        self.identifiers = count("Embedding", "identifiers", identifiers)
+        self.width = count("Embedding", "width", width)
         self.table: Any = None
         self.initializer = initializer or initializers.normal()
         self.dtype = dtype
 
     def call(self, ids: Any) -> Any:
-        """Return the vectors, of shape ``(*ids.shape, width)``."""
+        """Return the vectors, of shape ``(*ids.shape, width)``; errors as of `nn.embedding`."""
         if self.table is None:
             shape = (self.identifiers, self.width)
             self.create("table", shape, self.initializer, dtype=self.dtype, like=as_input(ids))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distgrad.nn.losses import cosine_similarity
+from distgrad.nn.losses import check_pair, cosine_similarity
 from distgrad.ops.elementwise.arithmetic import add, minimum, multiply, negative, subtract
 from distgrad.ops.elementwise.comparison import greater
 from distgrad.ops.elementwise.selection import where
@@ -87,6 +87,7 @@ def cosine_embedding(*, labels: Any, a: Any, b: Any, margin: float = 0.0, axis: 
         The axis of the vectors.
     """
     cosine = cosine_similarity(a, b, axis=axis)
+    check_pair("cosine_embedding", "labels", labels, "pairs", cosine)
     return where(greater(labels, 0), subtract(1.0, cosine), relu(subtract(cosine, margin)))
 
 
@@ -102,9 +103,12 @@ def margin_ranking(*, labels: Any, a: Any, b: Any, margin: float = 0.0) -> Any:
     margin : float
         By how much.
     """
-    return relu(subtract(margin, multiply(labels, subtract(a, b))))
+    difference = subtract(a, b)
+    check_pair("margin_ranking", "labels", labels, "pairs", difference)
+    return relu(subtract(margin, multiply(labels, difference)))
 
 
 def soft_margin(*, labels: Any, scores: Any) -> Any:
     """Return log(1 + exp(-label score)), element by element; labels are -1 or 1, as for `hinge`."""
+    check_pair("soft_margin", "labels", labels, "scores", scores)
     return softplus(negative(multiply(labels, scores)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distgrad.errors import ShapeError
+from distgrad.nn.settings import share
 from distgrad.ops.elementwise.arithmetic import add, multiply
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.neural.activations import SELU_ALPHA, SELU_SCALE
@@ -100,8 +101,7 @@ def _source(
     function: str, rate: float, generator: Generator | None, training: bool
 ) -> Generator | None:
     """Return where choices come from, or None where nothing is dropped."""
-    if not 0 <= rate <= 1:
-        raise ValueError(f"{function}: rate is {rate}; expected a probability from 0 to 1")
+    share(function, "rate", rate)
     if not training or rate == 0:
         return None
     if generator is None:

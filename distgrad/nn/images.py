@@ -13,11 +13,11 @@ from distgrad.ops.elementwise.arithmetic import add, multiply, subtract
 from distgrad.ops.neural.channels import (
     DataFormat,
     channels_are_first,
-    shape_of_array,
     spatial_axes,
 )
 from distgrad.ops.picking.indexing import take
 from distgrad.ops.shaping.structure import permute_dims, reshape
+from distgrad.shapes import shape_given
 from distgrad.windows import per_axis
 
 
@@ -64,7 +64,7 @@ def resize(
         raise ValueError(f"resize: method is {method!r}; expected 'linear' or 'nearest'")
     x = asarray(x)
     axes = spatial_axes("resize", x, data_format)
-    shape = shape_of_array(x)
+    shape = shape_given(x)
     if 0 in (shape[axis] for axis in axes):
         raise ShapeError(f"resize: shape {shape} has a spatial axis without pixels")
     for axis, new in zip(axes, per_axis("resize", "size", size, len(axes)), strict=True):
@@ -123,7 +123,7 @@ def pixel_shuffle(x: Any, /, factor: int, *, data_format: DataFormat = "channels
     convolutional neural network", CVPR 2016, arXiv:1609.05158, equation 4.
     """
     first = _of_images("pixel_shuffle", x, factor, data_format)
-    shape = shape_of_array(x)
+    shape = shape_given(x)
     channels = shape[1 if first else 3]
     if channels % factor**2:
         raise ShapeError(
@@ -145,7 +145,7 @@ def pixel_shuffle(x: Any, /, factor: int, *, data_format: DataFormat = "channels
 def pixel_unshuffle(x: Any, /, factor: int, *, data_format: DataFormat = "channels_last") -> Any:
     """Return the image that `pixel_shuffle` makes this one of: its inverse; parameters as there."""
     first = _of_images("pixel_unshuffle", x, factor, data_format)
-    shape = shape_of_array(x)
+    shape = shape_given(x)
     height, width = shape[2:] if first else shape[1:3]
     if height % factor or width % factor:
         raise ShapeError(
@@ -166,8 +166,8 @@ def pixel_unshuffle(x: Any, /, factor: int, *, data_format: DataFormat = "channe
 
 def _of_images(name: str, x: Any, factor: int, data_format: str) -> bool:
     """Return whether channels come first, of what has two spatial axes."""
-    if len(shape_of_array(x)) != 4:
-        raise ShapeError(f"{name}: images of four axes expected, got shape {shape_of_array(x)}")
+    if len(shape_given(x)) != 4:
+        raise ShapeError(f"{name}: images of four axes expected, got shape {shape_given(x)}")
     if factor < 1:
         raise ValueError(f"{name}: factor is {factor}; expected 1 or more")
     return channels_are_first(name, data_format)

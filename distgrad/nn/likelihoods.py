@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from distgrad.nn.losses import check_pair
 from distgrad.ops.elementwise.arithmetic import (
     add,
     divide,
@@ -19,6 +20,7 @@ from distgrad.ops.elementwise.arithmetic import (
 from distgrad.ops.elementwise.comparison import greater
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.elementwise.transcendental import exp, log
+from distgrad.ops.rules.families import shape_of
 
 
 def gaussian_negative_log_likelihood(
@@ -31,11 +33,17 @@ def gaussian_negative_log_likelihood(
     targets : Tensor or array
         What was observed.
     means, variances : Tensor, Variable or array
-        Predictions, of shapes that broadcast with the targets'.
+        Predictions. Variances have the shape of the means, or one that broadcasts to it; targets
+        have that of the predictions, or one that broadcasts to it. What has no axes is one for all.
     epsilon : float
         What a variance is at least; below it no gradient reaches the variance.
     full : bool
         Whether to add log(2 pi) / 2, which has no gradient.
+
+    Raises
+    ------
+    ShapeError
+        If targets or variances would make the loss larger than the predictions.
 
     Notes
     -----
@@ -46,6 +54,10 @@ def gaussian_negative_log_likelihood(
     .. [1] Nix and Weigend, "Estimating the mean and variance of the target probability
        distribution", ICNN 1994.
     """
+    function = "gaussian_negative_log_likelihood"
+    check_pair(function, "variances", variances, "means", means)
+    whole = means if shape_of(means) else variances
+    check_pair(function, "targets", targets, "means" if whole is means else "variances", whole)
     variance = maximum(variances, epsilon)
     loss = add(log(variance), divide(square(subtract(targets, means)), variance))
     loss = multiply(loss, 0.5)
@@ -73,6 +85,8 @@ def poisson_negative_log_likelihood(
     ------
     ValueError
         If both or none of `log_rates` and `rates` are given.
+    ShapeError
+        If the targets do not broadcast to the rates' shape.
 
     Notes
     -----
@@ -83,6 +97,8 @@ def poisson_negative_log_likelihood(
             "poisson_negative_log_likelihood: expected either log_rates or rates, got "
             f"{'none' if rates is None else 'both'}"
         )
+    predicted, predictions = ("log_rates", log_rates) if rates is None else ("rates", rates)
+    check_pair("poisson_negative_log_likelihood", "targets", targets, predicted, predictions)
     if rates is None:
         loss = subtract(exp(log_rates), multiply(targets, log_rates))
     else:

@@ -2,6 +2,10 @@
 
 Each gives a value for each element or each example, and reduces no further: `dg.mean` of it is the
 loss of a batch, and a sum with a count that of parts of a batch.
+
+Targets (or labels) have the shape of the predictions, or one that broadcasts to it. Targets (n,)
+beside predictions (n, 1) would give n × n losses, each of a pair that does not belong together: a
+`ShapeError` says so, as it does in all functions here. A prediction without axes is one for all.
 """
 
 from __future__ import annotations
@@ -27,8 +31,9 @@ from distgrad.ops.neural.softmax import softplus
 from distgrad.ops.picking.along import take_along_axis
 from distgrad.ops.reducing.reductions import mean
 from distgrad.ops.reducing.reductions import sum as sum_over
+from distgrad.ops.rules.families import shape_of
 from distgrad.ops.shaping.structure import expand_dims, squeeze, zeros_like
-from distgrad.shapes import Axis
+from distgrad.shapes import Axis, check_targets
 
 
 def mean_squared_error(*, targets: Any, predictions: Any, axis: Axis = -1) -> Any:
@@ -37,10 +42,16 @@ def mean_squared_error(*, targets: Any, predictions: Any, axis: Axis = -1) -> An
     Parameters
     ----------
     targets, predictions : Tensor, Variable or array
-        Of shapes that broadcast.
+        The targets of the predictions' shape, or one that broadcasts to it.
     axis : int or tuple of int, optional
         The axes to average over; all of them for None.
+
+    Raises
+    ------
+    ShapeError
+        If the targets do not broadcast to the predictions' shape.
     """
+    check_pair("mean_squared_error", "targets", targets, "predictions", predictions)
     return mean(square(subtract(predictions, targets)), axis=axis)
 
 
@@ -52,6 +63,7 @@ def mean_absolute_error(*, targets: Any, predictions: Any, axis: Axis = -1) -> A
     targets, predictions, axis
         As for `mean_squared_error`.
     """
+    check_pair("mean_absolute_error", "targets", targets, "predictions", predictions)
     return mean(abs(subtract(predictions, targets)), axis=axis)
 
 
@@ -61,7 +73,7 @@ def huber(*, targets: Any, predictions: Any, delta: float = 1.0) -> Any:
     Parameters
     ----------
     targets, predictions : Tensor, Variable or array
-        Of shapes that broadcast.
+        The targets of the predictions' shape, or one that broadcasts to it.
     delta : float > 0
         Where the parabola goes over into a line; in units of the targets.
 
@@ -71,6 +83,7 @@ def huber(*, targets: Any, predictions: Any, delta: float = 1.0) -> Any:
     """
     if not delta > 0:
         raise ValueError(f"huber: delta is {delta}; expected a number above 0")
+    check_pair("huber", "targets", targets, "predictions", predictions)
     error = abs(subtract(predictions, targets))
     near = minimum(error, delta)
     return multiply(near, subtract(error, multiply(near, 0.5)))
@@ -78,6 +91,7 @@ def huber(*, targets: Any, predictions: Any, delta: float = 1.0) -> Any:
 
 def smooth_l1(*, targets: Any, predictions: Any, beta: float = 1.0) -> Any:
     """Return `huber` with delta = beta, divided by beta: slope 1 beyond (Girshick, Fast R-CNN)."""
+    check_pair("smooth_l1", "targets", targets, "predictions", predictions)
     return divide(huber(targets=targets, predictions=predictions, delta=beta), beta)
 
 
@@ -91,11 +105,13 @@ def hinge(*, labels: Any, scores: Any) -> Any:
     scores : Tensor, Variable or array
         What should have the label's sign and be at least 1 in size.
     """
+    check_pair("hinge", "labels", labels, "scores", scores)
     return relu(subtract(1.0, multiply(labels, scores)))
 
 
 def squared_hinge(*, labels: Any, scores: Any) -> Any:
     """Return the square of `hinge`, element by element; parameters as there."""
+    check_pair("squared_hinge", "labels", labels, "scores", scores)
     return square(hinge(labels=labels, scores=scores))
 
 
@@ -109,6 +125,11 @@ def negative_log_likelihood(*, labels: Any, log_probabilities: Any) -> Any:
     log_probabilities : Tensor, Variable or array
         Such as `log_softmax` gives, with the classes along the last axis.
     """
+    shape = shape_of(log_probabilities)
+    check_targets(
+        *("negative_log_likelihood", "labels", shape_of(labels)),
+        *("log_probabilities without their last axis", shape[:-1]),
+    )
     picked = take_along_axis(log_probabilities, expand_dims(labels, axis=-1), axis=-1)
     return negative(squeeze(picked, axis=-1))
 
@@ -125,6 +146,7 @@ def kl_divergence(*, probabilities: Any, log_predictions: Any, axis: int = -1) -
     axis : int
         The axis of the classes.
     """
+    check_pair("kl_divergence", "probabilities", probabilities, "log_predictions", log_predictions)
     there = greater(probabilities, 0)
     # The logarithm of a safe number, so that no derivative there is 0 times infinity.
     logs = log(where(there, probabilities, 1.0))
@@ -145,6 +167,7 @@ def binary_cross_entropy(*, labels: Any, probabilities: Any, epsilon: float = 1e
     epsilon : float
         What a probability is at least.
     """
+    check_pair("binary_cross_entropy", "labels", labels, "probabilities", probabilities)
     p = minimum(maximum(probabilities, epsilon), 1 - epsilon)
     positive = multiply(labels, log(p))
     return negative(add(positive, multiply(subtract(1.0, labels), log(subtract(1.0, p)))))
@@ -166,6 +189,9 @@ def weighted_sigmoid_cross_entropy(*, labels: Any, logits: Any, positive_weight:
     -----
     ``(1 - z) x + (1 + (w - 1) z) softplus(-x)``, which cannot overflow.
     """
+    function = "weighted_sigmoid_cross_entropy"
+    check_pair(function, "labels", labels, "logits", logits)
+    check_pair(function, "positive_weight", positive_weight, "logits", logits)
     weight = add(multiply(labels, subtract(positive_weight, 1.0)), 1.0)
     negatives = multiply(subtract(1.0, labels), logits)
     return add(negatives, multiply(weight, softplus(negative(logits))))
@@ -188,3 +214,25 @@ def cosine_similarity(a: Any, b: Any, /, *, axis: int = -1, epsilon: float = 1e-
         sqrt(maximum(sum_over(square(each), axis=axis), epsilon * epsilon)) for each in (a, b)
     ]
     return divide(product, multiply(*lengths))
+
+
+def check_pair(
+    function: str, argument: str, targets: Any, predicted: str, predictions: Any
+) -> None:
+    """Refuse targets that would make a loss larger than its predictions.
+
+    Parameters
+    ----------
+    function, argument, predicted : str
+        The loss, and what it calls its targets and its predictions.
+    targets, predictions : Tensor, Variable, array or number
+        The values.
+
+    Raises
+    ------
+    ShapeError
+        If the targets do not broadcast to the shape of the predictions, which have an axis.
+    """
+    expected = shape_of(predictions)
+    if expected:
+        check_targets(function, argument, shape_of(targets), predicted, expected)

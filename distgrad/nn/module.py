@@ -202,7 +202,10 @@ class Module:
         return [(name, value) for name, value in vars(self).items() if name != "_module"]
 
     def _held(self) -> Iterable[Any]:
-        """Return the values of attributes in the order of `_attributes`, the record among them."""
+        """Return the values of attributes in the order of `_attributes`, the record among them.
+
+        Nothing else: who has seen that these are the same has seen that the variables are.
+        """
         return vars(self).values()
 
     def _adopt(self, seed: int) -> None:

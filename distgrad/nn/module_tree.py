@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from types import BuiltinFunctionType, FunctionType
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from operator import is_
+from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
 from typing import Any
 
 import numpy as np
@@ -31,9 +34,11 @@ class ModuleRecord:
         Those that became untrainable with the module.
     lends : bool
         Whether this is a copy for one call with given values, which creates nothing.
+    outline : Outline or None
+        What was found below it; a copy of the module has to look for itself.
     """
 
-    __slots__ = ("frozen", "lends", "name", "path", "seed", "trainable")
+    __slots__ = ("frozen", "lends", "name", "outline", "path", "seed", "trainable")
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -42,12 +47,17 @@ class ModuleRecord:
         self.trainable = True
         self.frozen: list[Variable] = []
         self.lends = False
+        self.outline: Outline | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies have in common with it."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "outline"}
 
-# Of attributes that hold neither variables nor modules: most of them.
-_PLAIN = frozenset(
-    (bool, int, float, str, type(None), FunctionType, BuiltinFunctionType, ModuleRecord)
-)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` returned."""
+        self.outline = None
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def is_module(value: Any) -> bool:
@@ -92,32 +102,110 @@ def _walk(item: Any, path: str, seen: set[int]) -> Steps:
             yield from _walk(child, join(path, step), seen)
 
 
+class Outline:
+    """The variables below a module, for as long as nothing has changed in what was looked at.
+
+    Parameters
+    ----------
+    module : Module
+        Whose it is, or a copy of it with the same attributes. It is not held, nor is its record.
+    found : list of Variable
+        What was found.
+    seen : list of collections
+        The values of attributes of the modules below, the lists and the dicts.
+    """
+
+    __slots__ = ("_own", "_seen", "found")
+
+    def __init__(self, module: Any, found: list[Variable], seen: list[Collection[Any]]) -> None:
+        self.found = found
+        self._own = tuple(_attributes(module))
+        self._seen = [(values, tuple(values)) for values in seen]
+
+    def holds(self, module: Any) -> bool:
+        """Return whether all that was looked at is the same, object by object."""
+        own = self._own
+        if len(vars(module)) != len(own) + 1 or not all(map(is_, _attributes(module), own)):
+            return False
+        for values, before in self._seen:
+            if len(values) != len(before) or not all(map(is_, values, before)):
+                return False
+        return True
+
+
+def _attributes(module: Any) -> Iterator[Any]:
+    """Return the values of attributes behind the record, which is the first of them."""
+    return islice(vars(module).values(), 1, None)
+
+
 def variables_of(module: Any) -> list[Variable]:
     """Return the variables at and below a module in the order of `walk`, without their paths.
 
-    Every step of a training asks, so it makes no text and no generators.
+    Every step of a training asks twice, so that what was found is kept, and seen to be the same.
     """
+    record = module._module
+    outline: Outline | None = record.outline
+    if outline is not None:
+        if outline.holds(module):
+            return outline.found.copy()
+        record.outline = None
     found: list[Variable] = []
-    _collect((module,), found, set())
+    seen: list[Collection[Any]] = []
+    is_light = _collect(module._held(), found, seen, {id(module)})
+    if is_light and next(iter(vars(module).values())) is record:
+        record.outline = Outline(module, found.copy(), seen)
     return found
 
 
-def _collect(values: Iterable[Any], found: list[Variable], seen: set[int]) -> None:
+def _collect(
+    values: Iterable[Any], found: list[Variable], seen: list[Collection[Any]], known: set[int]
+) -> bool:
+    """Find variables, note what was looked at, and return whether an outline may hold on to it."""
+    is_light = True
     for value in values:
-        if value.__class__ in _PLAIN:
+        role = _roles.get(value.__class__)
+        if role is None:
+            role = _roles[value.__class__] = _role_of(value)
+        if role is _LIGHT:
             continue
-        if isinstance(value, Variable):
-            if id(value) not in seen:
-                seen.add(id(value))
+        if role is _VARIABLE:
+            if id(value) not in known:
+                known.add(id(value))
                 found.append(value)
-        elif is_module(value):
-            if id(value) not in seen:
-                seen.add(id(value))
-                _collect(value._held(), found, seen)
-        elif isinstance(value, dict):
-            _collect(value.values(), found, seen)
-        elif isinstance(value, (list, tuple)):
-            _collect(value, found, seen)
+        elif role is _MODULE:
+            if id(value) not in known:
+                known.add(id(value))
+                seen.append(vars(value).values())
+                is_light &= _collect(value._held(), found, seen, known)
+        elif role is _OTHER:
+            is_light = False
+        else:
+            inside = value.values() if role is _MAPPING else value
+            seen.append(inside)
+            is_light &= _collect(inside, found, seen, known)
+    return is_light
+
+
+# What values of a class are here, once one was seen. An outline keeps what it saw for a step longer
+# than the module does, which may be for long where it is an array, and nothing where it is light.
+_LIGHT, _OTHER, _VARIABLE, _MODULE, _MAPPING, _SEQUENCE = range(6)
+_roles: dict[type, int] = {}
+_LIGHT_CLASSES = (
+    *(NoneType, bool, int, float, complex, str, bytes, type, np.dtype, partial, ModuleRecord),
+    *(FunctionType, BuiltinFunctionType, MethodType),
+)
+
+
+def _role_of(value: Any) -> int:
+    if isinstance(value, Variable):
+        return _VARIABLE
+    if is_module(value):
+        return _MODULE
+    if isinstance(value, dict):
+        return _MAPPING
+    if isinstance(value, (list, tuple)):
+        return _SEQUENCE
+    return _LIGHT if isinstance(value, _LIGHT_CLASSES) else _OTHER
 
 
 def join(path: str, step: str) -> str:

@@ -9,6 +9,7 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.module import Module, as_input
 from distgrad.nn.normalization import BatchMoments, batch_norm, group_norm, layer_norm, rms_norm
+from distgrad.nn.settings import count
 from distgrad.ops.elementwise.arithmetic import add, multiply
 from distgrad.shapes import normalize_axes, normalize_axis
 from distgrad.variable import Variable
@@ -120,7 +121,7 @@ class GroupNorm(_Norm):
 
     def __init__(self, groups: int, **options: Any) -> None:
         super().__init__(**options)
-        self.groups = groups
+        self.groups = count("GroupNorm", "groups", groups)
 
     def call(self, x: Any) -> Any:
         """Return the normalised input."""

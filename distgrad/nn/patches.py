@@ -16,11 +16,10 @@ from distgrad.ops.neural.channels import (
     channels_are_first,
     channels_first,
     channels_last,
-    shape_of_array,
 )
 from distgrad.ops.picking.indexing import SCATTER_ADD, encode, getitem
 from distgrad.ops.shaping.structure import permute_dims, reshape
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, shape_given
 from distgrad.windows import Padding, Pairs, counts, paddings, per_axis
 
 
@@ -103,10 +102,10 @@ def unfold(
     """
     x = asarray(x)
     first = channels_are_first("unfold", data_format)
-    ndim = _rank("unfold", shape_of_array(x))
+    ndim = _rank("unfold", shape_given(x))
     if first:
         x = channels_last(x, ndim)
-    batch, *lengths, channels = shape_of_array(x)
+    batch, *lengths, channels = shape_given(x)
     found = _windows("unfold", tuple(lengths), window, stride, padding, dilation)
     if any(map(any, found.padding)):
         index, _ = encode(found.inner)
@@ -154,7 +153,7 @@ def fold(
     """
     patches = asarray(patches)
     first = channels_are_first("fold", data_format)
-    shape = shape_of_array(patches)
+    shape = shape_given(patches)
     ndim = _rank("fold", shape)
     lengths = tuple(int(length) for length in size)
     if len(lengths) != ndim - 2:

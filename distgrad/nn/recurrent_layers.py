@@ -10,6 +10,7 @@ from distgrad.errors import ShapeError
 from distgrad.nn import initializers
 from distgrad.nn.initializers import Initializer
 from distgrad.nn.module import Module, as_input, width_of
+from distgrad.nn.settings import count
 from distgrad.ops.neural.recurrent import gru, lstm
 from distgrad.ops.shaping.structure import concat
 
@@ -32,7 +33,7 @@ class _Recurrent(Module):
         recurrent_initializer: Initializer | None = None,
         dtype: DTypeLike | None = None,
     ) -> None:
-        self.units = units
+        self.units = count(type(self).__name__, "units", units)
         self.return_sequences = return_sequences
         self.return_state = return_state
         self.bidirectional = bidirectional

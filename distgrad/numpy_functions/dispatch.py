@@ -154,6 +154,11 @@ def _call(
     **options: Any,
 ) -> Any:  # fmt: skip
     name = ufunc.__name__
+    if out is not None and out[0] is inputs[0]:
+        raise TypeError(
+            f"np.{name}: in place, as a += t does it, a tensor's values would go into a NumPy "
+            "array, and their gradient would be lost; write a = a + t, or take t.numpy()"
+        )
     refuse_out(name, out)
     if where is not True:
         raise TypeError(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from distgrad.core.op import Kind, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype, bool_, complex_of, default_dtype, int64
+from distgrad.errors import ShapeError
+from distgrad.ops.elementwise.arithmetic import operand
 from distgrad.ops.rules.families import undifferentiable
 from distgrad.ops.shaping.placement import to_device
 from distgrad.ops.shaping.structure import astype, broadcast_to
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, integer
 
 
 def _full_spec(*, shape: Shape, fill_value: Any, dtype: DType) -> Spec:
@@ -108,6 +110,7 @@ def full_like(
     dtype, device : optional
         As for `full`.
     """
+    x = operand(x)
     chosen = as_dtype(x.dtype if dtype is None else dtype)
     if hasattr(fill_value, "shape"):
         return full(tuple(x.shape), fill_value, dtype=chosen, device=device)
@@ -129,9 +132,11 @@ def dtype_of_scalar(value: bool | int | float | complex) -> DType:
 
 
 def _as_shape(shape: int | Sequence[int]) -> Shape:
-    if isinstance(shape, (tuple, list)):
-        return tuple(operator.index(length) for length in shape)
-    return (operator.index(shape),)  # type: ignore[arg-type]
+    lengths = shape if isinstance(shape, (tuple, list)) else (shape,)
+    plain = tuple([integer("full", "shape", length) for length in lengths])
+    if min(plain, default=0) < 0:
+        raise ShapeError(f"full: shape is {plain}; expected lengths of 0 or more")
+    return plain
 
 
 def _arange_spec(*, start: Any, stop: Any, step: Any, dtype: DType) -> Spec:
@@ -162,10 +167,13 @@ def arange(
     """
     if stop is None:
         start, stop = 0, start
+    for name, value in (("start", start), ("stop", stop), ("step", step)):
+        if not isinstance(value, Real) and getattr(value, "shape", None) != ():
+            raise TypeError(f"arange: {name} is {value!r}; expected a real number")
     if step == 0:
         raise ValueError("arange: step is 0; expected a number that is not 0")
     if dtype is None:
-        integers = all(isinstance(v, int) for v in (start, stop, step))
+        integers = all(isinstance(v, Integral) for v in (start, stop, step))
         dtype = int64 if integers else default_dtype()
     made = apply(ARANGE, start=start, stop=stop, step=step, dtype=as_dtype(dtype))
     return to_device(made, device)
@@ -189,6 +197,9 @@ def linspace(
     endpoint: bool = True,
 ) -> Any:
     """Return `num` evenly spaced values from `start` to `stop`, which is left out on request."""
+    num = integer("linspace", "num", num)
+    if num < 0:
+        raise ValueError(f"linspace: num is {num}; expected 0 or more")
     if dtype is None:
         is_complex = isinstance(start, complex) or isinstance(stop, complex)
         dtype = complex_of(default_dtype()) if is_complex else default_dtype()
@@ -215,11 +226,15 @@ def eye(
     device: str | None = None,
 ) -> Any:
     """Return a matrix with ones on its k-th diagonal (above the main one for k > 0), else zeros."""
+    rows = integer("eye", "n_rows", n_rows)
+    columns = rows if n_cols is None else integer("eye", "n_cols", n_cols)
+    if rows < 0 or columns < 0:
+        raise ShapeError(f"eye: shape is {(rows, columns)}; expected lengths of 0 or more")
     made = apply(
         EYE,
-        n_rows=n_rows,
-        n_cols=n_rows if n_cols is None else n_cols,
-        k=k,
+        n_rows=rows,
+        n_cols=columns,
+        k=integer("eye", "k", k),
         dtype=default_dtype() if dtype is None else as_dtype(dtype),
     )
     return to_device(made, device)

@@ -36,8 +36,8 @@ def clip_by_value(gradients: Any, low: Any, high: Any) -> Any:
     ----------
     gradients : nest of Tensor, IndexedSlices, array or None
         What to clip.
-    low, high : number or array
-        The bounds; `low` is not above `high`.
+    low, high : number, array or None
+        The bounds; `low` is not above `high`. None is no bound.
 
     Returns
     -------
@@ -49,12 +49,23 @@ def clip_by_value(gradients: Any, low: Any, high: Any) -> Any:
     ------
     DTypeError
         If a gradient is complex: complex numbers have no order.
+    TypeError
+        If a bound is neither a number nor an array.
+    ValueError
+        If `low` is a number above `high`, or one of them is NaN.
 
     Notes
     -----
     At a bound the derivative is 1, as of `distgrad.clip`.
     """
+    for name, bound in (("low", low), ("high", high)):
+        if not isinstance(bound, (list, tuple)) and bound is not None:
+            _check_number("clip_by_value", name, bound)
     numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    if numbers and not low <= high:
+        raise ValueError(
+            f"clip_by_value: low is {low}, high {high}; expected low not above high: exchange them?"
+        )
     spares_zero = numbers and low <= 0 <= high
 
     def clipped(gradient: Any) -> Any:
@@ -92,6 +103,8 @@ def clip_by_norm(gradients: Any, clip_norm: Any, axes: int | Sequence[int] | Non
 
     Raises
     ------
+    TypeError
+        If `clip_norm` is neither a number nor a tensor.
     ValueError
         If `clip_norm` is a negative number.
 
@@ -141,6 +154,8 @@ def clip_by_global_norm(gradients: Any, clip_norm: Any, use_norm: Any = None) ->
 
     Raises
     ------
+    TypeError
+        If `clip_norm` is neither a number nor a tensor.
     ValueError
         If `clip_norm` is a negative number, or there is no gradient and no `use_norm`.
 
@@ -251,6 +266,13 @@ def _as_bound(clip_norm: Any, norm: Any) -> Any:
     return float(clip_norm)
 
 
+def _check_number(function: str, argument: str, value: Any) -> None:
+    """Refuse what is neither a number nor an array, such as text."""
+    if not isinstance(value, (int, float, Operators)) and not hasattr(value, "dtype"):
+        raise TypeError(f"{function}: {argument} is {value!r}; expected a number or an array")
+
+
 def _refuse_negative(function: str, clip_norm: Any) -> None:
+    _check_number(function, "clip_norm", clip_norm)
     if isinstance(clip_norm, (int, float)) and not clip_norm >= 0:
         raise ValueError(f"{function}: clip_norm is {clip_norm}; expected a positive number")

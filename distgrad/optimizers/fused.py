@@ -22,6 +22,10 @@ from distgrad.optimizers.vocabulary import Vocabulary
 # whose arrays have the formula's dtypes, and returns False where it cannot after all.
 Kernel = Callable[[Sequence[Change], Sequence[float]], bool]
 
+# The same for arrays of which all has been asked: parameters and slots one after the other, the
+# gradients, and the numbers of the step. It may return False, with nothing changed, too.
+Repeated = Callable[[list[Any], list[Any], Sequence[float]], bool]
+
 
 class Steps:
     """What a backend has as ``change_in_place``, see `distgrad.optimizers.vocabulary`.
@@ -54,10 +58,8 @@ class Steps:
         alike: dict[Any, list[Change]] = {}
         left: list[Change] = []
         for change in changes:
-            arrays = change.arrays
-            if self._takes(arrays):
-                kind = (*[each.dtype for each in arrays], change.master is None)
-                alike.setdefault(kind, []).append(change)
+            if self._takes(change.arrays):
+                alike.setdefault(_kind_of(change), []).append(change)
             else:
                 left.append(change)
         signature = signature_of(rule) if alike else ()
@@ -71,6 +73,28 @@ class Steps:
                 left += group
         return left
 
+    def repeated(self, rule: Rule, changes: Sequence[Change], count: int) -> Repeated | None:
+        """Return the kernel that took all of these changes, for steps on the same arrays.
+
+        Parameters
+        ----------
+        rule : Rule
+            Whose formula it is.
+        changes : sequence of Change
+            Those of one step, one at least, which has been taken.
+        count : int
+            How many numbers it had.
+        """
+        if changes[0].master is not None:
+            return None  # which is not among the parameters and slots
+        kind = _kind_of(changes[0])
+        kernel = self._known.get((signature_of(rule), count, kind))
+        repeated: Callable[..., Repeated | None] | None = getattr(kernel, "repeated", None)
+        if repeated is None:
+            return None
+        alike = all(_kind_of(each) == kind and self._takes(each.arrays) for each in changes)
+        return repeated(changes) if alike else None
+
     def _kernel(self, rule: Rule, change: Change, count: int) -> Kernel | None:
         x, gradient, slots, master = change
         dtypes = (x.dtype, gradient.dtype, [slot.dtype for slot in slots])
@@ -79,6 +103,18 @@ class Steps:
         except NoScalarCode:
             return None
         return self._compiled(formula, count)
+
+
+def _kind_of(change: Change) -> tuple[Any, ...]:
+    """Return what changes have to have in common to be one kernel's."""
+    return (*[each.dtype for each in change.arrays], change.master is None)
+
+
+def repeated_by(
+    fused: Callable[..., Sequence[Change]] | None, rule: Rule, changes: Sequence[Change], count: int
+) -> Repeated | None:
+    """Return what `Steps.repeated` does; None where a backend takes its steps in another way."""
+    return fused.repeated(rule, changes, count) if changes and isinstance(fused, Steps) else None
 
 
 def formula_of(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -130,7 +131,8 @@ def own_array(variable: Any) -> Any:
     """
     if variable._is_alone():
         array = variable._value.array
-        if getattr(getattr(array, "flags", None), "writeable", True):
+        flags = array.flags if array.__class__ is np.ndarray else getattr(array, "flags", None)
+        if getattr(flags, "writeable", True):
             return array
     kernels = variable.kernels
     array = kernels.backend.asarray(variable.array, copy=True)
@@ -138,15 +140,30 @@ def own_array(variable: Any) -> Any:
     return array
 
 
-def count_up(variable: Any) -> int:
-    """Add one to a count of steps in a variable, and return it."""
-    if variable.array.__class__ is not np.ndarray:
-        count = int(variable) + 1
-        variable.assign(count)
-        return count
+# Counts on devices, by the identity of the array that holds them: to read one there, the host would
+# have to wait for all work before. Whatever assigns a count puts another array in its place.
+_counts: dict[int, tuple[ReferenceType[Any], int]] = {}
+
+
+def count_of(variable: Any) -> int:
+    """Return the count of steps in a variable."""
+    array = variable.array
+    if array.__class__ is np.ndarray:
+        return int(array.item())
+    reference, count = _counts.get(id(array), (None, 0))
+    return count if reference is not None and reference() is array else int(array)
+
+
+def count_up(variable: Any) -> None:
+    """Add one to the count of steps in a variable."""
+    count = count_of(variable) + 1
     array = own_array(variable)
+    if array.__class__ is np.ndarray:
+        array.fill(count)
+        return
     array += 1
-    return int(array)
+    place = id(array)
+    _counts[place] = ref(array, lambda _: _counts.pop(place, None)), count
 
 
 def _blocks(arrays: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import UnsupportedOptionError
 from distgrad.ops.shaping.structure import astype
+from distgrad.optimizers.fused import repeated_by, signature_of
 from distgrad.optimizers.in_place import (
     Change,
     change_arrays,
     change_rows,
+    count_of,
     count_up,
     own_array,
 )
+from distgrad.optimizers.repeating import Repetition, can_be_repeated
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.optimizers.transforms import checked_gradients, counter, home_of
 from distgrad.optimizers.vocabulary import OF_TENSORS, Vocabulary, vocabulary_of
@@ -78,10 +81,12 @@ class Rule(Optimizer):
     lazy: bool
     slots: tuple[Slot, ...] = ()
     learning_rate: Rate
+    _again: Sequence[Repetition] = ()  # of the last step, if its like can be repeated
 
     def __init__(self, learning_rate: Rate, *, lazy: bool = False) -> None:
         super().__init__(self)
         self.lazy = lazy
+        self._again = []
         kind = type(self).__name__
         if not callable(learning_rate) and not isinstance(learning_rate, Operators):
             check(kind, "learning_rate", learning_rate, positive=True)
@@ -191,7 +196,12 @@ class Rule(Optimizer):
         `vocabulary` gives the functions for a backend and an array; where a parameter is cut over
         ranks, its sums are those over all of them.
         """
-        numbers = self.numbers(int(state["step"].array) + 1)
+        numbers = self.numbers(count_of(state["step"]) + 1)
+        signature = signature_of(self)
+        for again in self._again:
+            if again.take(state, variables, signature, gradients, numbers):
+                count_up(state["step"])
+                return
         slots_of = [state[slot.name] for slot in self.slots]
         masters = state[MASTER]
         homes: dict[int, tuple[Vocabulary, list[Change]]] = {}  # by the kernels, a backend's
@@ -218,6 +228,14 @@ class Rule(Optimizer):
                 change_arrays(self, f, [Change(x, dense, slots, master)], numbers)
         for f, changes in homes.values():
             change_arrays(self, f, changes, numbers)
+        if len(homes) == 1 and vocabulary is vocabulary_of:
+            ((f, changes),) = homes.values()
+            run = repeated_by(f.fused, self, changes, len(numbers))
+            if run is not None and len(changes) == len(variables) == len(gradients):
+                owners = [of[name] for name in gradients for of in (variables, *slots_of)]
+                if can_be_repeated(owners):
+                    names = [*gradients]
+                    self._again = [Repetition(state, variables, signature, names, owners, run)]
         count_up(state["step"])
 
     def _refuse_lazy_rows(self) -> None:

@@ -13,6 +13,7 @@ from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.core.spans import COMPUTE, spanned
 from distgrad.eager import asarray
 from distgrad.errors import MixedBackendError, ShapeError
+from distgrad.foreign_names import ForeignOptimizerMethods
 from distgrad.optimizers.in_place import count_up
 from distgrad.optimizers.transforms import Chain, Transform, apply_updates, checked_gradients
 from distgrad.sparse import IndexedSlices
@@ -20,7 +21,7 @@ from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
 
-class Optimizer:
+class Optimizer(ForeignOptimizerMethods):
     """Applies a transform to variables, and keeps its state in variables with names.
 
     Parameters

@@ -19,7 +19,7 @@ from distgrad.dtypes import (
 )
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, integers
 from distgrad.tensor import Operators
 
 
@@ -40,7 +40,7 @@ def as_words(state: Any) -> np.ndarray[Any, Any]:
 
 def as_shape(shape: int | Sequence[int]) -> Shape:
     """Return a shape as a tuple; a number is the length of one axis."""
-    lengths = (shape,) if isinstance(shape, int) else tuple(operator.index(n) for n in shape)
+    lengths = integers("random", "shape", shape)
     if any(length < 0 for length in lengths):
         raise ShapeError(f"random: shape is {lengths}; expected lengths of 0 or more")
     return lengths

@@ -95,7 +95,10 @@ def target_leaves(target: Any, method: str = "gradient") -> tuple[list[Any], Any
             "Argument `target` should be a list or nested structure of Tensors or Variables to be "
             "differentiated, but received None."
         )
-    return _leaves(method, "target", target)
+    leaves, treedef = tree.flatten(target)
+    for position, leaf in enumerate(leaves):
+        _check_leaf(method, "target", position, leaf)
+    return leaves, treedef
 
 
 def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], Any]:
@@ -105,11 +108,12 @@ def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], An
             "Argument `sources` should be a list or nested structure of Tensors or Variables, but "
             "received None."
         )
-    leaves, treedef = _leaves(method, "source", sources)
+    leaves, treedef = tree.flatten(sources)
     for position, source in enumerate(leaves):
-        is_dense = source.__class__ is Variable or source.__class__ is Tensor
-        if is_dense and is_numpys_real(value_of(source).array.dtype):
-            continue
+        value = source._value if source.__class__ is Variable else source
+        if value.__class__ is Tensor and is_numpys_real(value.array.dtype):
+            continue  # as most are
+        _check_leaf(method, "source", position, source)
         if isinstance(source, IndexedSlices):
             raise TypeError(
                 f"{method}: source {position} is an IndexedSlices; expected a Tensor or a "
@@ -124,15 +128,12 @@ def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], An
     return leaves, treedef
 
 
-def _leaves(method: str, argument: str, nest: Any) -> tuple[list[Any], Any]:
-    leaves, treedef = tree.flatten(nest)
-    for position, leaf in enumerate(leaves):
-        if not isinstance(leaf, Operators):
-            raise TypeError(
-                f"{method}: {argument} {position} is a {type(leaf).__name__}; expected a Tensor or "
-                "a Variable: convert it with dg.asarray and watch it before computing with it"
-            )
-    return leaves, treedef
+def _check_leaf(method: str, argument: str, position: int, leaf: Any) -> None:
+    if not isinstance(leaf, Operators):
+        raise TypeError(
+            f"{method}: {argument} {position} is a {type(leaf).__name__}; expected a Tensor or a "
+            "Variable: convert it with dg.asarray and watch it before computing with it"
+        )
 
 
 def matching_seeds(targets: list[Any], treedef: Any, output_gradients: Any) -> list[Tensor]:

@@ -91,6 +91,8 @@ def backpropagate(  # noqa: PLR0915  a call more for each record would cost 2 % 
                 del cotangents[key]
     mine: set[int] = set()  # cotangents whose buffer this walk made: it may add in place
     masked = False
+    # Names of this frame: what is looked up for each record costs a percent of the walk.
+    rows, where, no_nan = Rows, WHERE, MULTIPLY_NO_NAN
     position = len(records)
     while position:
         position -= 1
@@ -103,7 +105,7 @@ def backpropagate(  # noqa: PLR0915  a call more for each record would cost 2 % 
         else:
             g = _several(record, cotangents, sources, results, recorded)
         if g is not None:
-            if g.__class__ is Rows:
+            if g.__class__ is rows:
                 g = g.dense(kernels.recorded if recorded else kernels)  # rules take arrays
             needs = (
                 follows
@@ -114,15 +116,15 @@ def backpropagate(  # noqa: PLR0915  a call more for each record would cost 2 % 
             if recorded:
                 xp, xs, y = _listened(record)
             # What stands before a mask may have infinite slopes where the mask says 0.
-            if masked or op is WHERE or op is MULTIPLY_NO_NAN:
+            if masked or op is where or op is no_nan:
                 masked, xp = True, _keeping_zeros(op, xp)
             if connected is None or any(needs):
                 terms = None
-                asks = kernels.pullback is not None and xp is kernels
-                if asks and op.kind is Kind.ELEMENTWISE and g.size >= kernels.fewest:
+                if op in kernels.pulled and g.size >= kernels.fewest and xp is kernels:
                     terms = kernels.pullback(op, g, y, xs, params, needs)
                 try:
-                    terms = terms or op.vjp(xp, g, y, xs, params, needs)
+                    if terms is None:
+                        terms = op.vjp(xp, g, y, xs, params, needs)
                 except NonFiniteError as error:
                     _name_operation(error, op, output)
                     raise
@@ -131,7 +133,7 @@ def backpropagate(  # noqa: PLR0915  a call more for each record would cost 2 % 
                         present = cotangents.get(key)
                         if present is None:
                             cotangents[key] = term
-                        elif present.__class__ is Rows or term.__class__ is Rows:
+                        elif present.__class__ is rows or term.__class__ is rows:
                             cotangents[key] = sum_with_rows(present, term)
                         elif key in mine and present.dtype == term.dtype:
                             present += term

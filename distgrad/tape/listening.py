@@ -12,10 +12,10 @@ from distgrad import tree
 from distgrad.core.seam import LISTENERS
 from distgrad.core.spans import COMPUTE, span
 from distgrad.debug import Lines, lines_in_force, user_stacklevel
-from distgrad.dtypes import is_differentiable
+from distgrad.dtypes import is_differentiable, is_numpys_real
 from distgrad.errors import TapeError
 from distgrad.tape.recorder import Recorder
-from distgrad.tensor import Operators, new_key
+from distgrad.tensor import Operators, Tensor, new_key
 from distgrad.variable import Variable
 
 
@@ -141,7 +141,9 @@ class ListeningTape(Recorder):
         if variable.key in self._variables or not (self._watch_accessed and variable.trainable):
             return
         # A tape whose gradient was asked for in another thread still listens, but is spent.
-        if is_differentiable(variable.dtype) and not self._spent:
+        value = variable._value  # of a variable cut over ranks something else, without an array
+        usual = value.__class__ is Tensor and is_numpys_real(value.array.dtype)
+        if (usual or is_differentiable(variable.dtype)) and not self._spent:
             self._watch(variable)
 
     @contextmanager

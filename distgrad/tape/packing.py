@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from distgrad.batching import Batched
-from distgrad.core.op import Kind, Op
+from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import as_dtype
 from distgrad.errors import DTypeError, ShapeError
@@ -333,7 +333,7 @@ def _packed_op(op: Op, keys: Sequence[int], output: Any, kernels: Any) -> Packed
             y = tuple([unpacked(each, key) for each, key in zip(y, output, strict=True)])
         elif y is not None:
             y = unpacked(y, output)
-        if not recorded and kernels.pullback is not None and op.kind is Kind.ELEMENTWISE:
+        if not recorded and op in kernels.pulled:
             terms = kernels.pullback(op, g, y, xs, params, needs)
             if terms is not None:
                 return terms

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distgrad.core.op import Keep, Op, Spec
+from distgrad.core.op import Op, Spec
 from distgrad.dtypes import is_differentiable
 from distgrad.tape.packing import records_in_force
-from distgrad.tape.records import kept, spec_of
+from distgrad.tape.records import INPUTS, OUTPUT, SPECS, kept, spec_of
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
@@ -115,11 +115,11 @@ class Recorder:
             self._hear_several(op, follows, keys, arrays, params, output, kernels)
             return
         # What is kept most often is spelled out here; the rest is in `kept`.
-        if keep is Keep.INPUTS:
+        if keep is INPUTS:
             xs, y = arrays, None
-        elif keep is Keep.OUTPUT:
+        elif keep is OUTPUT:
             xs, y = None, output.array
-        elif keep is Keep.SPECS and not is_differentiable(output.dtype):
+        elif keep is SPECS and not is_differentiable(output.dtype):
             self._cut(op, keys, output)
             return  # a cast to integers: where the dtype changes, specs are kept
         else:

@@ -65,6 +65,11 @@ class MeteredCommunicator:
             self.duplicate = self._duplicate
         if hasattr(inner, "swap"):
             self.swap = inner.swap
+        if hasattr(inner, "add_up_weighed"):
+            self.add_up_weighed = self._add_up_weighed
+        if hasattr(inner, "want_places"):
+            shared: Any = inner
+            self.want_places, self.places = shared.want_places, shared.places
         if hasattr(inner, "split"):
             whole: Any = inner  # what can be split has these, too
             self.split, self.machine, self.count = self._split, whole.machine, whole.count
@@ -154,6 +159,11 @@ class MeteredCommunicator:
             self._seconds += seconds
             self._exposed += seconds
             self._bytes += sent
+
+    def _add_up_weighed(self, message: Array, factor: float) -> None:
+        started = time.perf_counter()
+        self._inner.add_up_weighed(message, factor)  # type: ignore[attr-defined]
+        self._add(started, message.nbytes)
 
     def _duplicate(self) -> "_MeteredLane":
         return _MeteredLane(self._inner.duplicate(), self)  # type: ignore[attr-defined]

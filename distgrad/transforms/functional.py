@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from operator import index
 from typing import Any
 
 from distgrad import tree
+from distgrad.callables import pair, require_callable
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError, ShapeError
@@ -51,7 +53,7 @@ def grad(f: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> 
     >>> print(dg.grad(lambda x: x**3)(2.0))
     dg.Tensor(12.0, shape=(), dtype=float32)
     """
-    both = value_and_grad(f, argnums, has_aux)
+    both = _value_and_grad("grad", f, argnums, has_aux)
 
     @wraps(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
@@ -65,14 +67,21 @@ def value_and_grad(
     f: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
     """Return a function that computes both the value and the gradient; see `grad`."""
+    return _value_and_grad("value_and_grad", f, argnums, has_aux)
+
+
+def _value_and_grad(
+    operation: str, f: Callable[..., Any], argnums: ArgNums, has_aux: bool
+) -> Callable[..., Any]:
+    require_callable(operation, f)
 
     @wraps(f)
     def both(*args: Any, **kwargs: Any) -> Any:
-        fresh, chosen = fresh_arguments("value_and_grad", argnums, args)
+        fresh, chosen = fresh_arguments(operation, argnums, args)
         with GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(chosen)
             result = f(*fresh, **kwargs)
-            target = _scalar(result[0] if has_aux else result)
+            target = _scalar(without_rest(operation, result)[0] if has_aux else result)
         found = tape.gradient(target, chosen, unconnected_gradients="zero")
         gradients = tree.map(densified, found)
         return result, gradients[0] if isinstance(argnums, int) else tuple(gradients)
@@ -102,11 +111,12 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     aux
         With `has_aux`, the rest of what `f` returned.
     """
+    require_callable("vjp", f)
     fresh = [_fresh("vjp", primal, place) for place, primal in enumerate(primals)]
     with GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(fresh)
         result = f(*fresh)
-    value = result[0] if has_aux else result
+    value = without_rest("vjp", result)[0] if has_aux else result
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         """Return the cotangents of the primals from that of the value."""
@@ -142,10 +152,12 @@ def jvp(
     aux
         With `has_aux`, the rest of what `f` returned.
     """
+    require_callable("jvp", f)
+    _require_sequences("jvp", primals, tangents)
     fresh = [_fresh("jvp", primal, place) for place, primal in enumerate(primals)]
     with ForwardAccumulator(fresh, list(tangents)) as accumulator:
         result = f(*fresh)
-    value = tree.map(asarray, result[0] if has_aux else result)
+    value = tree.map(asarray, without_rest("jvp", result)[0] if has_aux else result)
     tangent = accumulator.jvp(value, unconnected_gradients="zero")
     return (value, tangent, result[1]) if has_aux else (value, tangent)
 
@@ -169,6 +181,8 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     -----
     Forward mode over reverse mode: about the cost of two gradients, and no Hessian in memory.
     """
+    require_callable("hvp", f)
+    _require_sequences("hvp", primals, tangents)
     gradient = grad(f, argnums=tuple(range(len(primals))))
     value, product = jvp(gradient, primals, tangents)[:2]
     return value, product
@@ -194,7 +208,14 @@ def fresh_arguments(
 
 
 def _places(operation: str, argnums: ArgNums, count: int) -> tuple[int, ...]:
-    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    try:
+        given = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        places = tuple(index(place) for place in given)
+    except TypeError as error:
+        raise TypeError(
+            f"{operation}: argnums is {argnums!r}; expected the position of an argument, counted "
+            "from 0, or a tuple of positions"
+        ) from error
     for place in places:
         if not -count <= place < count:
             raise TypeError(
@@ -202,6 +223,32 @@ def _places(operation: str, argnums: ArgNums, count: int) -> tuple[int, ...]:
                 f"{count} positional arguments"
             )
     return tuple(place % count for place in places)
+
+
+def _require_sequences(operation: str, primals: Any, tangents: Any) -> None:
+    """Refuse a bare array, which would be taken apart along its first axis."""
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, (tuple, list)):
+            raise TypeError(
+                f"{operation}: {name} is a {type(given).__name__}; expected a tuple or list with "
+                f"one for each argument of the function, such as (x,)"
+            )
+    if len(primals) != len(tangents):
+        raise ValueError(
+            f"{operation}: there are {len(primals)} primals and {len(tangents)} tangents; expected "
+            "one tangent for each"
+        )
+
+
+def without_rest(operation: str, result: Any) -> tuple[Any, Any]:
+    """Return what a function with ``has_aux`` returned: its value, and the rest.
+
+    Raises
+    ------
+    TypeError
+        If it returned no pair.
+    """
+    return pair(operation, result, "with has_aux=True a pair, of the value and anything")
 
 
 def _fresh(operation: str, argument: Any, place: int) -> Any:

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from distgrad import tree
+from distgrad.callables import require_callable
 from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import DTypeError
@@ -15,7 +16,7 @@ from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tape.jacobians import Manner, for_units
 from distgrad.tensor import Tensor
-from distgrad.transforms.functional import ArgNums, fresh_arguments, grad
+from distgrad.transforms.functional import ArgNums, fresh_arguments, grad, without_rest
 
 
 def jacrev(
@@ -54,6 +55,7 @@ def jacrev(
     -----
     Cheaper than `jacfwd` where there are fewer outputs than inputs.
     """
+    require_callable("jacrev", f)
 
     @wraps(f)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +63,7 @@ def jacrev(
         with GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(chosen)
             result = f(*fresh, **kwargs)
-        outputs, treedef = tree.flatten(result[0] if has_aux else result)
+        outputs, treedef = tree.flatten(without_rest("jacrev", result)[0] if has_aux else result)
         targets = [_real("jacrev", asarray(output)) for output in outputs]
         for leaf in tree.flatten(chosen)[0]:
             _real("jacrev", leaf)
@@ -89,6 +91,7 @@ def jacfwd(
     -----
     Cheaper than `jacrev` where there are fewer inputs than outputs.
     """
+    require_callable("jacfwd", f)
 
     @wraps(f)
     def jacobian(*args: Any, **kwargs: Any) -> Any:
@@ -104,7 +107,7 @@ def jacfwd(
                 nonlocal value, rest
                 with ForwardAccumulator(_real("jacfwd", leaf), unit) as accumulator:
                     result = f(*fresh, **kwargs)
-                value, rest = result if has_aux else (result, None)
+                value, rest = without_rest("jacfwd", result) if has_aux else (result, None)
                 outputs = [_real("jacfwd", asarray(each)) for each in tree.flatten(value)[0]]
                 return accumulator.jvp(outputs, unconnected_gradients="zero")
 
@@ -146,6 +149,7 @@ def hessian(
     -----
     Forward mode over reverse mode.
     """
+    require_callable("hessian", f)
     return jacfwd(grad(f, argnums), argnums, chunk_size=chunk_size)
 
 

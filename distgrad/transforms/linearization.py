@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distgrad import tree
+from distgrad.callables import require_callable
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray, beside, current_kernels
@@ -59,6 +60,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     >>> print(value, push(1.0))
     dg.Tensor(0.0, shape=(), dtype=float32) dg.Tensor(0.0, shape=(), dtype=float32)
     """
+    require_callable("linearize", f)
     fresh = fresh_arguments("linearize", tuple(range(len(primals))), primals)[0]
     leaves, treedef = tree.flatten(fresh)
     name = getattr(f, "__name__", "linearize")

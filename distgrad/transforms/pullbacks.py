@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from distgrad import tree
+from distgrad.callables import pair, require_callable
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
@@ -75,6 +76,7 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
     """
     if f is None:
         return custom_gradient
+    require_callable("custom_gradient", f)
     function = f
 
     @wraps(function)
@@ -87,7 +89,7 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
         # Those who listen hear the function at work: higher derivatives pass through its values.
         with listening((*LISTENERS.get(), read, path)):
             positional, named = call.arguments(values)
-            result, grad_fn = function(*positional, **named)
+            result, grad_fn = _result_and_rule(function(*positional, **named))
         call.capture(read.variables)
         if call.captured:
             _check_takes_variables(grad_fn, call.captured)
@@ -200,6 +202,15 @@ def _checked(
     return astype(tensor, dtype)
 
 
+def _result_and_rule(returned: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the result of a function with a rule of its user's own, and the rule."""
+    result, grad_fn = pair(
+        "custom_gradient", returned, "a pair (result, grad_fn), grad_fn a function of the cotangent"
+    )
+    require_callable("custom_gradient", grad_fn, "grad_fn, the second value returned,")
+    return result, grad_fn
+
+
 # --- straight through -----------------------------------------------------------------------------
 
 
@@ -232,6 +243,7 @@ def grad_pass_through(f: Callable[..., Any]) -> Callable[..., Any]:
     >>> y.tolist(), tape.gradient(z, x).tolist()
     ([0.0, 2.0], [3.0, 3.0])
     """
+    require_callable("grad_pass_through", f)
 
     @wraps(f)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

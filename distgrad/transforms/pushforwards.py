@@ -9,6 +9,7 @@ from types import MethodType
 from typing import Any
 
 from distgrad import tree
+from distgrad.callables import require_callable
 from distgrad.core.op import Keep, Kind, Op
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_complex, is_differentiable
@@ -70,6 +71,7 @@ class CustomJVP:
     """A function with a forward derivative of its user's own; made by `custom_jvp`."""
 
     def __init__(self, f: Callable[..., Any], nondiff_argnums: Sequence[int] = ()) -> None:
+        require_callable("custom_jvp", f)
         self._f = f
         self._fixed = frozenset(nondiff_argnums)
         self._rule: Callable[..., Any] | None = None

@@ -7,7 +7,8 @@ from functools import wraps
 from typing import Any
 
 from distgrad import tree
-from distgrad.autocasting import autocast_as
+from distgrad.autocasting import Autocasting
+from distgrad.callables import require_callable
 from distgrad.core.op import Composed, Kind
 from distgrad.core.seam import AUTOCAST, VALUES, apply
 from distgrad.dtypes import is_differentiable
@@ -60,6 +61,7 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     >>> tape.summary().records
     1
     """
+    require_callable("recompute_grad", f)
 
     @wraps(f)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +74,7 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
 
         def again(primals: Values) -> list[Tensor]:
             positional, named = call.arguments(primals)
-            with autocast_as(narrow):  # that of the first time, wherever the backward pass runs
+            with Autocasting(narrow):  # that of the first time, wherever the backward pass runs
                 outputs = tree.flatten(f(*positional, **named))[0]
             return [
                 each.read() if isinstance(each, Operators) else asarray(each) for each in outputs

@@ -95,11 +95,17 @@ class HostRunner:
     """
 
     module = np
+    device = None
+    is_capturing = False
 
     def __init__(self, folder, namespace):
         self.folder = folder
         self.namespace = namespace
         self.launched = []
+        self.behind = []  # arrays that kernels change by addresses in a table
+
+    def launch_text(self, text, name, grid, threads, arguments):
+        self.run(text, name, grid, threads, arguments)
 
     def launch(self, source, name, elements, grid, threads, arguments):
         from distgrad_cupy.running import source_of
@@ -121,7 +127,7 @@ class HostRunner:
         self.launched.append(name)
         arrays = [each for each in arguments if isinstance(each, np.ndarray)]
         assert all(array.flags.c_contiguous for array in arrays)
-        arrays = [array for array in arrays if array.flags.writeable]
+        arrays = [array for array in (*arrays, *self.behind) if array.flags.writeable]
         before = [array.copy() for array in arrays]
         function = getattr(library, f"run_{name}")
         dimensions = [ctypes.c_uint(n) for n in (*grid, 1, 1)[:3]]

@@ -5,6 +5,7 @@ import pytest
 
 import distgrad as dg
 from distgrad.backend import ArrayModuleBackend
+from distgrad.ops import VOCABULARY
 
 
 class Answering(ArrayModuleBackend):
@@ -52,3 +53,17 @@ def test_rules_answer_behind_a_mask_where_zeros_must_stay(answering):
 
     assert "sqrt" not in answering.asked
     assert found.tolist() == [0.0, 0.25]
+
+
+def test_a_backend_that_names_its_operations_is_asked_for_no_others(answering):
+    def pullback(op, g, y, xs, params, needs):
+        answering.asked.append(op.name)
+
+    pullback.operations = frozenset((VOCABULARY["matmul"],))
+    answering.pullback = pullback
+    with dg.use_backend(answering):
+        x = dg.asarray([[0.5, 1.5], [1.0, 2.0]])
+        found = dg.grad(lambda x: dg.sum(dg.exp(x @ x)))(x)
+
+    assert answering.asked == ["matmul"]
+    assert found.shape == (2, 2)

@@ -1,5 +1,7 @@
 """Who is needed and who is not: the guard's judgement, without processes."""
 
+import time
+
 import pytest
 
 from distgrad.distributed.safety.guard import Failure, Guard, Waiting
@@ -62,3 +64,14 @@ def test_a_failed_rank_is_told_with_its_traceback(guard):
         "--- traceback of rank 3 ---\nTraceback ...\nValueError: boom"
     )
     assert raised.value.remote_traceback == "Traceback ...\nValueError: boom"
+
+
+def test_what_a_rank_sent_before_it_failed_still_arrives(guard):
+    guard.failure = Failure(3, "exits with code 3", "", 3)
+    guard.receive = lambda: None
+    guard.timeout, begun = 60.0, time.monotonic()
+
+    guard.wait(lambda: time.monotonic() - begun > 0.05, waiting(number=5))  # after several looks
+
+    with pytest.raises(RemoteRankError, match="rank 3 exits"):
+        guard.wait(lambda: False, waiting(number=5))

@@ -77,7 +77,7 @@ step(leave if world.rank == 1 else lambda: None)
 
 def test_a_rank_that_hangs_during_the_walk_is_named_at_the_deadline(run_broken):
     job = run_broken(
-        STEPS.replace("dist.init()", "dist.init(timeout=1)")
+        STEPS.replace("dist.init()", "dist.init(timeout=1.5, grace=0.5)")
         + """
 def hang():
     fault()

@@ -71,6 +71,43 @@ while True:
     assert "not arrived: rank 1" in said
 
 
+HALVES = """
+from distgrad.distributed.verbs import places
+world = dist.init(timeout=1.0, grace=0.5)
+kernel = dg.Variable(np.ones((512, 2048), np.float32), name="kernel")
+add_half, sums = places._add_half, []
+def interrupted(*arguments):
+    add_half(*arguments)
+    sums.append("done")
+    if len(sums) == 3 and world.rank == 1:
+        fault()
+        {how}
+places._add_half = interrupted
+for _ in range(10):
+    with dist.DistributedGradientTape(dg.GradientTape()) as tape:
+        loss = dg.mean(dg.ones((64, 512)) @ kernel)
+    kernel.assign_sub(tape.gradient(loss, kernel, examples=1))
+    dist.barrier()
+os.write(1, f"went on: {{len(sums)}} ".encode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "heard"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "not arrived: rank 1"),
+        ("raise ValueError('boom')", "RemoteRankError: rank 1 raised ValueError: boom"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+    ],
+    ids=["stopped", "raising", "killed"],
+)
+def test_a_rank_that_is_lost_within_a_sum_in_both_ranks_gradients_is_named(run_broken, how, heard):
+    job = run_broken(HALVES.format(how=how), DISTGRAD_C_KERNELS="0")  # none is compiled meanwhile
+
+    assert heard in job.by_rank(0)
+    assert not heard or "in allreduce (sum) of float32[1048576]" in job.by_rank(0)
+
+
 def test_the_deadline_may_come_from_the_environment(run_broken):
     job = run_broken(
         STALL.format(how="time.sleep(60)").replace("timeout=1.0, ", ""), DISTGRAD_TIMEOUT="1"

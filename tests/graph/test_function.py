@@ -237,3 +237,10 @@ def test_arguments_that_cannot_be_compared_are_refused():
 def test_shapes_that_do_not_fit_are_refused_while_tracing():
     with pytest.raises(ValueError, match=r"add: shapes \(3,\) and \(2,\) do not broadcast"):
         dg.function(lambda x: x + dg.asarray([1.0, 2.0]))(X)
+
+
+def test_a_prompt_shows_a_graph_as_print_does():
+    graph = dg.function(lambda x: dg.sin(x) + 1.0).graph(dg.asarray(0.5))
+
+    assert repr(graph) == str(graph)
+    assert "sin(%0)" in repr(graph)

@@ -41,3 +41,23 @@ def test_a_value_that_one_rank_does_not_watch_is_an_error_on_all():
             tape.watch(x)
         with pytest.raises(dist.DesyncError, match="not on rank 0, which would not take part"):
             dist.allreduce(x)
+
+
+@pytest.mark.mpi
+def test_arrays_of_another_byte_order_travel_as_numbers():
+    world = dist.world()
+    # Only rank 0 has swapped bytes: what the others get must not be taken for their order.
+    dtype = np.dtype("f4").newbyteorder("S" if world.rank == 0 else "=")
+    x = np.arange(1.0, 2 * world.size + 1).astype(dtype)
+    plain = x.astype("f4")
+
+    np.testing.assert_array_equal(dist.allreduce(x), world.size * plain)
+    np.testing.assert_array_equal(dist.allreduce(x, "max"), plain)
+    np.testing.assert_array_equal(dist.allreduce(x, "mean"), plain)
+    np.testing.assert_array_equal(dist.broadcast(x), plain)
+    np.testing.assert_array_equal(dist.allgather(x), np.tile(plain, world.size))
+    own = plain[2 * world.rank : 2 * world.rank + 2]
+    np.testing.assert_array_equal(dist.reduce_scatter(x), world.size * own)
+    np.testing.assert_array_equal(dist.alltoall(x), np.tile(own, world.size))
+    np.testing.assert_allclose(dist.average(x), plain)
+    np.testing.assert_array_equal(world.allreduce(x), world.size * plain)

@@ -93,7 +93,7 @@ def test_where_one_rank_cannot_all_go_on_without(monkeypatch, broken):
         monkeypatch.setattr(shared_memory, "_open", lambda *_: None)
     elif broken == "foreign":  # another machine's process of that number has other files
         find = shared_memory._open
-        monkeypatch.setattr(shared_memory, "_open", lambda process, at, token: find(1, at, token))
+        monkeypatch.setattr(shared_memory, "_open", lambda process, *about: find(1, *about))
     elif world.rank == 1:
         monkeypatch.setenv(shared_memory.SWITCH, "0")
     comm, descriptors = another(), os.listdir("/proc/self/fd")

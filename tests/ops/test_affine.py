@@ -139,3 +139,67 @@ def test_gradients_of_each_example_are_those_of_examples_alone():
             np.testing.assert_allclose(
                 each[name].numpy()[place], alone[name].numpy(), rtol=1e-5, atol=1e-6
             )
+
+
+# --- with relu ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lead", [(40,), (2, 30), (), (0,)])
+@pytest.mark.parametrize("widths", [(5, 7), (128, 256)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_relu_within_is_relu_of_the_result_in_values_and_gradients(lead, widths, with_bias):
+    shapes = ((*lead, widths[0]), widths, widths[1:])[: 2 + with_bias]
+    operands = [dg.Variable(normal(*shape)) for shape in shapes]
+    cotangent = normal(*lead, widths[1], seed=1)
+
+    with dg.GradientTape(persistent=True) as tape:
+        within = dg.nn.linear(*operands, activation="relu")
+        after = dg.nn.relu(dg.nn.linear(*operands))
+
+    np.testing.assert_array_equal(within.numpy(), after.numpy())
+    ours = tape.gradient(within, operands, output_gradients=cotangent)
+    theirs = tape.gradient(after, operands, output_gradients=cotangent)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)])
+def test_only_the_cotangents_that_are_wanted_are_computed(activation, wanted):
+    operands = [normal(40, 128), normal(128, 256), normal(256)]
+    sources = [dg.asarray(each) for each in operands]
+    with dg.GradientTape(persistent=True) as tape:
+        tape.watch([sources[place] for place in wanted])
+        y = dg.nn.linear(*sources, activation=activation)
+
+    g = np.where(y.numpy() > 0, 1, 0) if activation else np.ones((40, 256))
+    right = [g @ operands[1].T, operands[0].T @ g, g.sum(axis=0)]
+    found = tape.gradient(y, sources)
+    for place in range(3):
+        if place in wanted:
+            np.testing.assert_allclose(found[place].numpy(), right[place], rtol=1e-4, atol=1e-4)
+        else:
+            assert found[place] is None
+
+
+def test_relu_within_stops_the_gradient_at_0_and_passes_nan_on():
+    kernel = dg.Variable(np.array([[0.0, -1.0, 1.0, np.nan]], np.float32))
+    with dg.GradientTape() as tape:
+        y = dg.nn.linear(dg.ones((1, 1)), kernel, activation="relu")
+
+    np.testing.assert_array_equal(y.numpy(), [[0, 0, 1, np.nan]])
+    assert tape.gradient(y, kernel).tolist() == [[0, 0, 1, 0]]
+
+
+def test_a_dense_layer_with_relu_is_one_record():
+    layer = dg.nn.Dense(7, activation=dg.nn.relu)
+    with dg.GradientTape() as tape:
+        y = layer(normal(30, 5))
+
+    assert tape.summary().records == 1
+    assert y.numpy().min() == 0
+
+
+def test_another_activation_within_is_refused():
+    with pytest.raises(ValueError, match="activation is 'gelu'; expected None or 'relu'"):
+        dg.nn.linear(normal(3, 5), normal(5, 7), activation="gelu")

@@ -80,3 +80,31 @@ def test_positions_outside_are_refused(indices):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ShapeError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [-1],
+        ([0, 3],),
+        np.array([0, -2], np.int8),
+        np.array([200], np.uint8),
+        np.array([2, -1], ">i4"),
+        dg.asarray([1, -1]),
+        -1,
+    ],
+    ids=repr,
+)
+def test_an_identifier_that_a_table_does_not_have_is_refused_by_its_number(ids):
+    table = np.eye(3)
+
+    with pytest.raises(IndexError, match=r"embedding: identifier (-1|-2|3|200) .*expected 0 to 2"):
+        dg.embedding(table, ids)
+
+
+def test_identifiers_of_a_table_may_be_none_at_all_or_tensors_in_a_list():
+    table = np.eye(3)
+
+    assert dg.embedding(table, []).shape == (0, 3)
+    assert dg.embedding(table, np.array([0, 2], ">u2")).tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert dg.embedding(table, [dg.asarray(1)]).tolist() == [[0, 1, 0]]

@@ -201,3 +201,28 @@ def test_clipped_rows_are_differentiated():
         return dg.sum(clip_by_norm(gradient, 1.0)[0])
 
     assert_is(given, dg.grad(dense)(table.read()).numpy())
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda g: clip_by_norm(g, "a"), TypeError, "clip_by_norm: clip_norm is 'a'; expected a n"),
+        (lambda g: clip_by_norm(g, None), TypeError, "clip_by_norm: clip_norm is None"),
+        (lambda g: clip_by_global_norm([g], "1"), TypeError, "clip_by_global_norm: clip_norm is '"),
+        (lambda g: clip_by_value(g, "a", 1), TypeError, "clip_by_value: low is 'a'"),
+        (lambda g: clip_by_value(g, 0, "b"), TypeError, "clip_by_value: high is 'b'"),
+        (lambda g: clip_by_value(g, 1, -1), ValueError, "low is 1, high -1; .*exchange them"),
+        (lambda g: clip_by_value(g, 0, np.nan), ValueError, "low is 0, high nan"),
+    ],
+)
+def test_bounds_that_are_none_are_refused_by_name(call, error, message):
+    with pytest.raises(error, match=message):
+        call(dg.asarray([1.0, 2.0]))
+
+
+def test_a_bound_may_be_left_out_and_both_may_be_equal():
+    gradient = np.array([-3.0, 0.5, 2.0])
+
+    assert_is(clip_by_value(gradient, None, 1.0), [-3.0, 0.5, 1.0])
+    assert_is(clip_by_value(gradient, 1.0, 1.0), [1.0, 1.0, 1.0])
+    assert_is(clip_by_value(gradient, [-1.0, 0.0, 0.0], 1.0), [-1.0, 0.5, 1.0])

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad_numpy.compiled import library
-from distgrad_numpy.compiled.offers import function, in_pieces
-from distgrad_numpy.compiled.panels import aligned, dense
+from distgrad_numpy.compiled import crew, library
+from distgrad_numpy.compiled.library import address
+from distgrad_numpy.compiled.panels import aligned
 
 Array = np.ndarray[Any, Any]
 
@@ -24,11 +25,55 @@ _FEW = 8  # query rows; for fewer, keys are not worth arranging
 _PIECE = 1 << 23  # products of two numbers that a thread takes at once, at least
 
 _COUNT, _ARRAY, _NUMBER = ctypes.c_longlong, ctypes.c_void_p, ctypes.c_float
-_SHAPE = (*[_COUNT] * 8, _NUMBER, _ARRAY, *[_COUNT] * 3)
+_SHAPE = (*[_COUNT] * 6, _NUMBER, _ARRAY, *[_COUNT] * 4, _ARRAY)
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "attention": (*_SHAPE, *[_ARRAY] * 6),
     "attention_vjp": (*_SHAPE, *[_ARRAY] * 11),
 }
+
+
+def _in_rows(*arrays: Array) -> list[Array] | None:
+    """Return arrays of which the kernel finds the rows; None unless all are float32 with elements.
+
+    Rows have no gaps within; heads and rows may lie in either order, as those of projections do,
+    whose heads lie side by side. What lies otherwise is copied.
+    """
+    if not all(each.dtype == np.float32 and each.size for each in arrays):
+        return None
+    return [each if _has_rows(each) else np.ascontiguousarray(each) for each in arrays]
+
+
+def _has_rows(array: Array) -> bool:
+    if array.flags.c_contiguous:
+        return True
+    *lead, last = array.strides
+    if last != array.itemsize or any(step % last or step < 0 for step in lead):
+        return False
+    outer = _outer(array)  # axes that are to be one in memory
+    pairs = pairwise(outer)
+    return all(step == following * length for (_, step), (length, following) in pairs)
+
+
+def _outer(array: Array) -> list[tuple[int, int]]:
+    """Return lengths and strides of the axes before the heads."""
+    axes = zip(array.shape[:-3], array.strides[:-3], strict=True)
+    return [(length, step) for length, step in axes if length > 1]
+
+
+def _steps(array: Array) -> tuple[int, int, int]:
+    """Return how many numbers problems, heads and rows are apart."""
+    outer, size, strides = _outer(array), array.itemsize, array.strides
+    problem = outer[-1][1] // size if outer else 0
+    return problem, strides[-3] // size if array.ndim > 2 else 0, strides[-2] // size
+
+
+def _beside(array: Array, width: int) -> Array:
+    """Return memory for a result whose rows lie as those of an array."""
+    shape = (*array.shape[:-1], width)
+    if array.flags.c_contiguous or array.ndim < 3:
+        return np.empty(shape, np.float32)
+    turned = (*shape[:-3], shape[-2], shape[-3], width)  # heads side by side
+    return np.empty(turned, np.float32).swapaxes(-3, -2)
 
 
 class _Mask(NamedTuple):
@@ -61,29 +106,31 @@ def _run(
     shape: tuple[int, int, int, int, int],
     params: dict[str, Any],
     mask: _Mask,
-    inputs: list[Array],
-    outputs: list[Array],
+    inputs: Sequence[Any],
+    outputs: Sequence[Array],
 ) -> bool:
     """Call a function for all heads, some on each thread; return False where there is none."""
-    run = function("attention", name, _ARGUMENTS[name])
+    run = crew.shared("attention", name, _ARGUMENTS[name])
     source = library.from_file("attention")
     if run is None or source is None:
         return False
     room: Any = source.room
     room.argtypes, room.restype = [_COUNT] * 3, _COUNT
     heads, rows, keys, width, out_width = shape
+    ndim = inputs[0].ndim
     needed = room(keys, width, out_width)
     offset = params["offset"]
     numbers = (*shape[1:], offset is not None, offset or 0, params["scale"])
-    seen = None if mask.array is None else mask.array.ctypes.data
-    given = [None if each is None else each.ctypes.data for each in inputs]
-    places = [each.ctypes.data for each in outputs]
-
-    def work(_: int, begin: int, end: int) -> None:
-        memory = aligned("attention", needed).ctypes.data
-        run(begin, end, *numbers, seen, *mask[1:], *given, memory, *places)
-
-    in_pieces(heads, max(_PIECE // (rows * keys * (width + out_width)), 1), work)
+    seen = None if mask.array is None else address(mask.array)
+    given = [None if each is None else address(each) for each in inputs]
+    ends = [address(each) for each in outputs]
+    matrices = [each for each in (*inputs, *outputs) if each is not None and each.ndim == ndim]
+    places = np.array([_steps(each) for each in matrices], np.int64)
+    inner = inputs[0].shape[-3] if ndim > 2 else 1
+    memory = aligned("attention", crew.workers() * needed)
+    each_piece = max(_PIECE // (rows * keys * (width + out_width)), 1)
+    lying = inner, address(places)
+    run(heads, each_piece, *numbers, seen, *mask[1:], *lying, *given, address(memory), *ends)
     return True
 
 
@@ -94,12 +141,12 @@ def _shape_of(query: Array, key: Array, value: Array) -> tuple[int, int, int, in
 
 def attention(query: Array, key: Array, value: Array, *mask: Array, **params: Any) -> Any:
     """Return attention's output, and of each row the logarithm of its exponentials' sum."""
-    inputs = dense(query, key, value)
+    inputs = _in_rows(query, key, value)
     made = _mask_of(mask, query.shape[:-2], key.shape[-2])
     if inputs is None or made is None or query.shape[-2] < _FEW:
         return None
     outputs = [
-        np.empty((*query.shape[:-1], value.shape[-1]), np.float32),
+        _beside(query, value.shape[-1]),
         np.empty(query.shape[:-1], np.float32),
     ]
     if not _run("attention", _shape_of(query, key, value), params, made, inputs, outputs):
@@ -111,8 +158,10 @@ def attention_vjp(*arrays: Array, **params: Any) -> Any:
     """Return the cotangents of query, key, value and mask."""
     *inputs, output, sums, g, g_sums = arrays
     query, key, value, *mask = inputs
-    given = dense(query, key, value, output, sums, g)
-    if given is None or g_sums.dtype != np.float32 or query.shape[-2] < _FEW:
+    matrices = _in_rows(query, key, value, output, g)
+    if matrices is None or query.shape[-2] < _FEW:
+        return None
+    if sums.dtype != np.float32 or g_sums.dtype != np.float32:
         return None
     # The cotangent of numbers that are added is left to the own kernel: a sum over heads.
     if mask and mask[0].dtype != np.bool_:
@@ -121,8 +170,9 @@ def attention_vjp(*arrays: Array, **params: Any) -> Any:
     if made is None:
         return None
     zero = not any(g_sums.strides) and not g_sums.flat[0]
-    given.append(None if zero else np.ascontiguousarray(g_sums))
-    outputs = [np.empty(each.shape, np.float32) for each in (query, key, value)]
+    own_sums = np.ascontiguousarray(sums), None if zero else np.ascontiguousarray(g_sums)
+    given = [*matrices[:4], own_sums[0], matrices[4], own_sums[1]]
+    outputs = [_beside(each, each.shape[-1]) for each in (query, key, value)]
     if not _run("attention_vjp", _shape_of(query, key, value), params, made, given, outputs):
         return None
     return (*outputs, *(np.zeros_like(each) for each in mask))

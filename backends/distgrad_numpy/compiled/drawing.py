@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend import philox
-from distgrad_numpy import threads
-from distgrad_numpy.compiled import library
+from distgrad_numpy.compiled import crew, library
+from distgrad_numpy.compiled.library import address
 
 Array = np.ndarray[Any, Any]
 
@@ -36,8 +36,8 @@ def normal(streams: Array, *, shape: tuple[int, ...], start: int, dtype: Any) ->
     count = prod(shape)
     if count < _FEW or streams.ndim != 1 or np.dtype(dtype) != np.float32:
         return None
-    found = library.from_file("drawing")
-    if found is None:
+    run = crew.shared("drawing", "normal", [ctypes.c_void_p] * 2)
+    if run is None:
         return None
     first = start - start % 2
     pairs = (start + count + 1) // 2 - first // 2
@@ -45,17 +45,7 @@ def normal(streams: Array, *, shape: tuple[int, ...], start: int, dtype: Any) ->
         philox.bits32(philox.Stream(*streams.tolist()), first, 2 * pairs), np.uint32
     )
     out = np.empty(2 * pairs, np.float32)
-    source, target = words.ctypes.data, out.ctypes.data
-
-    def work(begin: int) -> None:
-        size = min(_PIECE, pairs - begin)
-        found.normal(
-            ctypes.c_longlong(size),
-            ctypes.c_void_p(source + 8 * begin),
-            ctypes.c_void_p(target + 8 * begin),
-        )
-
-    threads.run(work, range(0, pairs, _PIECE))
+    run(pairs, _PIECE, address(words), address(out))
     return out[start - first : start - first + count].reshape(shape)
 
 

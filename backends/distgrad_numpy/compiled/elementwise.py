@@ -211,9 +211,15 @@ def _forward(op: Op, dtypes: Sequence[Any], params: dict[str, Any]) -> tuple[Ker
 # --- pullbacks ------------------------------------------------------------------------------------
 
 
-def pullbacks() -> Pullbacks:
-    """Return what computes cotangents of elementwise operations in one pass over large arrays."""
-    return Pullbacks(VOCABULARY, np.ndarray, _pulling, _FEW)
+def pullbacks(others: Mapping[str, Callable[..., Any]]) -> Pullbacks:
+    """Return what computes cotangents of elementwise operations in one pass over large arrays.
+
+    Parameters
+    ----------
+    others : mapping of str to callable
+        For other operations, see `distgrad.backend.pullbacks.Pullbacks`.
+    """
+    return Pullbacks(VOCABULARY, np.ndarray, _pulling, _FEW, others)
 
 
 def _pulling(formula: Formula) -> Kernel | None:

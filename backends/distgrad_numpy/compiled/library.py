@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from distgrad.errors import CacheError
 from distgrad_numpy.compiled import compiler
@@ -91,12 +95,46 @@ def from_file(name: str) -> ctypes.CDLL | None:
     return from_source(name, (SOURCES / f"{name}.cpp").read_text(encoding="utf-8"))
 
 
-def address(array: Any) -> int:
+def _read(array: Any) -> int:
     """Return where the memory of a C-contiguous array of NumPy's begins."""
-    try:
-        return ctypes.addressof(_BYTE(array))  # in half the time of array.ctypes
-    except (TypeError, ValueError):  # not to be written to, or empty
-        return int(array.ctypes.data)
+    # NumPy's binary interface fixes that this address follows the head of the object; extensions
+    # read it so, too. It takes a sixth of the time of array.ctypes, of which a step of training
+    # would ask for dozens.
+    place: int = _POINTER(id(array) + _HEAD).value
+    return place
 
 
-_BYTE = ctypes.c_char.from_buffer
+def _ask(array: Any) -> int:
+    """Return where the memory of a C-contiguous array of NumPy's begins."""
+    return int(array.ctypes.data)
+
+
+_POINTER: Any = ctypes.c_void_p.from_address
+_HEAD = object.__basicsize__
+
+
+def _is_laid_out_so() -> bool:
+    """Return whether this interpreter has arrays where `_read` looks for them."""
+    if sys.implementation.name != "cpython":
+        return False
+    line = np.zeros(8)
+    return all(_read(each) == _ask(each) for each in (line, line[3:], np.zeros((2, 3), np.int8)))
+
+
+def table_of(arrays: Sequence[Any]) -> tuple[Any, int]:
+    """Return an array of ctypes for C-contiguous arrays of NumPy's, and where to look for memory.
+
+    Returns
+    -------
+    table : ctypes.Array
+        For each array a pointer; it is to live as long as the call, and so are the arrays.
+    head : int
+        If not 0, the pointers are to objects, and the address of the memory stands so many bytes
+        behind: what is looked up in compiled code need not be looked up from Python.
+    """
+    if address is _read:
+        return (ctypes.c_void_p * len(arrays))(*map(id, arrays)), _HEAD
+    return (ctypes.c_void_p * len(arrays))(*map(_ask, arrays)), 0
+
+
+address = _read if _is_laid_out_so() else _ask

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from distgrad_numpy import threads
 from distgrad_numpy.compiled import library
 
 Array = np.ndarray[Any, Any]
@@ -80,25 +79,3 @@ def function(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., No
     if run.argtypes is None:
         run.restype, run.argtypes = None, arguments
     return cast("Callable[..., None]", run)
-
-
-def in_pieces(count: int, each: int, work: Callable[[int, int, int], Any]) -> None:
-    """Do work on equal parts of a range, on several threads.
-
-    Parameters
-    ----------
-    count : int
-        The length of the range.
-    each : int
-        The length of a part; the last may be shorter. It must follow from shapes alone, for results
-        that do not depend on the number of threads.
-    work : callable
-        Called as ``work(number of the part, begin, end)``.
-    """
-    if count <= each:
-        work(0, 0, count)
-        return
-    threads.run(
-        lambda number: work(number, number * each, min(number * each + each, count)),
-        range(-(-count // each)),
-    )

@@ -16,23 +16,23 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.core.destinations import destination
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
 
 Array = np.ndarray[Any, Any]
 
-# Products of terms: with fewer, the call costs what it saves; with more, BLAS is as quick, and
-# sooner so where the left side is given by its columns, since these have to be arranged.
+# Products of terms: with fewer, the call costs what it saves; with more, BLAS is as quick.
 _FEW, _FEW_RIGHT_TURNED = 1 << 20, 1 << 19
-_MANY, _MANY_TURNED = 1 << 26, 1 << 24
-_SHARED = 1 << 22  # from here on threads share the rows
+_MANY = 1 << 26
+_SHARED = 1 << 22  # from here on threads share the rows, or the columns
 _LEAST_ROWS = 8  # fewer are not worth arranging the other side for
 _STEP = 6  # rows that threads get are multiples of this: as many as registers hold
 _NARROWEST = 24  # columns
 _IN_USE = 0.85  # of the columns that are computed, those of the result
 
 _COUNT, _ARRAY, _FLAG = ctypes.c_longlong, ctypes.c_void_p, ctypes.c_int
-_ARGUMENTS = (*[_COUNT] * 3, *[_FLAG] * 2, *[_ARRAY] * 5)
+_ARGUMENTS = (_FLAG, *[_COUNT] * 3, *[_FLAG] * 3, *[_ARRAY] * 5)
 _LINE = 64  # bytes of the cache
 
 _FLOAT32 = np.dtype(np.float32)
@@ -63,6 +63,7 @@ class _Compiled:
 
     run: Callable[..., None] | None = None
     rooms = (0, 0)
+    panels: Callable[[int], int]
 
 
 def _function() -> Callable[..., None] | None:
@@ -72,6 +73,8 @@ def _function() -> Callable[..., None] | None:
             return None
         found.product_room.argtypes, found.product_room.restype = (_FLAG,), _COUNT
         _Compiled.rooms = found.product_room(False), found.product_room(True)
+        found.product_panels.argtypes, found.product_panels.restype = (_COUNT,), _COUNT
+        _Compiled.panels = found.product_panels
         _Compiled.run = crew.shared_of(found, "matrix_product", _ARGUMENTS)
     return _Compiled.run
 
@@ -85,8 +88,10 @@ def _fills(columns: int) -> bool:
     return computed > 0 and columns >= _IN_USE * computed
 
 
-def product(a: Array, b: Array, bias: Array | None = None) -> Array | None:
-    """Return a b + bias; None where BLAS is to multiply.
+def product(
+    a: Array, b: Array, bias: Array | None = None, *, rectified: bool = False
+) -> Array | None:
+    """Return a b + bias, where it is waited for if that is known; None where BLAS is to multiply.
 
     Parameters
     ----------
@@ -94,6 +99,8 @@ def product(a: Array, b: Array, bias: Array | None = None) -> Array | None:
         Of any dtype and strides; taken in float32 where rows or columns have no gaps.
     bias : numpy.ndarray of shape (m,), optional
         Likewise.
+    rectified : bool
+        Whether what is less than 0 becomes 0; NaN stays.
     """
     rows, depth = a.shape
     inner, columns = b.shape
@@ -103,7 +110,7 @@ def product(a: Array, b: Array, bias: Array | None = None) -> Array | None:
         return None
     if a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or rows < _LEAST_ROWS or columns < _NARROWEST:
         return None
-    if turned and (not a.flags.f_contiguous or terms > _MANY_TURNED or depth < _LEAST_ROWS):
+    if turned and (not a.flags.f_contiguous or depth < _LEAST_ROWS):
         return None
     if right_turned and not b.flags.f_contiguous:
         return None
@@ -114,11 +121,23 @@ def product(a: Array, b: Array, bias: Array | None = None) -> Array | None:
         return None
     left, right = address(a.T if turned else a), address(b.T if right_turned else b)
     own = None if bias is None else address(bias)
-    c = np.empty((rows, columns), _FLOAT32)
+    c = destination((rows, columns), _FLOAT32)
+    if c is None:
+        c = np.empty((rows, columns), _FLOAT32)
     sharing = crew.workers() if terms >= _SHARED else 1
     # A number does not depend on what else a thread computes.
-    each = rows if sharing == 1 else -(-rows // sharing // _STEP) * _STEP
+    count, each, by_columns = rows, rows, False
+    if sharing > 1:
+        # Who has some rows arranges the whole right side, which is to read and to write it; who has
+        # some columns reads the whole left side, and arranges it if it is turned.
+        panels = _Compiled.panels(columns)
+        wide = 2 * rows < columns if turned else rows < 2 * columns
+        by_columns = wide and panels >= 2 * sharing
+        if by_columns:
+            count, each = panels, -(-panels // sharing)
+        else:
+            each = -(-rows // sharing // _STEP) * _STEP
     room = _scratch.place(sharing * _Compiled.rooms[turned])
-    shape = rows, depth, columns, turned, right_turned
-    run(rows, each, *shape, left, right, own, room, address(c))
+    shape = rows, depth, columns, turned, right_turned, rectified
+    run(count, each, by_columns, *shape, left, right, own, room, address(c))
     return c

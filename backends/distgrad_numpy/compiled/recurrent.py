@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from distgrad_numpy import threads
-from distgrad_numpy.compiled import library
-from distgrad_numpy.compiled.offers import function, in_pieces
+from distgrad_numpy.compiled import crew, library
+from distgrad_numpy.compiled.library import address
+from distgrad_numpy.compiled.offers import function
 from distgrad_numpy.compiled.panels import aligned, dense
 
 Array = np.ndarray[Any, Any]
@@ -29,16 +29,23 @@ _COUNT, _ARRAY = ctypes.c_longlong, ctypes.c_void_p
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "arrange_gates": (*[_COUNT] * 3, *[_ARRAY] * 2),
     "arrange_turned": (*[_COUNT] * 2, *[_ARRAY] * 2),
-    "rows_product": (*[_COUNT] * 4, *[_ARRAY] * 3),
-    "lstm": (*[_COUNT] * 6, *[_ARRAY] * 10),
-    "lstm_vjp": (*[_COUNT] * 5, *[_ARRAY] * 9),
-    "gru": (*[_COUNT] * 6, *[_ARRAY] * 9),
-    "gru_vjp": (*[_COUNT] * 5, *[_ARRAY] * 8),
+}
+_SHARED: dict[str, tuple[Any, ...]] = {
+    "rows_product": (*[_COUNT] * 2, *[_ARRAY] * 3),
+    "lstm": (*[_COUNT] * 4, *[_ARRAY] * 10),
+    "lstm_vjp": (*[_COUNT] * 3, *[_ARRAY] * 9),
+    "gru": (*[_COUNT] * 4, *[_ARRAY] * 9),
+    "gru_vjp": (*[_COUNT] * 3, *[_ARRAY] * 8),
 }
 
 
 def _function(name: str) -> Callable[..., None] | None:
     return function("recurrent", name, _ARGUMENTS[name])
+
+
+def _shared(name: str) -> Callable[..., None] | None:
+    """Return a function that threads do in pieces of examples or rows."""
+    return crew.shared("recurrent", name, _SHARED[name])
 
 
 def _columns(kind: str, units: int) -> int:
@@ -53,7 +60,7 @@ def _arranged_gates(purpose: str, weights: Array, gates: int) -> Array:
     units = width // gates
     to = aligned(purpose, depth * gates * _columns("gate_columns", units))
     arrange: Any = _function("arrange_gates")
-    arrange(depth, units, gates, weights.ctypes.data, to.ctypes.data)
+    arrange(depth, units, gates, address(weights), address(to))
     return to
 
 
@@ -61,20 +68,16 @@ def _arranged_turned(purpose: str, weights: Array) -> Array:
     units, width = weights.shape
     to = aligned(purpose, width * _columns("turned_columns", units))
     arrange: Any = _function("arrange_turned")
-    arrange(units, width, weights.ctypes.data, to.ctypes.data)
+    arrange(units, width, address(weights), address(to))
     return to
 
 
 def _over_examples(x: Array, units: int, run: Callable[..., None], *arguments: Any) -> None:
     """Call a function for all examples, some on each thread."""
     steps, batch = x.shape[:2]
-    pieces = min(threads.available(), steps * batch * units // _EXAMPLE)
-    places = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in arguments]
-    in_pieces(
-        batch,
-        -(-batch // max(pieces, 1)),
-        lambda _, begin, end: run(begin, end, steps, batch, *places),
-    )
+    pieces = min(crew.workers(), steps * batch * units // _EXAMPLE)
+    places = [address(each) if isinstance(each, np.ndarray) else each for each in arguments]
+    run(batch, -(-batch // max(pieces, 1)), steps, batch, *places)
 
 
 def _product(x: Array, kernel: Array) -> Array:
@@ -95,10 +98,8 @@ def _input_cotangent(x: Array, kernel: Array, own: Array) -> Array:
     width, depth = kernel.shape
     weights = _arranged_turned("kernel", kernel)
     to = np.empty((*x.shape[:2], _columns("turned_columns", width)), np.float32)
-    places = (own.ctypes.data, weights.ctypes.data, to.ctypes.data)
-    run: Any = _function("rows_product")
-    rows = x.shape[0] * x.shape[1]
-    in_pieces(rows, _ROWS, lambda _, begin, end: run(begin, end, depth, width, *places))
+    run: Any = _shared("rows_product")
+    run(x.shape[0] * x.shape[1], _ROWS, depth, width, *map(address, (own, weights, to)))
     return np.ascontiguousarray(to[..., :width])
 
 
@@ -119,7 +120,7 @@ def _weight_cotangents(x: Array, h: Array, outputs: Array, own: Array, past: Arr
 def lstm(x: Array, h: Array, c: Array, kernel: Array, recurrent: Array, bias: Array) -> Any:
     """Return outputs, cells and gates of every step."""
     found = dense(x, h, c, kernel, recurrent, bias)
-    run = _function("lstm")
+    run = _shared("lstm")
     if found is None or run is None or x.shape[0] * x.shape[1] < _LEAST:
         return None
     x, h, c, kernel, recurrent, bias = found
@@ -142,7 +143,7 @@ def lstm_vjp(*arrays: Array) -> Any:
     """Return the cotangents of the six inputs."""
     *given, g_outputs, g_cells, g_gates = arrays
     found = dense(*given, g_outputs)
-    run = _function("lstm_vjp")
+    run = _shared("lstm_vjp")
     # Cotangents of gates come of second derivatives alone.
     if found is None or run is None or g_cells.dtype != np.float32 or not _is_zero(g_gates):
         return None
@@ -174,7 +175,7 @@ def gru(
 ) -> Any:
     """Return the outputs and, side by side, both gates, candidate and memory of every step."""
     found = dense(x, h, kernel, recurrent, bias, recurrent_bias)
-    run = _function("gru")
+    run = _shared("gru")
     if found is None or run is None or x.shape[0] * x.shape[1] < _LEAST:
         return None
     x, h, kernel, recurrent, bias, recurrent_bias = found
@@ -197,7 +198,7 @@ def gru_vjp(*arrays: Array) -> Any:
     """Return the cotangents of the six inputs."""
     *given, g_outputs, g_gates = arrays
     found = dense(*given, g_outputs)
-    run = _function("gru_vjp")
+    run = _shared("gru_vjp")
     if found is None or run is None or not _is_zero(g_gates):
         return None
     x, h, kernel, recurrent, _, _, outputs, gates, g_outputs = found

@@ -104,7 +104,9 @@ def _classes(logits: Array, labels: Array) -> Array | None:
     if not takes(logits) or labels.shape != logits.shape[:-1] or labels.dtype.kind not in "iu":
         return None
     places = np.ascontiguousarray(labels, np.int64)
-    if places.view(np.uint64).max() >= logits.shape[-1]:  # those below 0 are large then
+    if (
+        np.maximum.reduce(places.reshape(-1).view(np.uint64)) >= logits.shape[-1]
+    ):  # those below 0 are large then
         return None
     return places
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad_numpy.compiled import crew
+from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
 from distgrad_numpy.compiled.offers import takes
 
@@ -26,6 +26,8 @@ _BLOCK = 64  # columns that threads take, or a multiple of these
 
 _COUNT, _ARRAY = ctypes.c_longlong, ctypes.c_void_p
 _ARGUMENTS = (*[_COUNT] * 3, ctypes.c_float, *[_ARRAY] * 2)
+_RECTIFYING = (*[_COUNT] * 2, *[_ARRAY] * 4)
+_LANES = 16  # columns that the widest vectors have
 
 
 def sum_over(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
@@ -74,10 +76,39 @@ def _plan(
     return prod(shape[:first]), rows, columns, (*shape[:first], *kept, *shape[behind:])
 
 
+def rectified(g: Array, y: Array) -> tuple[Array, Array] | None:
+    """Return the cotangent of relu's operand, and the sums of its columns, in one pass.
+
+    Parameters
+    ----------
+    g, y : numpy.ndarray of shape (rows, columns)
+        The cotangent of relu's result, and the result.
+
+    Returns
+    -------
+    tuple of numpy.ndarray, or None
+        None where NumPy has to do.
+    """
+    rows, columns = y.shape
+    if columns % _LANES or not rows or not (takes(g, y) and library.is_on()):
+        return None
+    run = _Compiled.rectify
+    if run is None:
+        run = _Compiled.rectify = crew.shared("sums", "rectify_rows", _RECTIFYING)
+        if run is None:
+            return None
+    kept, sums = np.empty(y.shape, np.float32), np.empty(columns, np.float32)
+    sharing = crew.workers() if g.size >= _SHARED else 1
+    each = columns if sharing == 1 else -(-columns // sharing // _BLOCK) * _BLOCK
+    run(columns, each, rows, columns, *map(address, (g, y, kept, sums)))
+    return kept, sums
+
+
 class _Compiled:
-    """The function, once it is loaded."""
+    """The functions, once they are loaded."""
 
     run: Callable[..., None] | None = None
+    rectify: Callable[..., None] | None = None
 
 
 def _function() -> Callable[..., None] | None:

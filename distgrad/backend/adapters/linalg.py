@@ -71,13 +71,13 @@ def _computed(backend: Any, name: str, *arrays: Any, **params: Any) -> Any:
             return function(*arrays, **params)
         result = getattr(np.linalg, name)(*(backend.to_host(a) for a in arrays), **params)
     except np.linalg.LinAlgError as error:
-        raise _explained(name, arrays[0], error) from error
+        raise _explained(backend, name, arrays[0], error) from error
     if isinstance(result, tuple):
         return tuple(backend.asarray(each) for each in result)
     return backend.asarray(result)
 
 
-def _explained(name: str, matrices: Any, error: Exception) -> Exception:
+def _explained(backend: Any, name: str, matrices: Any, error: Exception) -> Exception:
     """Return the error that says which matrix of a stack has not what the operation needs.
 
     Whoever finds no fault in a single matrix gets the module's own words: the shapes do not fit.
@@ -90,7 +90,7 @@ def _explained(name: str, matrices: Any, error: Exception) -> Exception:
     stack = matrices.shape[:-2]
     for place in np.ndindex(*stack):
         one = matrices[(*place, Ellipsis)] if place else matrices
-        if not _succeeds(name, one):
+        if not _succeeds(name, backend.to_host(one)):
             where = (
                 f"matrix {place[0] if len(place) == 1 else place} of the stack"
                 if place
@@ -104,9 +104,8 @@ def _is_square(matrices: Any) -> bool:
     return len(matrices.shape) >= 2 and matrices.shape[-1] == matrices.shape[-2]
 
 
-def _succeeds(name: str, matrix: Any) -> bool:
+def _succeeds(name: str, host: Any) -> bool:
     try:
-        host = np.asarray(matrix)
         np.linalg.cholesky(host) if name == "cholesky" else np.linalg.inv(host)
     except np.linalg.LinAlgError:
         return False

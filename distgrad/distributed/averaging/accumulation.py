@@ -20,11 +20,11 @@ from distgrad.distributed.averaging.exchange import (
     average_gradients,
     connect,
     describe_sources,
-    layout_of,
     on_host,
     take_out,
 )
 from distgrad.distributed.averaging.finiteness import Finiteness, each_alone
+from distgrad.distributed.averaging.layouts import layout_of
 from distgrad.distributed.averaging.ordered import OrderedSum
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut

@@ -48,7 +48,7 @@ class Buffers:
 
     def lent(self, array: Any) -> bool:
         """Return whether an array is a view of one of the pool, or of one that was noted."""
-        while isinstance(array, np.ndarray) and array.base is not None:
+        while isinstance(getattr(array, "base", None), np.ndarray):
             array = array.base
         noted = self._noted.get(id(array))
         if noted is not None and noted() is array:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,6 +15,13 @@ from distgrad.distributed.averaging.adding import Adder, Native, all_dense
 from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.in_place import taken
+from distgrad.distributed.averaging.layouts import (
+    layout_known,
+    layout_of,
+    numpy_dtypes,
+    remember_layout,
+    want_places,
+)
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.slices import (
     exchange_counts,
@@ -28,7 +33,7 @@ from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
 from distgrad.distributed.verbs.device_buffers import Line, line_of_sources
-from distgrad.dtypes import DType, as_dtype
+from distgrad.dtypes import DType
 from distgrad.errors import TapeError
 from distgrad.sparse import IndexedSlices, densified, made
 from distgrad.tape.arguments import UnconnectedGradients, unconnected
@@ -87,6 +92,7 @@ def average_gradients(
         union = tally.agree(lambda: agree(comm, plan, presence_of(gradients), slots=slots), slots)
         adder.prepare(comm)
         factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
+        want_places(comm, layout_known(comm, plan), adder)
         mine: Any = gradients if takes else list(gradients)
         rest = Rest(
             *(comm, leaves, mine, union, weight, factor), as_sum=as_sum, adder=adder, takes=takes
@@ -101,56 +107,6 @@ def presence_of(gradients: Sequence[Any]) -> list[bool]:
     """Return which gradients there are, and then which of them are dense."""
     present = [gradient is not None for gradient in gradients]
     return present + [g is not None and not _is_sparse(g) for g in gradients]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the dense gradients of a step travel, as all ranks agreed in the step before.
-
-    Attributes
-    ----------
-    buckets : tuple of Bucket
-        In the order in which they leave.
-    dense : str
-        Which sources are in them, in words that differ where these do.
-    """
-
-    buckets: tuple[Bucket, ...]
-    dense: str
-
-
-# By what the ranks agreed on: the same on every rank, step by step.
-_layouts: WeakKeyDictionary[Communicator, dict[Plan, Layout]] = WeakKeyDictionary()
-_LAYOUTS = 16  # models that train in turn
-
-
-def remember_layout(
-    comm: Communicator,
-    plan: Plan,
-    leaves: list[Any],
-    union: list[bool],
-    bucket_bytes: int | None,
-    adder: Adder,
-) -> None:
-    """Keep how the dense gradients of this plan travel, for its next step."""
-    known = _layouts.setdefault(comm, {})
-    dense = union[len(leaves) :]
-    word = bytes(dense).hex()
-    layout = known.get(plan)
-    if layout is not None and layout.dense == word:
-        return
-    positions = tuple(position for position, found in enumerate(dense) if found)
-    has_weight = adder.has_weight
-    known[plan] = Layout(
-        plan_buckets(*layout_of(leaves), positions, bucket_bytes, has_weight=has_weight), word
-    )
-    if len(known) > _LAYOUTS:
-        del known[next(iter(known))]
-
-
-def layout_known(comm: Communicator, plan: Plan) -> Layout | None:
-    """Return how the dense gradients of this plan travelled last, if there was a step."""
-    return _layouts.get(comm, {}).get(plan)
 
 
 class Rest:
@@ -223,7 +179,7 @@ class Rest:
                 position = bucket.positions[0]
                 results[position] = _as_tensor(own, leaves[position])
                 continue
-            out = buffers_of(comm).take(bucket.length, bucket.dtype)
+            out = self._room(bucket)
             arrays = [on_host(self._gradients[p]) for p in bucket.positions]
             message = bucket.pack(arrays, self._factor, out)
             tally.add_up(message, partial(adder.add_up, comm, bucket, message))
@@ -237,13 +193,25 @@ class Rest:
         """Return the only gradient of a bucket, to be weighed where it lies; else None."""
         if not self._takes or bucket.has_weight or len(bucket.positions) > 1:
             return None
-        own = taken(self._gradients, bucket.positions[0], bucket.dtype)
+        places = getattr(self._comm, "places", None)
+        own = taken(self._gradients, bucket.positions[0], bucket.dtype, places)
         if own is None:
             return None
-        buffers_of(self._comm).note(own)  # as an average that was given out
+        # As an average that was given out: all that has its memory is a view of the one or other.
+        buffers_of(self._comm).note(own if own.base is None else own.base)
         if not self._factor:
             own.fill(0)  # whatever it holds: the mean over no examples is NaN
         return own
+
+    def _room(self, bucket: Bucket) -> Array:
+        """Return memory for a message: where the other rank sees it, if there is some."""
+        pool = buffers_of(self._comm)
+        places = getattr(self._comm, "places", None) if type(self._adder) is Native else None
+        place: Array | None = places and places.take(bucket.length, bucket.dtype)
+        if place is None:
+            return pool.take(bucket.length, bucket.dtype)
+        pool.note(place)
+        return place
 
     def _added_on_device(self, line: Line, bucket: Bucket, tally: Tally) -> Any:
         """Return the sum of all ranks' messages, which never leaves the devices."""
@@ -286,7 +254,7 @@ def _reduce_sparse(
     sparse = [p for p, found in enumerate(connected) if found and not dense[p]]
     if not sparse:
         return results
-    dtypes = _numpy_dtypes([source.array for source in sources])
+    dtypes = numpy_dtypes([source.array for source in sources])
     wires = {p: wire_dtype(dtypes[p], "sum") for p in sparse}
     shapes = {p: tuple(sources[p].array.shape) for p in sparse}
     rows = {p: host_rows(gradients[p], shapes[p], wires[p]) for p in sparse}
@@ -332,16 +300,8 @@ def take_out(
 
 def _as_tensor(array: Array, source: Any) -> Tensor:
     """Return an array as a tensor of its source's dtype and backend."""
-    dtype = _numpy_dtypes([source.array])[0]
+    dtype = numpy_dtypes([source.array])[0]
     return Tensor(source.kernels.backend.asarray(array, dtype=dtype), source.kernels)
-
-
-def layout_of(
-    sources: list[Any],
-) -> tuple[tuple[np.dtype[Any], ...], tuple[tuple[int, ...], ...]]:
-    """Return the dtypes of sources as NumPy's, and their shapes."""
-    arrays = [source.array for source in sources]
-    return _numpy_dtypes(arrays), tuple(tuple(array.shape) for array in arrays)
 
 
 def on_host(gradient: Any) -> Array | None:
@@ -367,7 +327,7 @@ def describe_sources(treedef: tree.TreeDef, leaves: list[Any]) -> tuple[Entry, .
     """Return an entry for each source: its name, or else its place in the nest."""
     names = tuple(getattr(leaf, "name", UNNAMED) for leaf in leaves)
     arrays = [leaf.array for leaf in leaves]
-    dtypes = _numpy_dtypes(arrays)
+    dtypes = numpy_dtypes(arrays)
     return _entries(treedef, names, dtypes, tuple(tuple(array.shape) for array in arrays))
 
 
@@ -386,12 +346,4 @@ def _entries(
     return tuple(
         Entry(label, dtype.name, shape)
         for label, dtype, shape in zip(labels, dtypes, shapes, strict=True)
-    )
-
-
-def _numpy_dtypes(arrays: list[Any]) -> tuple[DType, ...]:
-    """Return the dtypes of any backend's arrays as NumPy's."""
-    return tuple(
-        array.dtype if isinstance(array.dtype, np.dtype) else as_dtype(array.dtype)
-        for array in arrays
     )

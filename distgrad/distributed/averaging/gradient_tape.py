@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from distgrad import tree
+from distgrad.core.destinations import offering
 from distgrad.distributed.averaging.accumulation import OrderedGradients, number_of_shards
 from distgrad.distributed.averaging.adding import Adder, all_dense, manner
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
@@ -18,12 +19,11 @@ from distgrad.distributed.averaging.exchange import (
     average_gradients,
     connect,
     describe_sources,
-    layout_known,
     presence_of,
     refuse_listeners,
-    remember_layout,
 )
 from distgrad.distributed.averaging.finiteness import Finiteness, each_alone
+from distgrad.distributed.averaging.layouts import layout_known, offers, remember_layout
 from distgrad.distributed.averaging.overlap import OverlappedAverage, lane_of
 from distgrad.distributed.averaging.report import CommReport, last_report
 from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
@@ -288,9 +288,10 @@ class DistributedGradientTape:
                 found = self._finiteness.judge(comm, treedef, leaves, found, own)
                 return tree.unflatten(treedef, found)
         # Asked for in a flat list: None among them would vanish in a nest.
-        gradients = self._tape.gradient(
-            target, None if sources is None else leaves, output_gradients
-        )
+        with offering(offers(comm, layout, adder)):
+            gradients = self._tape.gradient(
+                target, None if sources is None else leaves, output_gradients
+            )
         refuse_listeners(self._tape, gradients)
         # Whose gradient is not finite, `judge` looks for in what each rank had.
         takes = not self._finiteness.blames

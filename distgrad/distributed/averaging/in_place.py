@@ -1,8 +1,8 @@
 """Find gradients that nobody else holds: their own memory is the message, and then the average.
 
 The interpreter counts references. If only a list refers to a gradient, and only the gradient to its
-array, whoever was given the list to use up may write into that array: no variable, tape, hook or
-view can see it.
+array, which owns its memory or is the only view of a place that two ranks share, whoever was given
+the list to use up may write into that array: no variable, tape, hook or view can see it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from distgrad.distributed.verbs.communicator import Array
+from distgrad.distributed.verbs.places import Places
 from distgrad.tensor import Tensor
 
 
-def taken(gradients: list[Any], place: int, dtype: np.dtype[Any]) -> Array | None:
+def taken(
+    gradients: list[Any], place: int, dtype: np.dtype[Any], places: Places | None = None
+) -> Array | None:
     """Take a gradient's array off a list, if it is flat memory that nobody else refers to.
 
     Parameters
@@ -27,6 +30,8 @@ def taken(gradients: list[Any], place: int, dtype: np.dtype[Any]) -> Array | Non
         Which of them.
     dtype : numpy.dtype
         In which it has to be.
+    places : Places, optional
+        Where it may lie, too.
 
     Returns
     -------
@@ -40,7 +45,9 @@ def taken(gradients: list[Any], place: int, dtype: np.dtype[Any]) -> Array | Non
         return None
     array = gradients[place] if kind is np.ndarray else gradients[place].array
     flags = array.flags
-    if not (array.dtype == dtype and flags.c_contiguous and flags.owndata and flags.writeable):
+    if not (array.dtype == dtype and flags.c_contiguous and flags.writeable):
+        return None
+    if not flags.owndata and (places is None or not places.holds(array)):
         return None
     gradients[place] = None
     own: Array = array

@@ -22,7 +22,8 @@ import numpy as np
 from distgrad.distributed.averaging.adding import Adder
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.buffers import buffers_of
-from distgrad.distributed.averaging.exchange import Layout, on_host, take_out
+from distgrad.distributed.averaging.exchange import on_host, take_out
+from distgrad.distributed.averaging.layouts import Layout
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.weights import slots_with, weights_in
 from distgrad.distributed.launching.threads import threads_per_rank

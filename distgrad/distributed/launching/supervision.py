@@ -36,6 +36,7 @@ RESTARTS_VARIABLE = "DISTGRAD_RESTARTS"  # tells the ranks how often they have b
 
 _PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 _ORPHANS_SECONDS = 1.0  # for ranks to end once their launcher has ended
+_PATIENCE = 60.0  # seconds of one wait, in which Python looks for the end 20 times a second
 
 
 def run_job(
@@ -128,7 +129,7 @@ class _Job:
                 )
                 for number in self._early:
                     self._pass_on(number)
-                code = process.wait()
+                code = _end_of(process)
             finally:
                 self._clean_up()
         return 128 - code if code < 0 else code
@@ -182,6 +183,19 @@ class _Job:
             listed = ", ".join(str(rank) for rank in sorted(left.values()))
             _say(f"the launcher has ended without rank {listed}; killing what is left")
             end_processes(self._mark)
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a process, once it has one; handlers of signals run meanwhile.
+
+    A signal that comes between the interpreter's last look for one and a wait without an end would
+    be heard when the job is over: a preemption without a checkpoint.
+    """
+    while True:
+        try:
+            return process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _is_terminal() -> bool:

@@ -32,6 +32,7 @@ from distgrad.errors import RemoteRankError, StallError
 
 _TAG = 1  # the guard's communicator carries nothing else
 _LOOK_SECONDS = 0.01  # how often a wait listens for notes: detection needs no more
+_ARRIVING_SECONDS = 0.1  # how long what was sent before a failure may take to be there
 _ANSWER_SECONDS = 1.0  # how long the stalled wait for an answer before they name the silent
 _ABORT_SECONDS = 5.0  # after which a process whose MPI_Abort hangs is ended without MPI
 _FORWARDING_SECONDS = 0.3  # Hydra drops what it has not forwarded yet when a rank aborts
@@ -187,11 +188,28 @@ class Guard:
                 if now >= look_at:
                     look_at = now + _LOOK_SECONDS
                     self.receive()
+                    if self._was_sent_before_a_failure(completed):
+                        return
                     self.check(waiting)
                     if now - begun > self.timeout:
                         self._stall(completed, waiting, now - begun)
         finally:
             self._waiting = None
+
+    def _was_sent_before_a_failure(self, completed: Callable[[], bool]) -> bool:
+        """Return whether a request completes after all, of which a rank that failed did its part.
+
+        Such a rank tells of its failure at once, and what it sent before may need some more looks,
+        or another thread that looks.
+        """
+        if self.failure is None or self.failure.rank == self.rank:
+            return False
+        until = time.monotonic() + _ARRIVING_SECONDS
+        while time.monotonic() < until:
+            if completed():
+                return True
+            os.sched_yield()
+        return False
 
     def check(self, waiting: Place) -> None:
         """Raise a `RemoteRankError` if the operation cannot be completed for what is known."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from distgrad import tree
-from distgrad.autocasting import autocast_as
+from distgrad.autocasting import Autocasting
 from distgrad.core.seam import AUTOCAST, LISTENERS, VALUES
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
@@ -97,7 +97,7 @@ class Block:
 
         def again(primals: Values) -> list[Tensor]:
             positional, named = call.arguments(primals)
-            with autocast_as(narrow):
+            with Autocasting(narrow):
                 outputs = tree.flatten(self._function(*positional, **named))[0]
             return [
                 each.read() if isinstance(each, Operators) else asarray(each) for each in outputs

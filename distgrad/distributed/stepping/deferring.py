@@ -14,14 +14,16 @@ from distgrad.distributed.averaging.adding import Adder, Manner, Native, all_den
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES, Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.exchange import (
-    Layout,
     Rest,
     describe_sources,
-    layout_known,
-    layout_of,
     on_host,
     presence_of,
     refuse_listeners,
+)
+from distgrad.distributed.averaging.layouts import (
+    Layout,
+    layout_known,
+    layout_of,
     remember_layout,
 )
 from distgrad.distributed.averaging.overlap import Job, Lane, OverlappedAverage, lane_of

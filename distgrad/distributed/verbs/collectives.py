@@ -34,6 +34,7 @@ from distgrad.distributed.verbs.collective_ops import (
 from distgrad.distributed.verbs.communicator import Array, Communicator, check_root
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
+from distgrad.entering import refuse_masked
 from distgrad.errors import BatchError, CommunicationError, TapeError
 from distgrad.ops.shaping.structure import astype
 from distgrad.tensor import Operators, Tensor
@@ -407,5 +408,8 @@ def _as_host(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]] | No
             raise CommunicationError(
                 f"{function}: x has dtype {x.dtype}; expected an array of numbers"
             )
-        return x, lambda host: host
+        refuse_masked(function, x)
+        # MPI adds up in the machine's byte order alone, and bytes have to mean the same everywhere.
+        native = x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+        return native, lambda host: host
     return None

@@ -38,6 +38,8 @@ class Communicator(Protocol):
     together, and ``count(what)``, which notes an operation made of some of the parts: without them,
     there is no ``reduction="hierarchical"``. And ``add_up_weighed(message, factor)``, which adds up
     messages where they lie, each times its rank's factor: without it, they are multiplied before.
+    Where there are ``places``, messages may lie in memory that another rank sees; all ranks call
+    ``want_places(sizes)``, which has some found for the messages of a step.
 
     Attributes
     ----------
@@ -346,7 +348,7 @@ def wire_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
     elif dtype.kind == "b" and op in ("min", "max", "bor"):
         wire = np.dtype(np.uint8)
     elif dtype.kind in "iufc" and dtype.itemsize <= (16 if dtype.kind == "c" else 8):
-        wire = dtype
+        wire = dtype if dtype.isnative else dtype.newbyteorder("=")  # MPI adds up in no other
     else:
         hint = "; convert it to integers to count" if dtype.kind == "b" else ""
         raise CommunicationError(f"allreduce: {op!r} is not defined for dtype {dtype}{hint}")

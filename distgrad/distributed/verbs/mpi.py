@@ -26,6 +26,7 @@ from distgrad.distributed.verbs.communicator import (
     wire_dtype,
 )
 from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
+from distgrad.distributed.verbs.places import Places, Size
 from distgrad.distributed.verbs.sums import Sums
 from distgrad.errors import CommunicationError
 
@@ -145,6 +146,15 @@ class MPICommunicator:
         flat = message.reshape(-1)
         what = partial(describe, "allreduce (sum)", message.dtype, message.shape)
         self._run(lambda: self._sums.add_up(flat, MESSAGE_ELEMENTS, factor), what)
+
+    @property
+    def places(self) -> Places:
+        """Where messages may lie from the start, see `want_places`."""
+        return self._sums.places
+
+    def want_places(self, sizes: tuple[Size, ...]) -> None:
+        """Have the next sum find places for messages of these sizes; all ranks call this."""
+        self._sums.want(sizes)
 
     def allreduce_on_device(self, array: Any, op: str = "sum") -> None:
         """Reduce all ranks' arrays in a device's memory in place, by an MPI that takes these.

@@ -33,9 +33,9 @@ _RANKS = 2
 _SHORTEST = 2**14  # bytes, from which it is quicker by more than a fifth
 _CHUNK = 2**18  # bytes: of 64 KiB to 1 MiB the quickest, half of the least second-level cache known
 _SLOTS = 2  # chunks that a rank has there, see `SharedMemory.add_up`
-_HEADER = 4096  # bytes, with the counters, far from each other, and the token
-_COUNTERS, _TOKEN = (0, 16), 32  # places of 8 bytes in the header
-_BYTES = _HEADER + _RANKS * _SLOTS * _CHUNK
+HEADER = 4096  # bytes, with the counters, far from each other, and the token
+_COUNTERS, _TOKEN, _TOLD = (0, 16), 32, (48, 64)  # places of 8 bytes in the header
+_BYTES = HEADER + _RANKS * _SLOTS * _CHUNK
 _QUICK_LOOKS = 100  # at the other's counter, before whoever completes requests listens to others
 
 # A rank sees the other's counter go up after what was written before it: so it is where processors
@@ -51,6 +51,17 @@ def is_worth_it(ranks: int, nbytes: int) -> bool:
 def join(mpi: Any, communicator: Any, ranks_here: int) -> Generator[Any, None, SharedMemory | None]:
     """Yield requests, each to be completed before the next, and return the memory.
 
+    Parameters and the reasons for None are those of `share`.
+    """
+    memory = yield from share(mpi, communicator, ranks_here, _BYTES)
+    return None if memory is None else SharedMemory(memory, communicator.rank)
+
+
+def share(
+    mpi: Any, communicator: Any, ranks_here: int, nbytes: int
+) -> Generator[Any, None, mmap.mmap | None]:
+    """Yield requests, each to be completed before the next, and return memory of both ranks.
+
     Parameters
     ----------
     mpi : module
@@ -59,10 +70,12 @@ def join(mpi: Any, communicator: Any, ranks_here: int) -> Generator[Any, None, S
         Of two ranks, both of which do this.
     ranks_here : int
         How many ranks of the job this machine has.
+    nbytes : int
+        How much, the same on both; the first `HEADER` bytes are this module's.
 
     Returns
     -------
-    SharedMemory or None
+    mmap.mmap or None
         None on both, if they are on different machines, or have no core each, or may not see each
         other's memory, or there is none left, or ``DISTGRAD_SHARED_MEMORY=0`` says so.
 
@@ -77,18 +90,18 @@ def join(mpi: Any, communicator: Any, ranks_here: int) -> Generator[Any, None, S
     cores = os.sched_getaffinity(0) if _is_possible(ranks_here) else set()
     told = np.zeros(5, np.int64)
     if rank == 0 and cores:
-        descriptor, memory = _make(token)
+        descriptor, memory = _make(token, nbytes)
         told[:] = os.getpid(), descriptor, token, min(cores), len(cores)
     yield communicator.Ibcast(told, 0)
     if rank == 1 and cores:
         process, opened, token, core, count = told.tolist()
         if count > 1 or len(cores) > 1 or cores != {core}:
-            memory = _open(process, opened, token)
+            memory = _open(process, opened, token, nbytes)
     is_common = np.array(memory is not None, np.int64)
     yield communicator.Iallreduce(mpi.IN_PLACE, is_common, mpi.MIN)
     if descriptor >= 0:
         os.close(descriptor)
-    return SharedMemory(memory, rank) if memory is not None and is_common else None
+    return memory if is_common else None
 
 
 class SharedMemory:
@@ -104,8 +117,10 @@ class SharedMemory:
 
     def __init__(self, memory: mmap.mmap, rank: int) -> None:
         self._counters = memoryview(memory).cast("q")
+        self._factors = memoryview(memory).cast("d")
+        self._told, self._others_told = _TOLD[rank], _TOLD[1 - rank]
         self._own, self._others = _COUNTERS[rank], _COUNTERS[1 - rank]
-        chunks = np.frombuffer(memory, np.uint8, offset=_HEADER).reshape(_SLOTS, _RANKS, _CHUNK)
+        chunks = np.frombuffer(memory, np.uint8, offset=HEADER).reshape(_SLOTS, _RANKS, _CHUNK)
         self._mine = [chunks[slot, rank] for slot in range(_SLOTS)]
         self._both = [tuple(chunks[slot]) for slot in range(_SLOTS)]
         self._done = 0
@@ -127,8 +142,7 @@ class SharedMemory:
         k goes where chunk k - 2 was: this rank has seen the other write chunk k - 1 by then, which
         it does after it has read chunk k - 2.
         """
-        step = _CHUNK // flat.itemsize
-        counters, dtype = self._counters, flat.dtype
+        step, dtype = _CHUNK // flat.itemsize, flat.dtype
         for start in range(0, flat.size, step):
             piece = flat[start : start + step]
             slot, nbytes = self._done % _SLOTS, piece.nbytes
@@ -137,15 +151,31 @@ class SharedMemory:
                 mine[...] = piece
             else:
                 np.multiply(piece, factor, out=mine)
-            self._done += 1
-            counters[self._own] = self._done
-            for _ in range(_QUICK_LOOKS):
-                if counters[self._others] >= self._done:
-                    break
-            else:
-                yield _Written(counters, self._others, self._done)
+            yield from self.meet()
             first, second = self._both[slot]
             np.add(first[:nbytes].view(dtype), second[:nbytes].view(dtype), out=piece)
+
+    def meet(self) -> Iterator[Any]:
+        """Yield a request if the other rank has not called this as often; then it has."""
+        counters, others = self._counters, self._others
+        self._done = done = self._done + 1
+        counters[self._own] = done
+        for _ in range(_QUICK_LOOKS):
+            if counters[others] >= done:
+                return
+        yield _Written(counters, others, done)
+
+    def exchange(self, number: int, factor: float) -> Generator[Any, None, tuple[int, float]]:
+        """Yield requests like `meet`, and return what the other rank gave.
+
+        What it gives next is not written before this rank meets it again: in between both have to
+        `meet`, as all that adds up here does.
+        """
+        mine, others = self._told, self._others_told
+        self._counters[mine] = number
+        self._factors[mine + 1] = factor
+        yield from self.meet()
+        return self._counters[others], self._factors[others + 1]
 
 
 class _Written:
@@ -171,15 +201,15 @@ def _is_possible(ranks_here: int) -> bool:
     )
 
 
-def _make(token: int) -> tuple[int, mmap.mmap | None]:
+def _make(token: int, nbytes: int = _BYTES) -> tuple[int, mmap.mmap | None]:
     """Return a descriptor and memory that bears a token; -1 and None where there is none."""
     try:
         descriptor = os.memfd_create("distgrad", os.MFD_CLOEXEC)
     except OSError:
         return -1, None
     try:
-        os.posix_fallocate(descriptor, 0, _BYTES)  # now: a page too few later is a signal
-        memory = mmap.mmap(descriptor, _BYTES)
+        os.posix_fallocate(descriptor, 0, nbytes)  # now: a page too few later is a signal
+        memory = mmap.mmap(descriptor, nbytes)
     except OSError:
         os.close(descriptor)
         return -1, None
@@ -187,7 +217,7 @@ def _make(token: int) -> tuple[int, mmap.mmap | None]:
     return descriptor, memory
 
 
-def _open(process: int, descriptor: int, token: int) -> mmap.mmap | None:
+def _open(process: int, descriptor: int, token: int, nbytes: int = _BYTES) -> mmap.mmap | None:
     """Return the memory of another process; None if this one may not, or that is none of ours."""
     if not process:
         return None
@@ -198,9 +228,9 @@ def _open(process: int, descriptor: int, token: int) -> mmap.mmap | None:
         return None
     try:
         found = os.fstat(opened)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != _BYTES:
+        if not stat.S_ISREG(found.st_mode) or found.st_size != nbytes:
             return None
-        memory = mmap.mmap(opened, _BYTES)
+        memory = mmap.mmap(opened, nbytes)
     except OSError:
         return None
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.spans import COMPUTE, span
-from distgrad.distributed.verbs import shared_memory, slices
+from distgrad.distributed.verbs import places, shared_memory, slices
 from distgrad.distributed.verbs.communicator import Array
 from distgrad.distributed.verbs.exchanging import pieces
 
@@ -37,11 +37,33 @@ class Sums:
         self._slices = slices.Slices(communicator)
         self._memory: shared_memory.SharedMemory | None = None
         self._may_join = shares_memory  # until it was tried
+        self.places = places.Places(communicator.rank)
+        self._wanted: list[places.Size] = []
 
     @property
     def is_in_memory(self) -> bool:
         """Whether long messages are added up in shared memory."""
         return self._memory is not None
+
+    def want(self, sizes: tuple[places.Size, ...]) -> None:
+        """Find places for the messages of a step before the next sum, where memory is shared.
+
+        Parameters
+        ----------
+        sizes : tuple
+            Of all messages, the same on every rank, where all call this between the same sums.
+        """
+        if self._memory is not None and not self.places.is_settled(sizes):
+            self._wanted += self.places.missing(sizes)
+
+    def _find_places(self) -> Iterator[Any]:
+        """Yield requests that find places."""
+        wanted, self._wanted = self._wanted, []
+        memory = yield from shared_memory.share(
+            self._mpi, self._communicator, self._ranks_here, places.bytes_for(wanted)
+        )
+        if memory is not None:
+            self.places.take_over(memory, wanted)
 
     def add_up(self, flat: Array, most: int, factor: float = 1.0) -> Iterator[Any]:
         """Yield requests, each to be completed before the next; after the last the sum is there.
@@ -64,7 +86,13 @@ class Sums:
                 )
                 self._may_join = False
             if self._memory is not None:
-                yield from self._memory.add_up(flat, factor)
+                if self._wanted:
+                    yield from self._find_places()
+                is_done = False
+                if self.places.has(flat):
+                    is_done = yield from self.places.add_up(self._memory, flat, factor)
+                if not is_done:
+                    yield from self._memory.add_up(flat, factor)
                 return
         if factor != 1:
             with span("weigh", COMPUTE):

@@ -230,6 +230,14 @@ def positive(x: Any, /) -> Any:
     return apply(POSITIVE, x)
 
 
+def operand(x: Any) -> Any:
+    """Return what has a shape and a dtype: x itself, or numbers and nested lists as a tensor.
+
+    For functions that look at their operand before the first operation on it.
+    """
+    return x if hasattr(x, "shape") else positive(x)
+
+
 def _abs_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     return (real_cotangent(xp, g) * xp.sign(xs[0]),)
 

@@ -12,6 +12,7 @@ from distgrad.dtypes import (
 )
 from distgrad.errors import ShapeError
 from distgrad.ops.creation import arange
+from distgrad.ops.elementwise.arithmetic import operand
 from distgrad.ops.shaping.arrangement import roll
 from distgrad.ops.shaping.placement import to_device
 from distgrad.ops.shaping.structure import concat
@@ -73,7 +74,7 @@ def ifftshift(x: Any, /, axes: int | Sequence[int] | None = None) -> Any:
 
 
 def _shifted(operation: str, x: Any, axes: Any, by: Any) -> Any:
+    x = operand(x)
     shape = tuple(x.shape)
-    given = axes if axes is None or isinstance(axes, int) else tuple(axes)
-    places = normalize_axes(operation, given, len(shape))
+    places = normalize_axes(operation, axes, len(shape))
     return roll(x, tuple(by(shape[place]) for place in places), axis=places) if places else x

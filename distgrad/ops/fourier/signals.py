@@ -11,11 +11,12 @@ from distgrad.dtypes import (
     as_dtype,
 )
 from distgrad.errors import ShapeError
+from distgrad.ops.elementwise.arithmetic import operand
 from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.fourier.transforms import FFT, IFFT, IRFFT, OTHER_WAY, RFFT
 from distgrad.ops.picking.indexing import GETITEM
 from distgrad.ops.shaping.structure import concat, zeros_like
-from distgrad.shapes import Shape, normalize_axes, normalize_axis
+from distgrad.shapes import Shape, integer, normalize_axes, normalize_axis
 
 Norm: TypeAlias = Literal["backward", "ortho", "forward"]
 
@@ -25,7 +26,7 @@ Norm: TypeAlias = Literal["backward", "ortho", "forward"]
 def _norm(operation: str, norm: str | None) -> str:
     if norm is None:
         return "backward"
-    if norm not in OTHER_WAY:
+    if not isinstance(norm, str) or norm not in OTHER_WAY:
         raise ValueError(
             f"{operation}: norm is {norm!r}; expected 'backward', 'ortho' or 'forward'"
         )
@@ -38,9 +39,13 @@ def _shape(x: Any) -> Shape:
 
 def _resized(operation: str, x: Any, n: int | None, axis: int) -> Any:
     """Return signals cut off, or filled up with zeros, to a length along an axis."""
+    x = operand(x)
     shape = _shape(x)
     place = normalize_axis(operation, axis, len(shape))
-    if n is None or n == shape[place]:
+    if n is None:
+        return x
+    n = integer(operation, "n", n)
+    if n == shape[place]:
         return x
     if n < 1:
         raise ShapeError(f"{operation}: n is {n}; expected a length of 1 or more, or None")
@@ -61,6 +66,9 @@ def _sizes_and_axes(
 ) -> tuple[list[int | None], Shape]:
     """Return the length wanted along each axis of a transform, and these axes."""
     rank = len(_shape(x))
+    for argument, given in (("s", s), ("axes", axes)):
+        if given is not None and not isinstance(given, Sequence):
+            raise TypeError(f"{operation}: {argument} is {given!r}; expected a tuple of integers")
     if axes is None:
         axes = tuple(range(rank)) if s is None else tuple(range(rank - len(s), rank))
     places = normalize_axes(operation, tuple(axes), rank)
@@ -125,14 +133,15 @@ def rfft(x: Any, /, n: int | None = None, axis: int = -1, norm: Norm | None = "b
     The adjoint is that of `fft` cut down to these bins, computed by `irfft`, which counts the inner
     bins twice, from halves of them.
     """
-    _check_real("rfft", x)
-    x = _resized("rfft", x, n, axis)
+    x = _resized("rfft", _real("rfft", x), n, axis)
     return apply(RFFT, x, axis=axis, norm=_norm("rfft", norm))
 
 
-def _check_real(operation: str, x: Any) -> None:
+def _real(operation: str, x: Any) -> Any:
+    x = operand(x)
     if as_dtype(x.dtype).kind == "c":
         raise TypeError(f"{operation}: real signals expected, got {as_dtype(x.dtype)}; take fft")
+    return x
 
 
 def irfft(x: Any, /, n: int | None = None, axis: int = -1, norm: Norm | None = "backward") -> Any:
@@ -147,7 +156,10 @@ def irfft(x: Any, /, n: int | None = None, axis: int = -1, norm: Norm | None = "
     axis, norm
         See `fft`.
     """
-    n = 2 * (_shape(x)[normalize_axis("irfft", axis, len(_shape(x)))] - 1) if n is None else n
+    x = operand(x)
+    shape = _shape(x)
+    place = normalize_axis("irfft", axis, len(shape))
+    n = 2 * (shape[place] - 1) if n is None else integer("irfft", "n", n)
     if n < 1:
         raise ShapeError(f"irfft: n is {n}; expected a length of 1 or more")
     x = _resized("irfft", x, n // 2 + 1, axis)
@@ -197,6 +209,7 @@ def fftn(
 def _all_resized(
     operation: str, x: Any, s: Sequence[int] | None, axes: Sequence[int] | None
 ) -> tuple[Any, Shape]:
+    x = operand(x)
     sizes, places = _sizes_and_axes(operation, x, s, axes)
     for size, place in zip(sizes, places, strict=True):
         x = _resized(operation, x, size, place)
@@ -226,8 +239,7 @@ def rfftn(
 
     Parameters as for `fftn`.
     """
-    _check_real("rfftn", x)
-    x, places = _all_resized("rfftn", x, s, axes)
+    x, places = _all_resized("rfftn", _real("rfftn", x), s, axes)
     if not places:
         raise ShapeError("rfftn: axes is empty; expected one axis or more")
     way = _norm("rfftn", norm)
@@ -243,6 +255,7 @@ def irfftn(
     norm: Norm | None = "backward",
 ) -> Any:
     """Return the inverse of `rfftn`; `s` says whether the last length is even or odd."""
+    x = operand(x)
     sizes, places = _sizes_and_axes("irfftn", x, s, axes)
     if not places:
         raise ShapeError("irfftn: axes is empty; expected one axis or more")

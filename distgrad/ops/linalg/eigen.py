@@ -125,7 +125,7 @@ def eigh(a: Any, /, UPLO: Literal["L", "U"] = "L") -> EighResult:
 
 def _lower_triangle(operation: str, a: Any, triangle: str) -> Any:
     """Return what has in its lower triangle the one that is to be read."""
-    if triangle.upper() not in ("L", "U"):
+    if not isinstance(triangle, str) or triangle.upper() not in ("L", "U"):
         raise ValueError(f"{operation}: UPLO is {triangle!r}; expected 'L' or 'U'")
     return a if triangle.upper() == "L" else adjoint_of(a)
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import abs as abs_of
 from distgrad.ops.elementwise.arithmetic import square, subtract
-from distgrad.ops.linalg.matrices import shape_given
 from distgrad.ops.linalg.pseudo_inverse import matrix_rank, pinv, rank_tolerance
 from distgrad.ops.linalg.singular import svdvals
 from distgrad.ops.products.contractions import matmul
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.structure import expand_dims, squeeze
+from distgrad.shapes import shape_given
 
 
 class LstsqResult(NamedTuple):
@@ -62,7 +62,8 @@ def lstsq(a: Any, b: Any, /, rcond: Any = None) -> LstsqResult:
     right = expand_dims(b, axis=-1) if is_vector else b
     share = rank_tolerance(a) if rcond is None else rcond
     left, sides = shape_given(a), shape_given(b)
-    if left[-2] != shape_given(right)[-2]:
+    thin = len(left) < 2 or not sides
+    if thin or left[-2] != shape_given(right)[-2]:
         raise ShapeError(f"lstsq: (..., m, n) and (..., m, k) expected, got {left} and {sides}")
     solution = matmul(pinv(a, share), right)
     rows, columns = left[-2:]

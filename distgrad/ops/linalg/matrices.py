@@ -17,12 +17,6 @@ _ALL = Slice(None, None, None)
 # --- shapes and dtypes ----------------------------------------------------------------------------
 
 
-def shape_given(value: Any) -> Shape:
-    """Return the shape of an argument, which may be a nest of Python numbers."""
-    shape = getattr(value, "shape", None)
-    return tuple(np.shape(value) if shape is None else shape)
-
-
 def check_matrices(operation: str, *operands: Any) -> None:
     """Check that operands have two axes or more.
 

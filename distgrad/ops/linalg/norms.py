@@ -14,7 +14,7 @@ from distgrad.ops.elementwise.arithmetic import divide, multiply, pow
 from distgrad.ops.elementwise.comparison import equal, not_equal
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.linalg.determinants import slogdet
-from distgrad.ops.linalg.matrices import floating_of, real_of, safe_reciprocal, shape_given
+from distgrad.ops.linalg.matrices import floating_of, real_of, safe_reciprocal
 from distgrad.ops.linalg.parts import identity_like
 from distgrad.ops.linalg.singular import svdvals
 from distgrad.ops.linalg.solving import inv
@@ -25,7 +25,7 @@ from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.reducing.reductions import with_axes
 from distgrad.ops.rules.families import conjugate, real_cotangent
 from distgrad.ops.shaping.structure import astype, expand_dims, permute_dims, reshape
-from distgrad.shapes import Axis, normalize_axes, reduced
+from distgrad.shapes import Axis, normalize_axes, plain_axes, reduced, shape_given
 
 Order: TypeAlias = int | float | Literal["fro", "nuc"] | None
 
@@ -110,6 +110,7 @@ def vector_norm(
     Elements that tie share the gradient of inf and -inf equally.
     """
     x = _as_floating(x)
+    axis = plain_axes("vector_norm", axis)
     if ord == 2:
         return apply(EUCLIDEAN_NORM, x, axis=axis, keepdims=keepdims)
     sizes = abs_of(x)

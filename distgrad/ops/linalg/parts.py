@@ -8,7 +8,7 @@ from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.complex_numbers import conj
-from distgrad.ops.linalg.matrices import diagonal_places, shape_given
+from distgrad.ops.linalg.matrices import diagonal_places
 from distgrad.ops.picking.indexing import GETITEM, SCATTER_ADD
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.structure import (
@@ -18,7 +18,7 @@ from distgrad.ops.shaping.structure import (
     permute_dims,
     reshape,
 )
-from distgrad.shapes import normalize_axis
+from distgrad.shapes import normalize_axis, shape_given
 
 
 def adjoint(a: Any, /) -> Any:

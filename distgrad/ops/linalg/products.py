@@ -8,13 +8,13 @@ from typing import Any
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import multiply, subtract
 from distgrad.ops.elementwise.complex_numbers import conj
-from distgrad.ops.linalg.matrices import check_square, shape_given
+from distgrad.ops.linalg.matrices import check_square
 from distgrad.ops.linalg.parts import identity_like
 from distgrad.ops.linalg.solving import inv
 from distgrad.ops.picking.indexing import take
 from distgrad.ops.products.contractions import matmul, tensordot
 from distgrad.ops.shaping.structure import expand_dims, reshape
-from distgrad.shapes import normalize_axis
+from distgrad.shapes import normalize_axis, shape_given
 
 
 def outer(x1: Any, x2: Any, /) -> Any:

@@ -18,7 +18,6 @@ from distgrad.ops.linalg.matrices import (
     as_row,
     check_matrices,
     floating_of,
-    shape_given,
 )
 from distgrad.ops.linalg.singular import svdvals
 from distgrad.ops.reducing.reductions import any as any_of
@@ -26,6 +25,7 @@ from distgrad.ops.reducing.reductions import max as max_of
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules import batching
 from distgrad.ops.shaping.structure import astype, expand_dims
+from distgrad.shapes import shape_given
 
 # --- the pseudo-inverse ---------------------------------------------------------------------------
 

@@ -12,13 +12,12 @@ from distgrad.ops.linalg.matrices import (
     check_matrices,
     check_square,
     floating_of,
-    shape_given,
 )
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import fit, sum_of
 from distgrad.ops.shaping.structure import expand_dims, matrix_transpose, squeeze
-from distgrad.shapes import broadcast
+from distgrad.shapes import broadcast, shape_given
 
 # --- one system with several right-hand sides -----------------------------------------------------
 

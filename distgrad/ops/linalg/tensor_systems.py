@@ -7,10 +7,9 @@ from math import prod
 from typing import Any
 
 from distgrad.errors import ShapeError
-from distgrad.ops.linalg.matrices import shape_given
 from distgrad.ops.linalg.solving import inv, solve
 from distgrad.ops.shaping.structure import permute_dims, reshape
-from distgrad.shapes import normalize_axes
+from distgrad.shapes import normalize_axes, shape_given
 
 
 def tensorinv(a: Any, /, ind: int = 2) -> Any:

@@ -14,7 +14,7 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, as_dtype, float64
 from distgrad.errors import ShapeError
-from distgrad.ops.elementwise.arithmetic import multiply, negative, subtract
+from distgrad.ops.elementwise.arithmetic import multiply, negative, operand, subtract
 from distgrad.ops.elementwise.transcendental import tanh
 from distgrad.ops.neural.softmax import sigmoid, softmax, softplus
 from distgrad.ops.rules.families import elementwise_spec, expand_to, fit, quotient, sum_of
@@ -359,6 +359,7 @@ def glu(x: Any, /, *, axis: int = -1) -> Any:
     ----------
     Dauphin et al., "Language modeling with gated convolutional networks", arXiv:1612.08083.
     """
+    x = operand(x)
     shape = tuple(x.shape)
     place = normalize_axis("glu", axis, len(shape))
     if shape[place] % 2:
@@ -369,9 +370,13 @@ def glu(x: Any, /, *, axis: int = -1) -> Any:
 
 
 def _positive(function: str, name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{function}: {name} is {value}; expected a number above 0")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number > 0:
+        raise ValueError(f"{function}: {name} is {value!r}; expected a number above 0")
+    return number
 
 
 OPS = (

@@ -8,7 +8,6 @@ from typing import Any
 from distgrad.errors import ShapeError
 from distgrad.ops.neural.channels import (
     DataFormat,
-    shape_of_array,
     spatial_axes,
 )
 from distgrad.ops.neural.pooling import avg_pool, max_pool
@@ -16,6 +15,7 @@ from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.reducing.reductions import max as max_over
 from distgrad.ops.reducing.reductions import mean as mean_over
 from distgrad.ops.shaping.structure import concat
+from distgrad.shapes import shape_given
 from distgrad.windows import per_axis
 
 
@@ -68,7 +68,7 @@ def _adaptive(
 ) -> Any:
     axes = spatial_axes(name, x, data_format)
     sizes = per_axis(name, "size", size, len(axes))
-    shape = shape_of_array(x)
+    shape = shape_given(x)
     lengths = tuple(shape[axis] for axis in axes)
     if 0 in lengths:
         raise ShapeError(f"{name}: shape {shape} has a spatial axis without elements")

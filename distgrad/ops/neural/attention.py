@@ -16,7 +16,7 @@ from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import fit
 from distgrad.ops.rules.fused import fused
 from distgrad.ops.shaping.structure import astype, broadcast_to, reshape
-from distgrad.shapes import Shape, broadcast
+from distgrad.shapes import Shape, broadcast, shape_given
 
 # How many scores the composition holds at once: 2^20 of float32 are 4 MiB.
 _SCORES = 1 << 20
@@ -230,8 +230,8 @@ def scaled_dot_product_attention(
 
 def _of_one_rank(query: Any, key: Any, value: Any, mask: Any) -> list[Any]:
     """Return the operands with the same leading axes, and of one dtype."""
-    shapes = [tuple(np.shape(each)) for each in (query, key, value)]
-    _check_shapes(shapes, None if mask is None else tuple(np.shape(mask)))
+    shapes = [shape_given(each) for each in (query, key, value)]
+    _check_shapes(shapes, None if mask is None else shape_given(mask))
     dtypes = [_real_dtype(name, each) for name, each in _named(query, key, value)]
     joint = result_type(*dtypes)
     lead = broadcast("scaled_dot_product_attention", *(shape[:-2] for shape in shapes))
@@ -242,7 +242,7 @@ def _of_one_rank(query: Any, key: Any, value: Any, mask: Any) -> list[Any]:
         operands.append(same if shape == full else broadcast_to(same, full))
     if mask is None:
         return operands
-    shape = tuple(np.shape(mask))
+    shape = shape_given(mask)
     rank = len(lead) + 2
     filled = mask if len(shape) == rank else reshape(mask, (1,) * (rank - len(shape)) + shape)
     dtype = _mask_dtype(mask)

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from distgrad.errors import ShapeError
 from distgrad.ops.shaping.structure import permute_dims
-from distgrad.shapes import Shape
+from distgrad.shapes import shape_given
 
 DataFormat: TypeAlias = Literal["channels_last", "channels_first"]
-
-
-def shape_of_array(value: Any) -> Shape:
-    """Return the shape of a tensor, a variable, an array or nested lists."""
-    return tuple(value.shape) if hasattr(value, "shape") else np.shape(value)
 
 
 def channels_are_first(name: str, data_format: str) -> bool:
@@ -53,11 +46,11 @@ def spatial_axes(name: str, x: Any, data_format: str) -> tuple[int, ...]:
     ValueError
         If `data_format` is no such word.
     """
-    ndim = len(shape_of_array(x))
+    ndim = len(shape_given(x))
     if ndim < 3:
         raise ShapeError(
             f"{name}: an input with a batch axis, channels and spatial axes expected, got shape "
-            f"{shape_of_array(x)}"
+            f"{shape_given(x)}"
         )
     first = 2 if channels_are_first(name, data_format) else 1
     return tuple(range(first, first + ndim - 2))

@@ -23,7 +23,6 @@ from distgrad.ops.neural.channels import (
     channels_are_first,
     channels_first,
     channels_last,
-    shape_of_array,
 )
 from distgrad.ops.neural.unrolled import (
     conv_composed,
@@ -31,7 +30,7 @@ from distgrad.ops.neural.unrolled import (
     conv_transpose_composed,
 )
 from distgrad.ops.rules.families import conjugate, joint, sum_of
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, shape_given
 from distgrad.windows import Padding, Pairs, counts, extent, paddings, per_axis
 
 # The operation that leaves open the input x, the kernel w or the output y, and its operands.
@@ -234,7 +233,7 @@ def conv(
     >>> dg.nn.conv(x, kernel)[0, :, 0].tolist()
     [1.0, 2.0, 4.0]
     """
-    shape, window = shape_of_array(x), shape_of_array(kernel)
+    shape, window = shape_given(x), shape_given(kernel)
     if channels_are_first("conv", data_format):
         last = channels_last(x, len(shape))
         y = conv(last, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
@@ -295,7 +294,7 @@ def conv_transpose(
     -----
     ``<conv_transpose(y, w), x> = <y, conv(x, w)>`` for all x and y.
     """
-    shape, window = shape_of_array(x), shape_of_array(kernel)
+    shape, window = shape_given(x), shape_given(kernel)
     name = "conv_transpose"
     if channels_are_first(name, data_format):
         result = conv_transpose(
@@ -354,8 +353,8 @@ def apply_transpose(
     ShapeError
         If the convolution does not lead from that shape to that of `x`.
     """
-    spatial = shape_of_array(x)[1:-1]
-    window = shape_of_array(kernel)
+    spatial = shape_given(x)[1:-1]
+    window = shape_given(kernel)
     _fit("conv_transpose", (0, *lengths, window[-2] * groups), window, groups)
     fitting = counts(lengths, window[:-2], stride, padding, dilation)
     if fitting != spatial:

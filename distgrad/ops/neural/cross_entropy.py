@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Never, NoReturn
 
 import numpy as np
 
@@ -21,10 +23,11 @@ from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import (
     floating,
     joint,
+    shape_of,
     sum_of,
 )
 from distgrad.ops.shaping.structure import reshape, zeros_like
-from distgrad.shapes import normalize_axis
+from distgrad.shapes import check_targets, normalize_axis, shape_given
 
 
 def _cross_entropy_spec(logits: Spec, labels: Spec) -> Spec:
@@ -118,7 +121,7 @@ LABEL_CROSS_ENTROPY_VJP = Op(
 
 
 def softmax_cross_entropy(
-    *,
+    *unnamed: Never,
     labels: Any,
     logits: Any,
     axis: int = -1,
@@ -167,8 +170,11 @@ def softmax_cross_entropy(
     ----------
     Smoothing: Szegedy et al., "Rethinking the Inception architecture", arXiv:1512.00567, section 7.
     """
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"softmax_cross_entropy: smoothing is {smoothing}; expected 0 to 1")
+    if unnamed:
+        _refuse_unnamed("softmax_cross_entropy", unnamed)
+    is_number = smoothing.__class__ is float or isinstance(smoothing, Real)
+    if not is_number or not 0 <= smoothing <= 1:
+        raise ValueError(f"softmax_cross_entropy: smoothing is {smoothing!r}; expected 0 to 1")
     # A list is passed on as it is, and goes to the backend of the logits.
     dtype = as_dtype(labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype)
     kind = dtype.kind
@@ -180,12 +186,19 @@ def softmax_cross_entropy(
                 f"softmax_cross_entropy: labels are {dtype}, and {ignored} is to be ignored; "
                 "expected integer labels: give examples a weight of 0 by multiplying the loss"
             )
+        if len(shape_of(labels)) != len(shape_of(logits)):
+            raise ShapeError(
+                f"softmax_cross_entropy: labels are {dtype} of shape {shape_of(labels)}, logits of "
+                f"{shape_of(logits)}; expected probabilities of the shape of the logits, or "
+                "classes as integers: labels.astype('int64')"
+            )
+        _check_labels("softmax_cross_entropy", labels, logits)
         terms = multiply(labels, log_softmax(logits, axis=axis))
         if weights is not None:
             terms = multiply(terms, _along(weights, axis, len(terms.shape)))
         loss = negative(sum_over(terms, axis=axis))
         return _smoothed(loss, logits, axis, smoothing, weights)
-    ndim = len(np.shape(logits))
+    ndim = len(shape_given(logits))
     if normalize_axis("softmax_cross_entropy", axis, ndim) != ndim - 1:
         raise ShapeError(
             f"softmax_cross_entropy: axis is {axis}; with integer labels the classes must lie "
@@ -219,21 +232,46 @@ def _along(weights: Any, axis: int, ndim: int) -> Any:
     return reshape(weights, (-1, *(1,) * (ndim - 1 - axis % ndim)))
 
 
-def sigmoid_cross_entropy(*, labels: Any, logits: Any) -> Any:
+def sigmoid_cross_entropy(*unnamed: Never, labels: Any, logits: Any) -> Any:
     """Return the cross-entropy between labels and the sigmoid of logits, element by element.
 
     Parameters
     ----------
     labels : Tensor or array
-        Probabilities between 0 and 1, floating, of the shape of `logits`.
+        Probabilities between 0 and 1, floating, of the shape of `logits`, or one that broadcasts
+        to it.
     logits : Tensor, Variable or array
         Unnormalised log-odds.
+
+    Raises
+    ------
+    ShapeError
+        If the labels do not broadcast to the shape of the logits.
 
     Notes
     -----
     ``softplus(logits) - labels * logits``, which cannot overflow and has the right slope at 0.
     """
+    if unnamed:
+        _refuse_unnamed("sigmoid_cross_entropy", unnamed)
+    _check_labels("sigmoid_cross_entropy", labels, logits)
     return subtract(softplus(logits), multiply(labels, logits))
+
+
+def _refuse_unnamed(function: str, unnamed: Sequence[Any]) -> NoReturn:
+    """Refuse arguments by position, beside those with a name.
+
+    For these alone the functions take any: without names Python says which are missing, where it
+    would say "takes 0 positional arguments". Libraries differ in the order of labels and logits.
+    """
+    raise TypeError(
+        f"{function}: {len(unnamed)} given by position; expected all arguments by name: "
+        "labels=..., logits=..."
+    )
+
+
+def _check_labels(function: str, labels: Any, logits: Any) -> None:
+    check_targets(function, "labels", shape_of(labels), "logits", shape_of(logits))
 
 
 OPS = (LABEL_CROSS_ENTROPY, LABEL_CROSS_ENTROPY_VJP)

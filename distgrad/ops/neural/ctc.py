@@ -18,6 +18,7 @@ from distgrad.ops.rules import batching
 from distgrad.ops.rules.dual import derivative
 from distgrad.ops.rules.families import sum_of
 from distgrad.ops.shaping.structure import astype, permute_dims, zeros_like
+from distgrad.shapes import shape_given
 
 
 def _spec(
@@ -197,7 +198,7 @@ def ctc_loss(
         # Beside the logits, wherever those are.
         each = astype(zeros_like(sum_over(scores, axis=(-2, -1))), int64)
         if label_lengths is None:
-            label_lengths = full_like(each, np.shape(labels)[-1])
+            label_lengths = full_like(each, shape_given(labels)[-1])
         if logit_lengths is None:
             logit_lengths = full_like(each, scores.shape[-2])
     steps = _as_integers("logit_lengths", logit_lengths)

@@ -19,7 +19,6 @@ from distgrad.ops.neural.channels import (
     channels_are_first,
     channels_first,
     channels_last,
-    shape_of_array,
 )
 from distgrad.ops.neural.shifted_views import (
     avg_pool_composed,
@@ -32,7 +31,7 @@ from distgrad.ops.neural.shifted_views import (
 )
 from distgrad.ops.rules.batching import with_batch
 from distgrad.ops.rules.families import joint, linear, quotient, undifferentiable
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, shape_given
 from distgrad.windows import Padding, Pairs, count, counts, paddings, per_axis
 
 
@@ -214,7 +213,7 @@ def _pool(
     data_format: str,
     count_include_pad: bool | None,
 ) -> Any:
-    name, shape = op.name, shape_of_array(x)
+    name, shape = op.name, shape_given(x)
     is_first = channels_are_first(name, data_format)
     rank = len(shape) - 2
     if not 1 <= rank <= 3:

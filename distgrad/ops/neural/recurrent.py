@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distgrad.core.op import Array, Namespace, Slice, Spec
 from distgrad.core.seam import apply
 from distgrad.ops.neural.sequences import arranged, initial_states, prepared
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.rules.fused import fused
 from distgrad.ops.shaping.structure import flip
+from distgrad.shapes import shape_given
 
 _EVERYTHING = Slice(None, None, None)
 
@@ -180,7 +179,7 @@ def lstm(
     Learning to forget.
     """
     sequence, weights = prepared("lstm", 4, x, (kernel, recurrent_kernel, bias), time_major)
-    units = np.shape(weights[1])[0]
+    units = shape_given(weights[1])[0]
     states = initial_states("lstm", ("output", "cell"), initial_state, sequence, units)
     turned = flip(sequence, axis=0) if reverse else sequence
     outputs, cells, _ = apply(LSTM, turned, *states, *weights)
@@ -320,7 +319,7 @@ def gru(
     """
     given = (kernel, recurrent_kernel, bias, recurrent_bias)
     sequence, weights = prepared("gru", 3, x, given, time_major)
-    units = np.shape(weights[1])[0]
+    units = shape_given(weights[1])[0]
     single = None if initial_state is None else (initial_state,)
     (state,) = initial_states("gru", ("output",), single, sequence, units)
     turned = flip(sequence, axis=0) if reverse else sequence

@@ -11,7 +11,7 @@ from distgrad.dtypes import as_dtype, result_type
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.creation import zeros
 from distgrad.ops.shaping.structure import astype, flip, permute_dims
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, shape_given
 
 
 def prepared(
@@ -19,7 +19,11 @@ def prepared(
 ) -> tuple[Any, list[Any]]:
     """Return the sequence with time first, and all weights, in one dtype."""
     kernel, recurrent, *biases = weights
-    shapes = {"x": np.shape(x), "kernel": np.shape(kernel), "recurrent_kernel": np.shape(recurrent)}
+    shapes = {
+        "x": shape_given(x),
+        "kernel": shape_given(kernel),
+        "recurrent_kernel": shape_given(recurrent),
+    }
     for argument, rank in (("x", 3), ("kernel", 2), ("recurrent_kernel", 2)):
         if len(shapes[argument]) != rank:
             raise ShapeError(
@@ -37,9 +41,9 @@ def prepared(
                 f"{shapes['x'][2]} and {units} units expected {shape}"
             )
     for bias in biases:
-        if bias is not None and np.shape(bias) != (gates * units,):
+        if bias is not None and shape_given(bias) != (gates * units,):
             raise ShapeError(
-                f"{name}: a bias has shape {np.shape(bias)}; expected {(gates * units,)}"
+                f"{name}: a bias has shape {shape_given(bias)}; expected {(gates * units,)}"
             )
     if not shapes["x"][0 if time_major else 1]:
         raise ShapeError(f"{name}: x has shape {shapes['x']}; expected one step or more")
@@ -54,7 +58,7 @@ def initial_states(
     name: str, names: Sequence[str], given: Sequence[Any] | None, sequence: Any, units: int
 ) -> list[Any]:
     """Return the states before the first step."""
-    shape = (np.shape(sequence)[1], units)
+    shape = (shape_given(sequence)[1], units)
     if given is None:
         return [zeros(shape, dtype=sequence.dtype) for _ in names]
     if len(given) != len(names):
@@ -63,9 +67,9 @@ def initial_states(
             f"{' and '.join(names)}"
         )
     for part, state in zip(names, given, strict=True):
-        if np.shape(state) != shape:
+        if shape_given(state) != shape:
             raise ShapeError(
-                f"{name}: the initial {part} has shape {np.shape(state)}; expected {shape}"
+                f"{name}: the initial {part} has shape {shape_given(state)}; expected {shape}"
             )
     return [_brought_to(state, sequence.dtype) for state in given]
 

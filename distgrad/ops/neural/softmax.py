@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DTypeLike, as_dtype, default_dtype
-from distgrad.errors import ShapeError
+from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.dual import derivative
 from distgrad.ops.rules.families import (
@@ -18,7 +20,7 @@ from distgrad.ops.rules.families import (
     unary,
     undifferentiable,
 )
-from distgrad.shapes import normalize_axis
+from distgrad.shapes import integer, normalize_axis
 
 
 def _sigmoid_compose(xp: Namespace, x: Array) -> Array:
@@ -196,9 +198,19 @@ def one_hot(labels: Any, classes: int, *, dtype: DTypeLike | None = None) -> Any
         The length of the new last axis.
     dtype : dtype, optional
         The default dtype unless given.
+
+    Raises
+    ------
+    DTypeError
+        If the labels are no integers.
     """
+    given = as_dtype(labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype)
+    if given.kind not in "biu":
+        raise DTypeError(
+            f"one_hot: labels have dtype {given}; expected integers: labels.astype('int64')"
+        )
     chosen = default_dtype() if dtype is None else as_dtype(dtype)
-    return apply(ONE_HOT, labels, classes=classes, dtype=chosen)
+    return apply(ONE_HOT, labels, classes=integer("one_hot", "classes", classes), dtype=chosen)
 
 
 OPS = (

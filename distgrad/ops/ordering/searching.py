@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distgrad.core.op import Array, Kind, Namespace, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import int64
 from distgrad.errors import ShapeError, TraceError
 from distgrad.ops.picking.indexing import take
 from distgrad.ops.rules.families import undifferentiable
-from distgrad.shapes import Axis, normalize_axes, reduced
+from distgrad.shapes import Axis, normalize_axes, reduced, shape_given
 
 # --- counting -----------------------------------------------------------------------------------
 
@@ -140,8 +138,8 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
     """
     if side not in ("left", "right"):
         raise ValueError(f"searchsorted: side is {side!r}; expected 'left' or 'right'")
-    if len(np.shape(x1)) != 1:
-        raise ShapeError(f"searchsorted: x1 has shape {np.shape(x1)}; expected one axis")
+    if len(shape_given(x1)) != 1:
+        raise ShapeError(f"searchsorted: x1 has shape {shape_given(x1)}; expected one axis")
     line = x1 if sorter is None else take(x1, sorter, axis=0)
     return apply(SEARCHSORTED, line, x2, side=side)
 

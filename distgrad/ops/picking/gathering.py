@@ -9,12 +9,12 @@ import numpy as np
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Placeholder, Spec
 from distgrad.core.seam import apply
-from distgrad.errors import DTypeError, ShapeError
+from distgrad.errors import DTypeError, PositionError, ShapeError
 from distgrad.ops.picking.indexing import getitem, take
 from distgrad.ops.reducing.running import cumulative_sum
 from distgrad.ops.rules import batching
 from distgrad.ops.shaping.structure import ones_like, permute_dims
-from distgrad.shapes import Shape, normalize_axis
+from distgrad.shapes import Shape, normalize_axis, shape_given
 
 _ROWS = (Placeholder.ARRAY,)  # the index that picks along the first axis
 
@@ -186,7 +186,7 @@ def gather(params: Any, indices: Any, /, *, axis: int = 0, batch_dims: int = 0) 
     positions = _positions("gather", indices)
     if batch_dims:
         return _gather_each(params, positions, axis, batch_dims)
-    place = normalize_axis("gather", axis, len(np.shape(params)))
+    place = normalize_axis("gather", axis, len(shape_given(params)))
     if place == 0:
         return apply(GATHER, params, positions)
     return take(params, positions, axis=place)
@@ -211,20 +211,53 @@ def embedding(table: Any, ids: Any, /) -> Any:
     ------
     ShapeError
         If the table has not two axes.
-    DTypeError, PositionError
-        As for `gather`.
+    DTypeError
+        If identifiers are no integers.
+    PositionError
+        If an identifier is none of the table's; negative ones are none. Those in a device's memory,
+        and those that a graph computes or takes, are as for `gather`.
 
     Notes
     -----
     The gradient of the table is an `IndexedSlices`, see `gather`.
     """
-    shape = np.shape(table)
+    shape = shape_given(table)
     if len(shape) != 2:
         raise ShapeError(
             f"embedding: table has shape {tuple(shape)}; expected two axes, identifiers and "
             "width: dg.gather picks from arrays of any shape"
         )
-    return apply(GATHER, table, _positions("embedding", ids))
+    ids = _positions("embedding", ids)
+    _check_identifiers(ids, int(shape[0]))
+    return apply(GATHER, table, ids)
+
+
+def _check_identifiers(ids: Any, count: int) -> None:
+    """Refuse identifiers that a table does not have, where the host can look at them."""
+    host = ids.read().array if hasattr(ids, "read") else ids
+    if isinstance(host, list):
+        host = np.asarray(host) if _holds_numbers(host) else None
+    if not isinstance(host, np.ndarray) or not host.size:
+        return
+    host = host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
+    unsigned = _UNSIGNED.get(host.dtype)
+    # One pass instead of two: without a sign, what is negative is larger than any table.
+    if (host if unsigned is None else host.view(unsigned)).max() >= count:
+        wrong = host[(host < 0) | (host >= count)].ravel()[0]
+        raise PositionError(
+            f"embedding: identifier {wrong} is not in the table; expected 0 to {count - 1}: give "
+            "what stands for no identifier, such as padding, a row of its own"
+        )
+
+
+_UNSIGNED = {np.dtype(f"i{size}"): np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+
+
+def _holds_numbers(nested: Any) -> bool:
+    """Return whether nested lists hold numbers, and neither tensors nor symbols of a trace."""
+    if isinstance(nested, (list, tuple)):
+        return all(map(_holds_numbers, nested))
+    return isinstance(nested, (int, np.integer))
 
 
 def _positions(function: str, indices: Any) -> Any:
@@ -235,7 +268,7 @@ def _positions(function: str, indices: Any) -> Any:
     while isinstance(first, (list, tuple)) and first:
         first = first[0]
     if isinstance(first, (list, tuple)):  # NumPy would make floating numbers of no positions
-        return np.empty(np.shape(indices), np.int64)
+        return np.empty(shape_given(indices), np.int64)
     dtype = getattr(first, "dtype", type(first))
     if dtype in (bool, float, complex) or getattr(dtype, "kind", "i") not in "iu":
         raise DTypeError(
@@ -247,7 +280,7 @@ def _positions(function: str, indices: Any) -> Any:
 
 def _gather_each(params: Any, indices: Any, axis: int, batch_dims: int) -> Any:
     """Return the slices of each example at positions of its own."""
-    shape, picked = tuple(np.shape(params)), tuple(np.shape(indices))
+    shape, picked = shape_given(params), shape_given(indices)
     if not 0 <= batch_dims <= min(len(shape) - 1, len(picked)):
         raise ShapeError(
             f"gather: batch_dims is {batch_dims} for params of shape {shape} and indices of shape "

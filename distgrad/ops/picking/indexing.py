@@ -13,7 +13,7 @@ from distgrad.core.seam import apply
 from distgrad.errors import PositionError, ShapeError
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import linear
-from distgrad.shapes import Shape, normalize_axis
+from distgrad.shapes import Shape, normalize_axis, shape_given
 
 Index: TypeAlias = tuple[Any, ...]  # of int, Slice, None, Ellipsis, and Placeholder.ARRAY
 
@@ -140,7 +140,7 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
     ShapeError
         If `x` has no such axis, or `axis` is left out where it has several.
     """
-    ndim = len(np.shape(x))
+    ndim = len(shape_given(x))
     if axis is None:
         if ndim != 1:
             raise ShapeError(f"take: axis is needed for an array of {ndim} axes; give axis=")

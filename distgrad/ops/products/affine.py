@@ -1,16 +1,16 @@
-"""Affine maps of rows: the product with a matrix and a bias, in one operation."""
+"""Affine maps of rows: the product with a matrix, a bias and relu, in one operation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
-from distgrad.core.op import Array, Kind, Namespace, Op, Spec
+from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
-from distgrad.ops.linalg.matrices import shape_given
 from distgrad.ops.rules.families import conjugate, expand_to, joint, shape_of, sum_of
+from distgrad.shapes import shape_given
 
 
 def _linear_spec(x: Spec, kernel: Spec, *bias: Spec) -> Spec:
@@ -103,7 +103,48 @@ LINEAR = Op(
 )
 
 
-def linear(x: Any, kernel: Any, bias: Any = None, /) -> Any:
+# --- with relu: one pass less over the rows, and one record less on a tape ------------------------
+
+
+def _rectified_compose(xp: Namespace, *operands: Array) -> Array:
+    return xp.relu(xp.linear(*operands))
+
+
+def _rectified_vjp(
+    xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Sequence[int]
+) -> Sequence[Array | None]:
+    return _linear_vjp(xp, xp.where(y > 0, g, 0), y, xs, params, needs)
+
+
+def _rectified_jvp(
+    xp: Namespace, tangents: Sequence[Array | None], y: Array, xs: Any, params: Any
+) -> Array:
+    return xp.where(y > 0, _linear_jvp(xp, tangents, y, xs, params), 0)
+
+
+def _rectified_batch(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Any:
+    if any(batched[1:]):
+        return NotImplemented
+    return xp.linear_relu(*arrays)
+
+
+LINEAR_RELU = Op(
+    "linear_relu",
+    Kind.CONTRACTION,
+    _linear_spec,
+    _rectified_vjp,
+    _rectified_jvp,
+    Keep.BOTH,
+    _rectified_compose,
+    _rectified_batch,
+)
+
+
+def linear(
+    x: Any, kernel: Any, bias: Any = None, /, *, activation: Literal["relu"] | None = None
+) -> Any:
     """Return ``x kernel + bias``, the affine map of every row.
 
     Parameters
@@ -115,16 +156,20 @@ def linear(x: Any, kernel: Any, bias: Any = None, /) -> Any:
         (outputs, inputs).
     bias : Tensor, Variable or array, shape (outputs,), optional
         Added to every row.
+    activation : "relu", optional
+        Applied to the sum, as `relu` is; its derivative at 0 is 0.
 
     Returns
     -------
     Tensor, shape (..., outputs)
-        What ``x @ kernel + bias`` is, up to rounding.
+        What ``x @ kernel + bias`` is, up to rounding; with relu what is above 0 of it.
 
     Raises
     ------
     ShapeError
         If the shapes do not fit.
+    ValueError
+        If the activation is another one.
 
     Notes
     -----
@@ -139,9 +184,14 @@ def linear(x: Any, kernel: Any, bias: Any = None, /) -> Any:
     >>> dg.nn.linear(x, dg.ones((2, 3)), bias).tolist()
     [[3.0, 4.0, 5.0]]
     """
+    if activation is not None and activation != "relu":
+        raise ValueError(
+            f"linear: activation is {activation!r}; expected None or 'relu'; apply another to the "
+            "result"
+        )
     operands = (x, kernel) if bias is None else (x, kernel, bias)
     _check(shape_given(x), shape_given(kernel), None if bias is None else shape_given(bias))
-    return apply(LINEAR, *operands)
+    return apply(LINEAR if activation is None else LINEAR_RELU, *operands)
 
 
-OPS = (LINEAR,)
+OPS = (LINEAR, LINEAR_RELU)

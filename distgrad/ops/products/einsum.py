@@ -16,12 +16,11 @@ from distgrad.core.op import Array, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype
 from distgrad.errors import ShapeError
-from distgrad.ops.linalg.matrices import shape_given
 from distgrad.ops.linalg.parts import diagonal
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules.families import conjugate, joint, shape_of, sum_of
 from distgrad.ops.shaping.structure import astype, permute_dims, squeeze
-from distgrad.shapes import Shape
+from distgrad.shapes import Shape, shape_given
 
 # --- two factors, with no axis named twice in one -------------------------------------------------
 

@@ -19,7 +19,7 @@ from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import floating, joint, linear, quotient, undifferentiable
 from distgrad.ops.shaping.structure import astype
-from distgrad.shapes import Axis, Shape, normalize_axes, reduced
+from distgrad.shapes import Axis, Shape, integer, normalize_axes, plain_axes, reduced
 
 
 def _summed(operand: Any) -> DType:
@@ -56,6 +56,8 @@ def _reduction_spec(
 
 def spread(xp: Namespace, value: Array, shape: Shape, axis: Axis, keepdims: bool) -> Array:
     """Return a reduction's result, or its cotangent, repeated along the axes it ran over."""
+    if axis is None and not keepdims:  # a number, which any shape can be made of
+        return xp.broadcast_to(value, shape=tuple(shape))
     return xp.broadcast_to(with_axes(xp, value, shape, axis, keepdims), shape=tuple(shape))
 
 
@@ -68,6 +70,8 @@ def with_axes(xp: Namespace, value: Array, shape: Shape, axis: Axis, keepdims: b
 
 
 def _count(shape: Shape, axis: Axis) -> int:
+    if axis is None:
+        return product(shape)
     return product(shape[a] for a in normalize_axes("reduction", axis, len(shape)))
 
 
@@ -113,6 +117,8 @@ def sum(
     ShapeError
         If `x` has no such axis, or an axis is named twice.
     """
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("sum", axis)
     return reduced_in(dtype, SUM, x, axis=axis, keepdims=keepdims)
 
 
@@ -144,6 +150,8 @@ MEAN = linear(
 
 def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return the arithmetic mean over axes; NaN where there is nothing to average."""
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("mean", axis)
     return apply(MEAN, x, axis=axis, keepdims=keepdims)
 
 
@@ -212,11 +220,15 @@ MIN = _extremum("min")
 
 def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return the largest element over axes; elements that tie share the gradient equally."""
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("max", axis)
     return apply(MAX, x, axis=axis, keepdims=keepdims)
 
 
 def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return the smallest element over axes; elements that tie share the gradient equally."""
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("min", axis)
     return apply(MIN, x, axis=axis, keepdims=keepdims)
 
 
@@ -234,11 +246,15 @@ ARGMIN = undifferentiable(
 
 def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
     """Return the index of the first largest element along an axis (of all, by default)."""
+    if axis is not None and axis.__class__ is not int:
+        axis = integer("argmax", "axis", axis)
     return apply(ARGMAX, x, axis=axis, keepdims=keepdims)
 
 
 def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
     """Return the index of the first smallest element along an axis (of all, by default)."""
+    if axis is not None and axis.__class__ is not int:
+        axis = integer("argmin", "axis", axis)
     return apply(ARGMIN, x, axis=axis, keepdims=keepdims)
 
 
@@ -312,6 +328,8 @@ def prod(
     -----
     The derivatives are right at zeros too, to any order.
     """
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("prod", axis)
     return reduced_in(dtype, PROD, x, axis=axis, keepdims=keepdims)
 
 
@@ -323,11 +341,15 @@ ANY = undifferentiable("any", _reduction_spec("any", _boolean), kind=Kind.REDUCT
 
 def all(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return whether all elements over axes are true."""
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("all", axis)
     return apply(ALL, x, axis=axis, keepdims=keepdims)
 
 
 def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return whether one of the elements over axes is true."""
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("any", axis)
     return apply(ANY, x, axis=axis, keepdims=keepdims)
 
 
@@ -374,6 +396,8 @@ LOGSUMEXP = Op(
 
 def logsumexp(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """Return log(sum(exp(x))) over axes, without overflow; -inf where all of x is -inf."""
+    if axis is not None and axis.__class__ is not int:
+        axis = plain_axes("logsumexp", axis)
     return apply(LOGSUMEXP, x, axis=axis, keepdims=keepdims)
 
 

@@ -16,7 +16,7 @@ from distgrad.ops.reducing.reductions import reduced_in, sum
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import conjugate, joint, linear
 from distgrad.ops.shaping.structure import concat, ones_like, zeros_like
-from distgrad.shapes import Shape, normalize_axis
+from distgrad.shapes import Shape, integer, normalize_axis, shape_given
 
 
 def _accumulated(operand: Any) -> DType:
@@ -229,9 +229,10 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: 
     ValueError
         If `n` is negative.
     """
+    n = integer("diff", "n", n)
     if n < 0:
         raise ValueError(f"diff: n is {n}; expected 0 or more")
-    place = normalize_axis("diff", axis, len(np.shape(x)))
+    place = normalize_axis("diff", axis, len(shape_given(x)))
     parts = [part for part in (prepend, x, append) if part is not None]
     if len(parts) > 1:
         x = concat(parts, axis=place)

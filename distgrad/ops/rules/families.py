@@ -16,6 +16,7 @@ import numpy as np
 
 from distgrad.core.op import Array, BatchRule, Keep, Kind, Namespace, Op, Spec, SpecRule
 from distgrad.dtypes import DType, as_dtype, bool_, float64, is_differentiable, result_type
+from distgrad.errors import DTypeError
 from distgrad.shapes import Shape, broadcast, broadcast_axes
 
 Partial: TypeAlias = Callable[..., Array]  # (xp, y, *inputs) -> derivative in one input
@@ -80,8 +81,18 @@ def brought_back(xp: Namespace, cotangent: Array, primal: Any) -> Array:
 
 
 def shape_of(value: Any) -> Shape:
-    """Return the shape of an array, a spec or a Python scalar."""
-    return () if type(value) in _SCALARS else tuple(value.shape)
+    """Return the shape of an array, a spec, a Python scalar or nested lists."""
+    if type(value) in _SCALARS:
+        return ()
+    try:
+        return tuple(value.shape)
+    except AttributeError:
+        if isinstance(value, (list, tuple)):  # a user's, which become an array at the seam
+            return np.shape(value)
+        raise DTypeError(
+            f"a {type(value).__name__} has no shape; expected a number, an array, a Tensor, a "
+            "Variable, or nested lists of numbers"
+        ) from None
 
 
 # --- dtype rules --------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,15 @@ from distgrad.ops.picking.indexing import take
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import linear, shape_of
 from distgrad.ops.shaping.structure import broadcast_to, expand_dims, permute_dims, reshape
-from distgrad.shapes import Axis, Shape, broadcast, normalize_axes, normalize_axis
+from distgrad.shapes import (
+    Axis,
+    Shape,
+    broadcast,
+    integer,
+    normalize_axes,
+    normalize_axis,
+    shape_given,
+)
 
 _EVERYTHING = Slice(None, None, None)
 
@@ -38,9 +45,9 @@ def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[in
     ShapeError
         If there is no such axis, one is named twice, or the numbers of axes differ.
     """
-    ndim = len(np.shape(x))
-    froms = normalize_axes("moveaxis", _plain(source), ndim)
-    tos = normalize_axes("moveaxis", _plain(destination), ndim)
+    ndim = len(shape_given(x))
+    froms = normalize_axes("moveaxis", _plain("moveaxis", "source", source), ndim)
+    tos = normalize_axes("moveaxis", _plain("moveaxis", "destination", destination), ndim)
     if len(froms) != len(tos):
         raise ShapeError(
             f"moveaxis: source {source} and destination {destination} differ in length; expected "
@@ -52,11 +59,11 @@ def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[in
     return permute_dims(x, order)
 
 
-def _plain(axes: int | Sequence[int]) -> int | tuple[int, ...]:
+def _plain(operation: str, argument: str, axes: int | Sequence[int]) -> int | tuple[int, ...]:
     """Return axes as Python's integers."""
     if isinstance(axes, (tuple, list)):
-        return tuple(operator.index(axis) for axis in axes)
-    return operator.index(axes)  # type: ignore[arg-type]
+        return tuple(integer(operation, argument, axis) for axis in axes)
+    return integer(operation, argument, axes)
 
 
 def broadcast_arrays(*arrays: Any) -> list[Any]:
@@ -67,7 +74,7 @@ def broadcast_arrays(*arrays: Any) -> list[Any]:
     ShapeError
         If the shapes do not broadcast.
     """
-    shape = broadcast("broadcast_arrays", *(tuple(np.shape(x)) for x in arrays))
+    shape = broadcast("broadcast_arrays", *(shape_given(x) for x in arrays))
     return [broadcast_to(x, shape) for x in arrays]
 
 
@@ -93,7 +100,7 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
         raise ValueError(f"meshgrid: indexing is {indexing!r}; expected 'xy' or 'ij'")
     lengths = []
     for position, x in enumerate(arrays):
-        shape = tuple(np.shape(x))
+        shape = shape_given(x)
         if len(shape) > 1:
             raise ShapeError(f"meshgrid: array {position} has shape {shape}; expected one axis")
         lengths.append(shape[0] if shape else 1)
@@ -150,12 +157,12 @@ def roll(x: Any, /, shift: int | Sequence[int], *, axis: Axis = None) -> Any:
     ShapeError
         If `x` has no such axis, or shifts and axes differ in number.
     """
-    shifts = _plain(shift)
+    shifts = _plain("roll", "shift", shift)
     if axis is None:
         by = shifts if isinstance(shifts, int) else math.fsum(shifts)
         line = apply(ROLL, reshape(x, -1), shift=(int(by),), axis=(0,))
-        return reshape(line, np.shape(x))
-    axes = _plain(axis)
+        return reshape(line, shape_given(x))
+    axes = _plain("roll", "axis", axis)
     axes = (axes,) if isinstance(axes, int) else axes
     shifts = (shifts,) * len(axes) if isinstance(shifts, int) else shifts
     if len(axes) == 1:
@@ -191,7 +198,7 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     """
     if axis is None:
         return repeat(reshape(x, -1), repeats, axis=0)
-    shape = tuple(np.shape(x))
+    shape = shape_given(x)
     place = normalize_axis("repeat", axis, len(shape))
     if not isinstance(repeats, int):
         counts = np.asarray(repeats)
@@ -222,9 +229,9 @@ def tile(x: Any, repetitions: int | Sequence[int], /) -> Any:
     repetitions : tuple of int
         How often along each axis; the shorter of it and the shape is filled up with ones in front.
     """
-    given = _plain(repetitions)
+    given = _plain("tile", "repetitions", repetitions)
     times: tuple[int, ...] = (given,) if isinstance(given, int) else given
-    shape = tuple(np.shape(x))
+    shape = shape_given(x)
     rank = max(len(shape), len(times))
     shape = (1,) * (rank - len(shape)) + shape
     times = (1,) * (rank - len(times)) + times
@@ -251,7 +258,7 @@ def _triangle(name: str) -> Op:
 
 
 def _check_matrix(name: str, x: Any) -> None:
-    shape = tuple(np.shape(x)) if not isinstance(x, Spec) else x.shape
+    shape = shape_given(x)
     if len(shape) < 2:
         raise ShapeError(f"{name}: two axes or more expected, got {shape}")
 
@@ -276,13 +283,13 @@ def tril(x: Any, /, *, k: int = 0) -> Any:
         If `x` has fewer than two axes.
     """
     _check_matrix("tril", x)  # of a line NumPy's would make a matrix
-    return apply(TRIL, x, k=operator.index(k))
+    return apply(TRIL, x, k=integer("tril", "k", k))
 
 
 def triu(x: Any, /, *, k: int = 0) -> Any:
     """Return matrices with zeros below the k-th diagonal; parameters and errors as for `tril`."""
     _check_matrix("triu", x)
-    return apply(TRIU, x, k=operator.index(k))
+    return apply(TRIU, x, k=integer("triu", "k", k))
 
 
 # --- taking apart -------------------------------------------------------------------------------
@@ -337,7 +344,7 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
     ShapeError
         If `x` has no such axis.
     """
-    shape = tuple(np.shape(x))
+    shape = shape_given(x)
     place = normalize_axis("unstack", axis, len(shape))
     return apply(UNSTACK, x, axis=place) if shape[place] else ()
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
-
-import numpy as np
 
 from distgrad.backend.protocol import Backend
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec
@@ -18,7 +15,16 @@ from distgrad.errors import ShapeError
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import joint, linear, shape_of, sum_to, undifferentiable
 from distgrad.ops.shaping.placement import to_device
-from distgrad.shapes import Axis, Shape, broadcast, normalize_axes, normalize_axis
+from distgrad.shapes import (
+    Axis,
+    Shape,
+    broadcast,
+    integer,
+    integers,
+    normalize_axes,
+    normalize_axis,
+    shape_given,
+)
 
 # --- shape --------------------------------------------------------------------------------------
 
@@ -58,8 +64,12 @@ def reshape(x: Any, /, shape: int | Sequence[int], *, copy: bool | None = None) 
         If the number of elements differs.
     """
     if isinstance(shape, (tuple, list)):
-        return apply(RESHAPE, x, shape=tuple(operator.index(length) for length in shape))
-    return apply(RESHAPE, x, shape=(operator.index(shape),))  # type: ignore[arg-type]
+        return apply(RESHAPE, x, shape=tuple([_length(length) for length in shape]))
+    return apply(RESHAPE, x, shape=(_length(shape),))
+
+
+def _length(value: Any) -> int:
+    return value if value.__class__ is int else integer("reshape", "shape", value)
 
 
 def _broadcast_to_spec(x: Spec, *, shape: Shape) -> Spec:
@@ -79,7 +89,9 @@ BROADCAST_TO = linear(
 
 def broadcast_to(x: Any, /, shape: Sequence[int]) -> Any:
     """Return x repeated along new axes, and along those of length 1, to a shape."""
-    return apply(BROADCAST_TO, x, shape=tuple(shape))
+    if shape.__class__ is not tuple:
+        shape = integers("broadcast_to", "shape", shape)
+    return apply(BROADCAST_TO, x, shape=shape)
 
 
 def _expand_dims_spec(x: Spec, *, axis: int) -> Spec:
@@ -121,7 +133,7 @@ SQUEEZE = linear("squeeze", _squeeze_transpose, _squeeze_spec, batch=batching.al
 def squeeze(x: Any, /, axis: Axis = None) -> Any:
     """Return x without axes of length 1: those named, or all such by default."""
     if axis is None:
-        axis = tuple(a for a, length in enumerate(np.shape(x)) if length == 1)
+        axis = tuple(a for a, length in enumerate(shape_given(x)) if length == 1)
     return apply(SQUEEZE, x, axis=axis)
 
 
@@ -155,7 +167,9 @@ PERMUTE_DIMS = linear(
 
 def permute_dims(x: Any, /, axes: Sequence[int]) -> Any:
     """Return x with its axes in another order: axis i of the result is axis ``axes[i]`` of x."""
-    return apply(PERMUTE_DIMS, x, axes=tuple(axes))
+    if axes.__class__ is not tuple:
+        axes = integers("permute_dims", "axes", axes)
+    return apply(PERMUTE_DIMS, x, axes=axes)
 
 
 def _matrix_transpose_spec(x: Spec) -> Spec:
@@ -298,7 +312,7 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
     ShapeError
         If there is no array, or shapes differ in another axis.
     """
-    arrays = tuple(arrays)
+    arrays = _several("concat", arrays)
     if not arrays:
         raise ShapeError("concat: arrays is empty; expected one array or more")
     if axis is None:
@@ -308,7 +322,21 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0) -> Any:
 
 def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     """Return arrays of one shape joined along a new axis at a position of the result."""
+    arrays = _several("stack", arrays)
+    if not arrays:
+        raise ShapeError("stack: arrays is empty; expected one array or more")
     return concat([expand_dims(x, axis=axis) for x in arrays], axis=axis)
+
+
+def _several(operation: str, arrays: Any) -> tuple[Any, ...]:
+    if arrays.__class__ is list:
+        return tuple(arrays)
+    if not hasattr(arrays, "__iter__") or isinstance(arrays, (str, dict)):
+        raise TypeError(
+            f"{operation}: arrays is of type {type(arrays).__name__}; expected a list or tuple of "
+            "arrays"
+        )
+    return tuple(arrays)
 
 
 # --- values in the shape of another array -------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 from distgrad.core.op import Array
 from distgrad.ops.elementwise.arithmetic import abs as magnitude
-from distgrad.ops.elementwise.arithmetic import add, multiply, sign, subtract
+from distgrad.ops.elementwise.arithmetic import add, multiply, operand, sign, subtract
 from distgrad.ops.elementwise.comparison import equal, isfinite
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.elementwise.transcendental import exp, log
@@ -64,6 +64,7 @@ def softmax(x: Any, /, axis: Axis = None) -> Any:
     if isinstance(axis, int):
         return by_axis.softmax(x, axis=axis)
     if axis is None:
+        x = operand(x)
         flat = reshape(x, (-1,))
         return reshape(by_axis.softmax(flat, axis=0), tuple(x.shape))
     return exp(log_softmax(x, axis))

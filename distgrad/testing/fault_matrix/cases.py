@@ -42,6 +42,14 @@ dist.DivergenceAudit([kernel, bias]).check()
 if world.rank == 0:
     say("all ranks have trained, with equal variables")
 """
+# The same with a gradient of 1 MiB: 2 ranks of one machine add it up in memory of both, a few more
+# by slices.
+TRAIN_LONG = (
+    TRAIN.replace("[kernel, bias]", "[kernel, bias, table]")
+    .replace("audit =", 'table = dg.Variable(np.ones((512, 256)), name="table")\naudit =')
+    .replace("+ bias) ** 2)", "+ bias) ** 2) + dg.mean(dg.tanh(wide @ table / 1000))")
+    .replace("for step", "wide = np.ones((64, 512))\nfor step")
+)
 TRAINED = "all ranks have trained, with equal variables"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from distgrad.testing.fault_matrix.cases import (
     TO_THE_END,
     TRAIN,
+    TRAIN_LONG,
     TRAINED,
     Bench,
     Case,
@@ -53,11 +54,11 @@ if child == 0:
 os.waitpid(child, 0)
 """ + TRAIN.replace("world = dist.init", "dist.init")
 
-INTERRUPTED = TRAIN.replace("signal.signal(signal.SIGUSR1, lambda *_: None)", "")
+INTERRUPTED = TRAIN_LONG.replace("signal.signal(signal.SIGUSR1, lambda *_: None)", "")
 
 
 def _raises(bench: Bench) -> None:
-    result = bench.run(TRAIN, faults="raise:rank=1,step=3")
+    result = bench.run(TRAIN_LONG, faults="raise:rank=1,step=3")
     bench.ends(
         result,
         "RemoteRankError: rank 1 raised",
@@ -69,12 +70,12 @@ def _raises(bench: Bench) -> None:
 
 
 def _exits(bench: Bench) -> None:
-    result = bench.run(TRAIN, faults="exit0:rank=1,step=3")
+    result = bench.run(TRAIN_LONG, faults="exit0:rank=1,step=3")
     bench.ends(result, "RemoteRankError", "rank 1 left by sys.exit(0)", by="others")
 
 
 def _killed(bench: Bench) -> None:
-    result = bench.run(TRAIN, faults="kill:rank=1,step=3")
+    result = bench.run(TRAIN_LONG, faults="kill:rank=1,step=3")
     bench.ends(result, "injected: kill on rank 1", by="anybody")
 
 
@@ -96,7 +97,7 @@ def _survived_first(bench: Bench) -> None:
 
 
 def _stopped(bench: Bench) -> None:
-    result = bench.run(TRAIN, faults="stop:rank=1,step=3", variables={"PATIENCE": "4"})
+    result = bench.run(TRAIN_LONG, faults="stop:rank=1,step=3", variables={"PATIENCE": "4"})
     bench.ends(result, "StallError", "not arrived: rank 1", by="others")
 
 

@@ -64,9 +64,11 @@ def _einsums() -> Iterator[Sample]:
         yield Sample("contract", subscripts, operands, {"subscripts": subscripts})
 
 
+_ROWS: dict[str, Shape] = {"rows": (3, 4), "line": (4,), "stack": (2, 3, 4), "no-rows": (0, 4)}
+
+
 def _affine_maps() -> Iterator[Sample]:
-    shapes = {"rows": (3, 4), "line": (4,), "stack": (2, 3, 4), "no-rows": (0, 4)}
-    for variant, shape in shapes.items():
+    for variant, shape in _ROWS.items():
         operands = (values(shape, *ANY), values((4, 5), *SHIFTED), values((5,), *ANY, seed=1))
         yield Sample("linear", variant, operands)
         yield Sample("linear", f"{variant}-without-bias", operands[:2])
@@ -76,6 +78,16 @@ def _affine_maps() -> Iterator[Sample]:
     yield Sample("linear", "nothing-to-sum", (values((2, 0), *ANY), values((0, 3), *ANY)))
 
 
-FAMILIES = (_contractions, _einsums, _affine_maps)
+def _rectified() -> Iterator[Sample]:
+    signs = np.array([1.0, -1.0, 1.0, -1.0, 1.0])  # of columns, whose sums stay away from 0
+    for variant, shape in {**_ROWS, "strided": (6, 4)}.items():
+        x = values(shape, *SHIFTED)[:: 2 if variant == "strided" else 1]
+        kernel = frozen(values((4, 5), *SHIFTED) * signs)
+        bias = frozen(values((5,), *SHIFTED, seed=1) * signs)
+        yield Sample("linear_relu", variant, (x, kernel, bias))
+        yield Sample("linear_relu", f"{variant}-without-bias", (x, kernel))
+
+
+FAMILIES = (_contractions, _einsums, _affine_maps, _rectified)
 # Where a complex operand has a derivative.
 TAKE_COMPLEX = frozenset("matmul contract linear".split())

@@ -231,3 +231,62 @@ def test_a_tape_takes_them_forward_and_backward(monkeypatch):
     tape.gradient(loss, sources)
 
     assert taken == ["attention", "attention_vjp"]
+
+
+# --- heads that lie side by side ------------------------------------------------------------------
+
+
+def side_by_side(array):
+    """Return the same numbers as projections leave them: heads within rows."""
+    return np.ascontiguousarray(array.swapaxes(-3, -2)).swapaxes(-3, -2)
+
+
+@pytest.mark.parametrize("lead", [(3,), (2, 3), (2, 1, 3), (1, 2, 3), (4, 2, 1)])
+@pytest.mark.parametrize("widths", [(16, 16), (64, 32), (7, 5)])
+@pytest.mark.parametrize("offset", [None, 0])
+def test_the_order_of_heads_and_rows_in_memory_changes_no_bit(lead, widths, offset):
+    rng = np.random.default_rng(3)
+    shapes = (100, widths[0]), (110, widths[0]), (110, widths[1])
+    arrays = [rng.standard_normal((*lead, *shape), dtype=np.float32) for shape in shapes]
+    params = {"scale": 0.3, "offset": offset}
+    expected = FORWARD(*arrays, **params)
+    g = cotangents(expected)
+    pulled = PULL(*arrays, *expected, *g, **params)
+
+    turned = [side_by_side(each) for each in arrays]
+    found = FORWARD(*turned, **params)
+    back = PULL(*turned, *found, side_by_side(g[0]), g[1], **params)
+
+    for mine, other in zip((*found, *back), (*expected, *pulled), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    if len(lead) > 1 and lead[-1] > 1:
+        assert found[0].swapaxes(-3, -2).flags.c_contiguous
+        assert all(each.swapaxes(-3, -2).flags.c_contiguous for each in back)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: np.broadcast_to(x[:1], x.shape),
+        lambda x: np.broadcast_to(x[:, :, :1], x.shape),
+        lambda x: x[:, ::-1],
+        np.asfortranarray,
+        lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
+        lambda x: np.repeat(x, 2, axis=-2)[..., ::2, :],
+        lambda x: np.ascontiguousarray(x.transpose(1, 2, 0, 3)).transpose(2, 0, 1, 3),
+    ],
+)
+def test_views_count_as_their_copies(view):
+    rng = np.random.default_rng(4)
+    arrays = [view(rng.standard_normal((2, 3, 40, 64), dtype=np.float32)) for _ in range(3)]
+    copies = [np.ascontiguousarray(each) for each in arrays]
+    params = {"scale": 0.3, "offset": None}
+    expected = FORWARD(*copies, **params)
+    g = cotangents(expected)
+
+    found = FORWARD(*arrays, **params)
+    back = PULL(*arrays, *found, view(g[0]), g[1], **params)
+
+    pulled = PULL(*copies, *expected, np.ascontiguousarray(view(g[0])), g[1], **params)
+    for mine, other in zip((*found, *back), (*expected, *pulled), strict=True):
+        np.testing.assert_array_equal(mine, other)

@@ -50,6 +50,19 @@ def use(monkeypatch, workers):
     monkeypatch.setattr(threads, "available", lambda: workers)
 
 
+def printed_by(script):
+    """Return what a script prints in a process of its own, which has to end well."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 @pytest.mark.parametrize(("length", "each"), [(1, 1), (7, 3), (33, 1), (100, 7), (8, 100)])
 def test_every_number_is_in_one_piece(kernels, monkeypatch, workers, length, each):
@@ -82,6 +95,44 @@ def test_helpers_take_part_awake_and_asleep(kernels, monkeypatch):
 
         assert helped, f"no helper came, {pause} s after the last work"
     assert (sums % 10_000 == 0).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are not placed here")
+def test_helpers_may_run_on_every_processor_again_once_they_are_awake(kernels, monkeypatch):
+    use(monkeypatch, 3)
+    sums, allowed = np.zeros(64), frozenset(os.sched_getaffinity(0))
+    for _ in range(20):
+        time.sleep(0.01)  # they sleep, and are sent elsewhere as they wake
+        kernels[1](64, 1, 10_000, address(sums))
+    helpers = [each for each in threading.enumerate() if each.name.startswith("distgrad-crew")]
+
+    until = time.monotonic() + 30
+    while {frozenset(os.sched_getaffinity(each.native_id)) for each in helpers} != {allowed}:
+        assert time.monotonic() < until, "a helper is kept from a processor"
+        time.sleep(0.01)
+    assert len(helpers) >= 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are not placed here")
+def test_a_crew_with_one_processor_gets_its_work_done(kernels):
+    script = ONE_PROCESSOR.format(processor=min(os.sched_getaffinity(0)))
+    assert printed_by(script) == "alike\n"
+
+
+ONE_PROCESSOR = """
+import os, time
+import numpy as np
+os.sched_setaffinity(0, {{{processor}}})
+from distgrad_numpy import threads
+from distgrad_numpy.compiled import rows
+threads.available = lambda: 2
+x = np.random.default_rng(0).standard_normal((999, 512), dtype=np.float32)
+before = rows.OFFERS["softmax"](x, axis=-1)
+for _ in range(20):
+    time.sleep(0.005)
+    assert (rows.OFFERS["softmax"](x, axis=-1) == before).all()
+print("alike")
+"""
 
 
 def test_callers_on_several_threads_do_not_mix(kernels, monkeypatch):
@@ -134,13 +185,4 @@ print("child", os.waitstatus_to_exitcode(status))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_has_helpers_of_its_own_and_both_end(kernels):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "child 0\n"
+    assert printed_by(SCRIPT) == "child 0\n"

@@ -7,8 +7,7 @@ import pytest
 
 from distgrad.backends_in_force import kernels_of
 from distgrad_numpy import threads
-from distgrad_numpy.compiled import drawing, library
-from distgrad_numpy.compiled.offers import function
+from distgrad_numpy.compiled import crew, drawing, library
 
 pytestmark = pytest.mark.needs_compiler
 
@@ -36,8 +35,8 @@ def test_numbers_are_right_to_the_precision_of_the_angle():
     words = np.random.default_rng(0).integers(0, 2**32, (2, 200_000), dtype=np.uint32)
     both = np.stack(words, axis=1).ravel()
     out = np.empty(both.size, np.float32)
-    kinds = (ctypes.c_longlong, ctypes.c_void_p, ctypes.c_void_p)
-    function("drawing", "normal", kinds)(len(words[0]), both.ctypes.data, out.ctypes.data)
+    run = crew.shared("drawing", "normal", [ctypes.c_void_p] * 2)
+    run(len(words[0]), 1 << 15, both.ctypes.data, out.ctypes.data)
 
     u = words[0].astype(np.float32).astype(float) * 2.0**-32 + 2.0**-33
     radius = np.sqrt(-2 * np.log(u.astype(np.float32).astype(float)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import distgrad_numpy.products as kernels
-from distgrad_numpy import threads
+from distgrad_numpy import affine, threads
 from distgrad_numpy.compiled import products
 
 pytestmark = pytest.mark.needs_compiler
@@ -59,6 +59,21 @@ def test_products_are_those_of_blas(shape, layout):
     assert_near(products.product(a, b, bias), a, b, bias)
 
 
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_less_than_0_becomes_0_and_nan_stays(shape, layout, with_bias):
+    a, b = factors(shape, layout)
+    a[3] = np.nan
+    bias = normal(shape[2], seed=1) if with_bias else None
+
+    found = products.product(a, b, bias, rectified=True)
+
+    np.testing.assert_array_equal(found, np.maximum(products.product(a, b, bias), 0))
+    assert np.isnan(found[3]).all()
+    assert (found == 0).any()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 7, 17, 33])
 def test_odd_lengths_are_whole(length, layout):
@@ -85,13 +100,16 @@ def test_a_row_does_not_depend_on_its_neighbours(layout):
         np.testing.assert_array_equal(products.product(some, b), whole[rows])
 
 
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("lengths", [(515, 200, 150), (70, 200, 630), (300, 150, 390)], ids=str)
+def test_the_number_of_threads_changes_no_bit(lengths, layout, monkeypatch):
     monkeypatch.setattr(products, "_SHARED", 0)
-    a, b = factors((515, 200, 150))
+    a, b = factors(lengths, layout)
+    bias = b[0].copy()
     results = []
     for number in (1, 2, 3):
         monkeypatch.setattr(threads, "available", lambda number=number: number)
-        results.append(products.product(a, b))
+        results.append(products.product(a, b, bias, rectified=True))
 
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -134,7 +152,7 @@ def test_what_the_kernel_does_not_read_is_left_to_blas():
     assert products.product(a, b, wide[0, ::2]) is None
     assert products.product(a, b, wide[0, :64].astype(np.float64)) is None
     np.testing.assert_allclose(
-        kernels.linear(a, b, wide[0, ::2]), a @ b + wide[0, ::2], rtol=1e-5, atol=1e-4
+        affine.linear(a, b, wide[0, ::2]), a @ b + wide[0, ::2], rtol=1e-5, atol=1e-4
     )
 
 
@@ -160,14 +178,14 @@ def test_products_of_nothing_are_those_of_numpy(shape):
     a, b = np.zeros(shape[:2], np.float32), np.zeros(shape[1:], np.float32)
 
     np.testing.assert_array_equal(kernels.matmul(a, b), a @ b)
-    np.testing.assert_array_equal(kernels.linear(a, b, b.sum(axis=0)), a @ b)
+    np.testing.assert_array_equal(affine.linear(a, b, b.sum(axis=0)), a @ b)
 
 
 def test_rows_of_a_stack_are_those_of_one_matrix():
     x, kernel, bias = normal(6, 50, 64), normal(64, 128), normal(128, seed=3)
     flat = products.product(x.reshape(300, 64), kernel, bias)
 
-    np.testing.assert_array_equal(kernels.linear(x, kernel, bias), flat.reshape(6, 50, 128))
+    np.testing.assert_array_equal(affine.linear(x, kernel, bias), flat.reshape(6, 50, 128))
     np.testing.assert_array_equal(kernels.matmul(x, kernel) + bias, flat.reshape(6, 50, 128))
 
 
@@ -175,7 +193,7 @@ def test_rows_of_a_stack_are_those_of_one_matrix():
 def test_a_wider_bias_makes_the_result_wider(dtype):
     x, kernel, bias = normal(64, 128), normal(128, 128), normal(128, seed=3).astype(dtype)
 
-    result = kernels.linear(x, kernel, bias)
+    result = affine.linear(x, kernel, bias)
 
     assert result.dtype == np.result_type(np.float32, dtype)
     np.testing.assert_array_equal(result, kernels.matmul(x, kernel) + bias)

@@ -8,7 +8,7 @@ from distgrad.testing import rules
 from distgrad.testing.samples import samples
 from distgrad_numpy import recurrent as own
 from distgrad_numpy import threads
-from distgrad_numpy.compiled import library, offers, recurrent
+from distgrad_numpy.compiled import crew, library, offers, recurrent
 
 pytestmark = pytest.mark.needs_compiler
 
@@ -104,11 +104,12 @@ def test_the_number_of_threads_changes_no_bit(kind, monkeypatch):
     monkeypatch.setattr(recurrent, "_EXAMPLE", 1)
     monkeypatch.setattr(recurrent, "_ROWS", 100)
     parts = []
-    monkeypatch.setattr(
-        recurrent,
-        "in_pieces",
-        lambda count, each, work: (parts.append(each), offers.in_pieces(count, each, work)),
-    )
+
+    def shared(name):
+        run = crew.shared("recurrent", name, recurrent._SHARED[name])
+        return lambda count, each, *given: (parts.append(each), run(count, each, *given))
+
+    monkeypatch.setattr(recurrent, "_shared", shared)
     results = []
     for number in (1, 2, 5):
         monkeypatch.setattr(threads, "available", lambda number=number: number)
@@ -212,12 +213,8 @@ def test_without_a_compiler_nothing_is_offered(kind, monkeypatch):
 @pytest.mark.parametrize("kind", GATES)
 def test_a_tape_takes_them_forward_and_backward(kind, monkeypatch):
     taken = []
-    for name in (kind, f"{kind}_vjp"):
-        monkeypatch.setattr(
-            recurrent,
-            "_function",
-            lambda name, found=recurrent._function: (taken.append(name), found(name))[1],
-        )
+    found = recurrent._shared
+    monkeypatch.setattr(recurrent, "_shared", lambda name: (taken.append(name), found(name))[1])
     steps, batch, width, units = 12, 20, 8, 6
     x, *_, kernel, back, bias = (
         inputs_of(kind, steps, batch, width, units)

@@ -1,5 +1,6 @@
 // Attention of single heads: blocks of scores that fit the second cache, from products to weights.
 #include "bounded.hpp"
+#include "crew.hpp"
 #include "products.hpp"
 using namespace distgrad;
 
@@ -8,35 +9,46 @@ constexpr index_t KEYS = 256;      // keys at once: a multiple of PANEL
 constexpr index_t FEW_KEYS = 64;   // keys of whose values a panel stays in the first cache
 constexpr int NO_MASK = 0, CHOICE = 1;  // a mask of bytes; any other is one of numbers to be added
 
+// Where the heads of an array lie: problems of `inner` heads each, whose rows have no gaps within.
+// Steps are in numbers: heads may lie side by side within a row, as projections leave them.
+struct Places {
+    index_t outer, head, row;
+    template <class T>
+    T* at(T* data, index_t inner, index_t place) const {
+        return data + place / inner * outer + place % inner * head;
+    }
+};
+
 // A matrix as right side: in place where its rows are whole panels, else laid out anew.
 struct Right {
     const float* data;
-    index_t rows, columns;
-    bool in_place;
+    index_t rows, columns, row;  // `row`: how far rows are apart that stay in place; 0 for others
     index_t width(index_t j) const { return width_of(j, columns); }
-    index_t step(index_t j) const { return in_place ? columns : width(j); }
-    const float* at(index_t row, index_t j) const {
-        return in_place ? data + row * columns + j : data + j * rows + row * width(j);
+    index_t step(index_t j) const { return row ? row : width(j); }
+    const float* at(index_t place, index_t j) const {
+        return row ? data + place * row + j : data + j * rows + place * width(j);
     }
 };
 
 inline bool fits(index_t columns) { return arranged_columns(columns) == columns; }
 
 // A right side, in `room` if it does not fit as it is.
-APART inline Right right_side(const float* from, index_t rows, index_t columns, float*& room) {
-    if (fits(columns)) return {from, rows, columns, true};
+APART inline Right right_side(const float* from, index_t rows, index_t columns, index_t row,
+                              float*& room) {
+    if (fits(columns) && row > 0) return {from, rows, columns, row};
     const float* data = room;
-    arrange(rows, columns, from, room);
+    arrange(rows, columns, from, room, row);
     room += rows * arranged_columns(columns);
-    return {data, rows, columns, false};
+    return {data, rows, columns, 0};
 }
 
 // The transpose of (rows, columns) as right side, in `room`.
-APART inline Right turned(const float* from, index_t rows, index_t columns, float*& room) {
+APART inline Right turned(const float* from, index_t rows, index_t columns, index_t row,
+                          float*& room) {
     const float* data = room;
-    arrange_transpose(columns, rows, from, room);
+    arrange_transpose(columns, rows, from, room, row);
     room += columns * arranged_columns(rows);
-    return {data, columns, rows, false};
+    return {data, columns, rows, 0};
 }
 
 // What there is of one problem: `causal` says whether row r sees keys 0 ... r + offset only.
@@ -71,11 +83,12 @@ struct Mask {
 
 // scores (rows, KEYS) = left right, for the keys from `key` on and rows that see any of them.
 APART inline void score(const Shape& shape, index_t begin, index_t rows, index_t key, index_t count,
-                        const float* left, index_t depth, const Right& right, float* scores) {
+                        const float* left, index_t depth, index_t row, const Right& right,
+                        float* scores) {
     for (index_t j = key; j < key + count; j += PANEL) {
         const index_t first = shape.first_row(begin, j);
         if (first < rows)
-            panel(rows - first, depth, left + first * depth, depth, right.at(0, j), right.step(j),
+            panel(rows - first, depth, left + first * row, row, right.at(0, j), right.step(j),
                   right.width(j), scores + first * KEYS + (j - key), KEYS, false);
     }
 }
@@ -97,14 +110,14 @@ APART inline void gather(const Shape& shape, index_t begin, index_t rows, index_
 // to (keys from `key` on, columns of right) += weights^T right, whose rows are those of the block.
 APART inline void scatter(const Shape& shape, index_t begin, index_t rows, index_t key,
                           index_t count, const float* weights, const Right& right, float* to,
-                          index_t wide) {
+                          index_t apart) {
     for (index_t j = 0; j < right.columns; j += PANEL)
         for (index_t k = 0; k < count; k += FEW_KEYS) {
             const index_t first = shape.first_row(begin, key + k);
             if (first < rows)
                 panel<true>(least(FEW_KEYS, count - k), rows - first, weights + first * KEYS + k,
                             KEYS, right.at(first, j), right.step(j), right.width(j),
-                            to + (key + k) * wide + j, wide, true);
+                            to + (key + k) * apart + j, apart, true);
         }
 }
 
@@ -114,6 +127,13 @@ APART inline void fill(float* to, index_t count, float value) {
 
 APART inline void scaled(const float* from, index_t count, float scale, float* __restrict to) {
     for (index_t i = 0; i < count; ++i) to[i] = from[i] * scale;
+}
+
+// Rows of another distance, scaled.
+APART inline void scaled_rows(index_t rows, index_t width, const float* from, index_t step,
+                              float scale, float* to, index_t apart) {
+    for (index_t row = 0; row < rows; ++row)
+        scaled(from + row * step, width, scale, to + row * apart);
 }
 
 // The greatest of some numbers and `top`; NaN is passed over.
@@ -158,41 +178,66 @@ APART inline float dot(const float* a, const float* b, index_t count) {
     return sum;
 }
 
-// How many numbers of room a head needs, forward and backward.
+// Rows in which sums are made: in place where they are whole panels, else in `room` until the end.
+struct Sums {
+    float *place, *data;
+    index_t apart, row, rows, width;
+    Sums(float* place, index_t apart, index_t rows, index_t width, float*& room)
+        : place(place), data(place), apart(apart), row(apart), rows(rows), width(width) {
+        if (!fits(width)) {
+            data = room;
+            row = arranged_columns(width);
+            room += rows * row;
+        }
+        for (index_t r = 0; r < rows; ++r) fill(data + r * row, arranged_columns(width), 0.0f);
+    }
+    void end() const {
+        if (data != place) scaled_rows(rows, width, data, row, 1.0f, place, apart);
+    }
+};
+
+// How many numbers of room a worker needs, forward and backward: whole lines of the cache.
 KERNEL index_t room(index_t keys, index_t width, index_t out_width) {
     const index_t arranged = arranged_columns(keys) + keys + ROWS;
     const index_t wide = arranged_columns(width) + arranged_columns(out_width);
-    return 2 * ROWS * KEYS + 2 * arranged * wide + 2 * ROWS * wide;
+    return (2 * ROWS * KEYS + 2 * arranged * wide + 2 * ROWS * wide + 15) / 16 * 16;
 }
 
-// Heads begin <= h < end of query (heads, rows, width), key (heads, keys, width), and value (heads,
-// keys, out_width): the output, and of each row the logarithm of its exponentials' sum.
-KERNEL void attention(index_t begin, index_t end, index_t rows, index_t keys, index_t width,
+// Some heads of query (heads, rows, width), key (heads, keys, width), and value (heads,
+// keys, out_width): the output, and of each row the logarithm of its exponentials' sum. `places` are
+// those of query, key, value and output.
+static void attention(const Piece& piece, index_t rows, index_t keys, index_t width,
                       index_t out_width, index_t causal, index_t offset, float scale,
                       const void* mask_data, index_t kind, index_t head_step, index_t row_step,
-                      const float* query, const float* key, const float* value, float* room,
-                      float* output, float* sums) {
+                      index_t inner, const Places* places, const float* query, const float* key,
+                      const float* value, float* rooms, float* output, float* sums) {
     const Shape shape{rows, keys, width, out_width, causal, offset};
     const Mask mask{mask_data, kind, head_step, row_step};
     const index_t wide = arranged_columns(out_width);
     const float least_number = -__builtin_inff();
-    float *const scores = room, *const gathered = scores + ROWS * KEYS;
+    float* const scores = rooms + piece.worker * room(keys, width, out_width);
+    float* const gathered = scores + ROWS * KEYS;
     float* const queries = gathered + ROWS * wide;
     float tops[ROWS], totals[ROWS];
-    for (index_t head = begin; head < end; ++head) {
+    for (index_t head = piece.begin; head < piece.end; ++head) {
         float* rest = queries + ROWS * width;
-        const Right key_columns = turned(key + head * keys * width, keys, width, rest);
-        const Right values = right_side(value + head * keys * out_width, keys, out_width, rest);
+        const float* own_query = places[0].at(query, inner, head);
+        float* own_output = places[3].at(output, inner, head);
+        const Right key_columns =
+            turned(places[1].at(key, inner, head), keys, width, places[1].row, rest);
+        const Right values =
+            right_side(places[2].at(value, inner, head), keys, out_width, places[2].row, rest);
         for (index_t first = 0; first < rows; first += ROWS) {
             const index_t count = least(ROWS, rows - first), place = head * rows + first;
-            scaled(query + place * width, count * width, scale, queries);
+            scaled_rows(count, width, own_query + first * places[0].row, places[0].row, scale,
+                        queries, width);
             fill(gathered, count * wide, 0.0f);
             fill(tops, count, least_number);
             fill(totals, count, 0.0f);
             const index_t last = shape.seen(first + count - 1);
             for (index_t k = 0; k < last; k += KEYS) {
                 const index_t several = least(KEYS, last - k);
-                score(shape, first, count, k, several, queries, width, key_columns, scores);
+                score(shape, first, count, k, several, queries, width, width, key_columns, scores);
                 for (index_t row = 0; row < count; ++row) {
                     float* own = scores + row * KEYS;
                     const index_t seen = most(0, least(several, shape.seen(first + row) - k));
@@ -213,7 +258,7 @@ KERNEL void attention(index_t begin, index_t end, index_t rows, index_t keys, in
                 const bool blind = !shape.seen(first + row) ||
                                    (kind == CHOICE && tops[row] == least_number);
                 const float factor = blind ? 0.0f : 1.0f / totals[row];
-                float* const to = output + (place + row) * out_width;
+                float* const to = own_output + (first + row) * places[3].row;
                 scaled(gathered + row * wide, out_width, factor, to);
                 sums[place + row] =
                     tops[row] == least_number ? 0.0f : tops[row] + log(totals[row]);
@@ -222,43 +267,51 @@ KERNEL void attention(index_t begin, index_t end, index_t rows, index_t keys, in
     }
 }
 
-// The cotangents of query, key and value; those of the sums may be missing.
-KERNEL void attention_vjp(index_t begin, index_t end, index_t rows, index_t keys, index_t width,
+SHARED(attention)
+
+// The cotangents of query, key and value; those of the sums may be missing. `places` are those of
+// query, key, value, output, g, and the three cotangents.
+static void attention_vjp(const Piece& piece, index_t rows, index_t keys, index_t width,
                           index_t out_width, index_t causal, index_t offset, float scale,
                           const void* mask_data, index_t kind, index_t head_step, index_t row_step,
-                          const float* query, const float* key, const float* value,
-                          const float* output, const float* sums,
-                          const float* g, const float* g_sums, float* room, float* to_query,
+                          index_t inner, const Places* places, const float* query,
+                          const float* key, const float* value, const float* output, const float* sums,
+                          const float* g, const float* g_sums, float* rooms, float* to_query,
                           float* to_key, float* to_value) {
     const Shape shape{rows, keys, width, out_width, causal, offset};
     const Mask mask{mask_data, kind, head_step, row_step};
-    const index_t wide = arranged_columns(width), out_wide = arranged_columns(out_width);
-    float *const scores = room, *const to_scores = scores + ROWS * KEYS;
+    const index_t wide = arranged_columns(width);
+    float* const scores = rooms + piece.worker * room(keys, width, out_width);
+    float* const to_scores = scores + ROWS * KEYS;
     float *const gathered = to_scores + ROWS * KEYS, *const queries = gathered + ROWS * wide;
-    for (index_t head = begin; head < end; ++head) {
+    for (index_t head = piece.begin; head < piece.end; ++head) {
         float* rest = queries + ROWS * width;
-        const Right key_columns = turned(key + head * keys * width, keys, width, rest);
-        const Right value_columns = turned(value + head * keys * out_width, keys, out_width, rest);
-        const Right key_rows = right_side(key + head * keys * width, keys, width, rest);
-        float* const keys_end = fits(width) ? to_key + head * keys * width : rest;
-        rest += fits(width) ? 0 : keys * wide;
-        float* const values_end = fits(out_width) ? to_value + head * keys * out_width : rest;
-        rest += fits(out_width) ? 0 : keys * out_wide;
-        fill(keys_end, keys * wide, 0.0f);
-        fill(values_end, keys * out_wide, 0.0f);
+        const float* own_query = places[0].at(query, inner, head);
+        const float* own_key = places[1].at(key, inner, head);
+        const float* own_output = places[3].at(output, inner, head);
+        float* own_to_query = places[5].at(to_query, inner, head);
+        const Right key_columns = turned(own_key, keys, width, places[1].row, rest);
+        const Right value_columns =
+            turned(places[2].at(value, inner, head), keys, out_width, places[2].row, rest);
+        const Right key_rows = right_side(own_key, keys, width, places[1].row, rest);
+        Sums to_keys{places[6].at(to_key, inner, head), places[6].row, keys, width, rest};
+        Sums to_values{places[7].at(to_value, inner, head), places[7].row, keys, out_width, rest};
         for (index_t first = 0; first < rows; first += ROWS) {
             const index_t count = least(ROWS, rows - first), place = head * rows + first;
-            const float* own_g = g + place * out_width;
+            const index_t g_row = places[4].row;
+            const float* own_g = places[4].at(g, inner, head) + first * g_row;
             float* more = rest;
-            scaled(query + place * width, count * width, scale, queries);
-            const Right query_rows = right_side(queries, count, width, more);
-            const Right g_rows = right_side(own_g, count, out_width, more);
+            scaled_rows(count, width, own_query + first * places[0].row, places[0].row, scale,
+                        queries, width);
+            const Right query_rows = right_side(queries, count, width, width, more);
+            const Right g_rows = right_side(own_g, count, out_width, g_row, more);
             fill(gathered, count * wide, 0.0f);
             const index_t last = shape.seen(first + count - 1);
             for (index_t k = 0; k < last; k += KEYS) {
                 const index_t several = least(KEYS, last - k);
-                score(shape, first, count, k, several, queries, width, key_columns, scores);
-                score(shape, first, count, k, several, own_g, out_width, value_columns, to_scores);
+                score(shape, first, count, k, several, queries, width, width, key_columns, scores);
+                score(shape, first, count, k, several, own_g, out_width, g_row, value_columns,
+                      to_scores);
                 for (index_t row = 0; row < count; ++row) {
                     float *own = scores + row * KEYS, *to = to_scores + row * KEYS;
                     const index_t seen = most(0, least(several, shape.seen(first + row) - k));
@@ -266,24 +319,23 @@ KERNEL void attention_vjp(index_t begin, index_t end, index_t rows, index_t keys
                     fill(to + seen, several - seen, 0.0f);
                     if (!seen) continue;
                     mask.apply(head, first + row, k, seen, own);
-                    const float* y = output + (place + row) * out_width;
-                    const float centre = dot(y, own_g + row * out_width, out_width) -
+                    const float* y = own_output + (first + row) * places[3].row;
+                    const float centre = dot(y, own_g + row * g_row, out_width) -
                                          (g_sums ? g_sums[place + row] : 0.0f);
                     pull(own, to, seen, sums[place + row], centre);
                 }
-                scatter(shape, first, count, k, several, scores, g_rows, values_end, out_wide);
-                scatter(shape, first, count, k, several, to_scores, query_rows, keys_end, wide);
+                scatter(shape, first, count, k, several, scores, g_rows, to_values.data,
+                        to_values.row);
+                scatter(shape, first, count, k, several, to_scores, query_rows, to_keys.data,
+                        to_keys.row);
                 gather(shape, first, count, k, several, to_scores, key_rows, gathered, wide);
             }
-            for (index_t row = 0; row < count; ++row)
-                scaled(gathered + row * wide, width, scale, to_query + (place + row) * width);
+            scaled_rows(count, width, gathered, wide, scale,
+                        own_to_query + first * places[5].row, places[5].row);
         }
-        if (!fits(width))
-            for (index_t row = 0; row < keys; ++row)
-                scaled(keys_end + row * wide, width, 1.0f, to_key + (head * keys + row) * width);
-        if (!fits(out_width))
-            for (index_t row = 0; row < keys; ++row)
-                scaled(values_end + row * out_wide, out_width, 1.0f,
-                       to_value + (head * keys + row) * out_width);
+        to_keys.end();
+        to_values.end();
     }
 }
+
+SHARED(attention_vjp)

@@ -2,6 +2,10 @@
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "crew.hpp"
 
@@ -10,7 +14,41 @@ namespace {
 struct Bed {
     pthread_mutex_t lock;
     pthread_cond_t bell;
+#ifdef __linux__
+    pid_t sleeper;
+    cpu_set_t allowed;  // processors, before it was sent elsewhere
+    bool is_sent;
+#endif
 };
+
+// Let a sleeper wake on another processor than the caller's, which has work of its own. A kernel in a
+// virtual machine takes processors that rest for ones that are not to be had, and so put helpers
+// behind their callers, for as long as both had work. Whoever calls has the bed's lock.
+inline void send_elsewhere([[maybe_unused]] Bed& bed) {
+#ifdef __linux__
+    const int own = sched_getcpu();
+    if (own < 0 || own >= CPU_SETSIZE) return;
+    if (!bed.is_sent && sched_getaffinity(bed.sleeper, sizeof bed.allowed, &bed.allowed)) return;
+    cpu_set_t others = bed.allowed;
+    CPU_CLR(own, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(bed.sleeper, sizeof others, &others))
+        bed.is_sent = true;
+#endif
+}
+
+// Let who is awake go to any of its processors again.
+inline void set_free([[maybe_unused]] Bed& bed) {
+#ifdef __linux__
+    if (bed.is_sent) sched_setaffinity(bed.sleeper, sizeof bed.allowed, &bed.allowed);
+    bed.is_sent = false;
+#endif
+}
+
+inline void lie_down([[maybe_unused]] Bed& bed) {
+#ifdef __linux__
+    bed.sleeper = (pid_t)syscall(SYS_gettid);
+#endif
+}
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -29,6 +67,7 @@ index_t nanoseconds() {
 void wake(Crew::Helper& helper) {
     Bed& bed = *(Bed*)helper.bed;
     pthread_mutex_lock(&bed.lock);
+    if (__atomic_load_n(&helper.asleep, __ATOMIC_RELAXED)) send_elsewhere(bed);
     pthread_cond_signal(&bed.bell);
     pthread_mutex_unlock(&bed.lock);
 }
@@ -72,11 +111,15 @@ bool wait_for_work(Crew& crew, index_t number, index_t patience, index_t& done) 
     Bed& bed = *(Bed*)helper.bed;
     bool joined = false;
     pthread_mutex_lock(&bed.lock);
+    lie_down(bed);
     // Who gives work looks for sleepers after it is open, and this looks for work after it sleeps.
     __atomic_store_n(&helper.asleep, 1, __ATOMIC_SEQ_CST);
-    while (!is_over(crew) && !(joined = join(crew, number, done)))
+    while (!is_over(crew) && !(joined = join(crew, number, done))) {
+        set_free(bed);  // it came too late
         pthread_cond_wait(&bed.bell, &bed.lock);
+    }
     __atomic_store_n(&helper.asleep, 0, __ATOMIC_SEQ_CST);
+    set_free(bed);
     pthread_mutex_unlock(&bed.lock);
     return joined;
 }

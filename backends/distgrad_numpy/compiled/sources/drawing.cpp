@@ -1,4 +1,5 @@
 // Normal numbers of random words, by the transform of Box and Muller.
+#include "crew.hpp"
 #include "vector.hpp"
 
 using namespace distgrad;
@@ -52,15 +53,17 @@ inline void draw(const unsigned* words, float* out) {
 
 }  // namespace
 
-// Of 2 * pairs words, as many normal numbers.
-KERNEL void normal(index_t pairs, const unsigned* words, float* out) {
-    index_t done = 0;
-    for (; done + LANES <= pairs; done += LANES) draw(words + 2 * done, out + 2 * done);
-    if (done < pairs) {
+// Of the words of some pairs, as many normal numbers.
+static void normal(index_t begin, index_t end, const unsigned* words, float* out) {
+    index_t done = begin;
+    for (; done + LANES <= end; done += LANES) draw(words + 2 * done, out + 2 * done);
+    if (done < end) {
         unsigned last[2 * LANES] = {};
         float made[2 * LANES];
-        for (index_t i = 2 * done; i < 2 * pairs; ++i) last[i - 2 * done] = words[i];
+        for (index_t i = 2 * done; i < 2 * end; ++i) last[i - 2 * done] = words[i];
         draw(last, made);
-        for (index_t i = 2 * done; i < 2 * pairs; ++i) out[i] = made[i - 2 * done];
+        for (index_t i = 2 * done; i < 2 * end; ++i) out[i] = made[i - 2 * done];
     }
 }
+
+SHARED(normal)

@@ -13,30 +13,12 @@ constexpr index_t DEPTH = 128;  // terms of a part: with them a panel nearly sta
 constexpr index_t ROWS = 240;   // of a block: with DEPTH terms each they stay in the second cache
 constexpr index_t CLOSE = 64;   // numbers: columns so close to each other are read where they are
 constexpr index_t SHORT = 64;   // terms: columns so short are read where they are, too
-constexpr int GROUP = SUMS / 4;  // rows that are computed at once beside a whole panel
-
-template <int COUNT>
-struct Rows {
-    static constexpr int count = COUNT;
-};
-
-// Call work(first row, Rows) for all rows, as many at once as the registers hold.
-template <class Work>
-inline void in_groups(index_t rows, Work work) {
-    index_t i = 0;
-    for (; i + GROUP <= rows; i += GROUP) work(i, Rows<GROUP>{});
-    if constexpr (GROUP > 4)
-        for (; i + 4 <= rows; i += 4) work(i, Rows<4>{});
-    for (; i + 2 <= rows; i += 2) work(i, Rows<2>{});
-    for (; i < rows; ++i) work(i, Rows<1>{});
-}
 
 // Lay the columns of COUNT rows side by side.
 template <int COUNT>
 APART void gather(index_t terms, const float* __restrict from, index_t step, float* __restrict to) {
     for (index_t k = 0; k < terms; ++k)
-#pragma GCC unroll 8
-        for (int i = 0; i < COUNT; ++i) to[k * COUNT + i] = from[k * step + i];
+        __builtin_memcpy(to + k * COUNT, from + k * step, COUNT * sizeof(float));
 }
 
 // All rows, as `gather` left them, beside a panel.
@@ -50,9 +32,9 @@ APART void gathered(index_t rows, index_t terms, const float* left, const float*
     });
 }
 
-// What is left to do where a panel ends: take over its sums, and add the bias.
+// What is left to do where a panel ends: take over its sums, add the bias, and put 0 for what is less.
 inline void finish(index_t rows, index_t columns, const float* from, index_t step, bool add,
-                   const float* bias, float* c, index_t row) {
+                   const float* bias, bool rectified, float* c, index_t row) {
     for (index_t i = 0; i < rows; ++i, c += row) {
         if (from)
             for (index_t j = 0; j < columns; ++j) {
@@ -61,6 +43,8 @@ inline void finish(index_t rows, index_t columns, const float* from, index_t ste
             }
         if (bias)
             for (index_t j = 0; j < columns; ++j) c[j] += bias[j];
+        if (rectified)
+            for (index_t j = 0; j < columns; ++j) c[j] = c[j] < 0.0f ? 0.0f : c[j];  // NaN stays
     }
 }
 
@@ -84,18 +68,23 @@ struct Part {
     }
 };
 
+// Some rows of some columns of c: the first of these columns begins a panel.
+struct Cut {
+    index_t row, rows_end, column, columns_end;
+};
+
 template <bool TURNED>
-void multiply(index_t begin, index_t end, index_t rows, index_t depth, index_t columns,
-              bool right_turned, const float* a, const float* b, const float* bias, float* scratch,
+void multiply(const Cut& cut, index_t rows, index_t depth, index_t columns, bool right_turned,
+              bool rectified, const float* a, const float* b, const float* bias, float* scratch,
               float* c) {
     float* const right = scratch;
     float* const edge = right + DEPTH * PANEL;
     float* const left = edge + ROWS * PANEL;
     const index_t step = TURNED ? rows : depth;
     const bool gathers = TURNED && rows > CLOSE && depth > SHORT && columns > 2 * PANEL;
-    for (index_t i = begin; i < end; i += ROWS)
+    for (index_t i = cut.row; i < cut.rows_end; i += ROWS)
         for (index_t k = 0; k < depth; k += DEPTH) {
-            Part part{least(ROWS, end - i), least(DEPTH, depth - k), columns,
+            Part part{least(ROWS, cut.rows_end - i), least(DEPTH, depth - k), columns,
                       TURNED ? a + k * rows + i : a + i * depth + k, step, gathers, k > 0};
             if (gathers) {
                 in_groups(part.rows, [&](index_t r, auto some) {
@@ -105,7 +94,7 @@ void multiply(index_t begin, index_t end, index_t rows, index_t depth, index_t c
                 part.left = left;
             }
             const bool last = k + DEPTH >= depth;
-            for (index_t j = 0; j < columns; j += PANEL) {
+            for (index_t j = cut.column; j < cut.columns_end; j += PANEL) {
                 const index_t width = width_of(j, columns), count = least(width, columns - j);
                 if (right_turned)
                     arrange_transpose(part.terms, count, b + j * depth + k, right, depth);
@@ -115,10 +104,12 @@ void multiply(index_t begin, index_t end, index_t rows, index_t depth, index_t c
                 const float* own = bias && last ? bias + j : nullptr;
                 if (count < width) {  // the panel's zeros are no columns of c
                     part.times<TURNED>(right, width, edge, width, false);
-                    finish(part.rows, count, edge, width, part.add, own, to, columns);
+                    finish(part.rows, count, edge, width, part.add, own, last && rectified, to,
+                           columns);
                 } else {
                     part.times<TURNED>(right, width, to, columns, part.add);
-                    if (own) finish(part.rows, count, nullptr, 0, false, own, to, columns);
+                    if (own || (last && rectified))
+                        finish(part.rows, count, nullptr, 0, false, own, rectified, to, columns);
                 }
             }
         }
@@ -133,19 +124,27 @@ KERNEL index_t product_room(int left_turned) {
     return DEPTH * PANEL + ROWS * PANEL + (left_turned ? ROWS * DEPTH : 0);
 }
 
+// How many panels columns have.
+KERNEL index_t product_panels(index_t columns) { return (columns + PANEL - 1) / PANEL; }
+
 // How many columns are computed for some; 0 where BLAS is quicker, which is told what a processor
 // has: of AVX2's registers it makes a quarter more than this does.
 KERNEL index_t product_columns(index_t columns) {
     return LANES < 16 ? 0 : arranged_columns(columns);
 }
 
-// Some rows of c (rows, columns) = a (rows, depth) b (depth, columns) + bias, if there is one. A
-// matrix that is turned is given by its columns. Each worker has its own scratch.
-static void matrix_product(const Piece& piece, index_t rows, index_t depth, index_t columns,
-                           int left_turned, int right_turned, const float* a, const float* b,
-                           const float* bias, float* scratch, float* c) {
+// Some rows of c (rows, columns) = a (rows, depth) b (depth, columns) + bias, if there is one, or
+// where it is taken by columns some panels of these; where it is to be rectified, 0 for what is less.
+// A matrix that is turned is given by its columns. Each worker has its own scratch.
+static void matrix_product(const Piece& piece, int by_columns, index_t rows, index_t depth,
+                           index_t columns, int left_turned, int right_turned, int rectified,
+                           const float* a, const float* b, const float* bias, float* scratch,
+                           float* c) {
+    const index_t begin = piece.begin, end = piece.end;
+    const Cut cut = by_columns ? Cut{0, rows, begin * PANEL, least(end * PANEL, columns)}
+                               : Cut{begin, end, 0, columns};
     auto* work = left_turned ? multiply<true> : multiply<false>;
-    work(piece.begin, piece.end, rows, depth, columns, right_turned, a, b, bias,
+    work(cut, rows, depth, columns, right_turned, rectified, a, b, bias,
          scratch + piece.worker * product_room(left_turned), c);
 }
 

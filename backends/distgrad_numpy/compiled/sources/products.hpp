@@ -98,6 +98,24 @@ APART void panel(index_t rows, index_t depth, const float* a, index_t step, cons
     work(rows, depth, a, step, b, width, c, row, add);
 }
 
+constexpr int GROUP = SUMS / 4;  // rows that are computed at once beside a whole panel
+
+template <int COUNT>
+struct Rows {
+    static constexpr int count = COUNT;
+};
+
+// Call work(first row, Rows) for all rows, as many at once as the registers hold.
+template <class Work>
+inline void in_groups(index_t rows, Work work) {
+    index_t i = 0;
+    for (; i + GROUP <= rows; i += GROUP) work(i, Rows<GROUP>{});
+    if constexpr (GROUP > 4)
+        for (; i + 4 <= rows; i += 4) work(i, Rows<4>{});
+    for (; i + 2 <= rows; i += 2) work(i, Rows<2>{});
+    for (; i < rows; ++i) work(i, Rows<1>{});
+}
+
 // The whole product with a right side as `arrange` leaves it; c has all the panels' columns.
 inline void product(index_t rows, index_t depth, index_t columns, const float* a, index_t step,
                     const float* panels, float* c, index_t row, bool add) {

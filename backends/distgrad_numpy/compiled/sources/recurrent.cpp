@@ -1,5 +1,6 @@
 // LSTM and GRU over all steps of some examples: for each a product and one pass over the gates.
 #include "bounded.hpp"
+#include "crew.hpp"
 #include "products.hpp"
 using namespace distgrad;
 
@@ -58,7 +59,7 @@ KERNEL void arrange_turned(index_t rows, index_t columns, const float* from, flo
 }
 
 // Rows begin <= r < end of a (rows, depth) times what `arrange_turned` made; c has all its columns.
-KERNEL void rows_product(index_t begin, index_t end, index_t depth, index_t columns, const float* a,
+static void rows_product(index_t begin, index_t end, index_t depth, index_t columns, const float* a,
                          const float* panels, float* c) {
     const index_t wide = arranged_columns(columns);
     for (index_t row = begin; row < end; row += 4 * ROWS)
@@ -68,7 +69,7 @@ KERNEL void rows_product(index_t begin, index_t end, index_t depth, index_t colu
 
 // Examples begin <= b < end of x (steps, batch, inputs); weights and biases lie as `arrange_gates`
 // leaves them. Without x, given (steps, batch, 4 units) has its products with the kernel.
-KERNEL void lstm(index_t begin, index_t end, index_t steps, index_t batch, index_t inputs,
+static void lstm(index_t begin, index_t end, index_t steps, index_t batch, index_t inputs,
                  index_t units, const float* x, const float* given, const float* h, const float* c,
                  const float* kernel, const float* recurrent, const float* bias, float* gates,
                  float* outputs, float* cells) {
@@ -115,7 +116,7 @@ KERNEL void lstm(index_t begin, index_t end, index_t steps, index_t batch, index
 
 // sums (steps, batch, 4 units): the cotangents of the gates' sums. to_h (batch, turned_columns) and
 // to_c (batch, units) are zero at first, and hold those of h and c in the end.
-KERNEL void lstm_vjp(index_t begin, index_t end, index_t steps, index_t batch, index_t units,
+static void lstm_vjp(index_t begin, index_t end, index_t steps, index_t batch, index_t units,
                      const float* c, const float* recurrent, const float* cells, const float* gates,
                      const float* g_outputs, const float* g_cells, float* to_h, float* to_c,
                      float* sums) {
@@ -149,7 +150,7 @@ KERNEL void lstm_vjp(index_t begin, index_t end, index_t steps, index_t batch, i
 }
 
 // As `lstm`, with a bias for each product.
-KERNEL void gru(index_t begin, index_t end, index_t steps, index_t batch, index_t inputs,
+static void gru(index_t begin, index_t end, index_t steps, index_t batch, index_t inputs,
                 index_t units, const float* x, const float* given, const float* h,
                 const float* kernel, const float* recurrent, const float* bias,
                 const float* past_bias, float* gates, float* outputs) {
@@ -195,7 +196,7 @@ KERNEL void gru(index_t begin, index_t end, index_t steps, index_t batch, index_
 }
 
 // own, past (steps, batch, 3 units): the cotangents of both sums; to_h as in `lstm_vjp`.
-KERNEL void gru_vjp(index_t begin, index_t end, index_t steps, index_t batch, index_t units,
+static void gru_vjp(index_t begin, index_t end, index_t steps, index_t batch, index_t units,
                     const float* h, const float* recurrent, const float* outputs,
                     const float* gates, const float* g_outputs, float* to_h, float* to_own,
                     float* to_past) {
@@ -228,3 +229,9 @@ KERNEL void gru_vjp(index_t begin, index_t end, index_t steps, index_t batch, in
                 3 * units, recurrent, to_h + begin * wide, wide, true);
     }
 }
+
+SHARED(rows_product)
+SHARED(lstm)
+SHARED(lstm_vjp)
+SHARED(gru)
+SHARED(gru_vjp)
