@@ -33,7 +33,7 @@ from distgrad.compat.tensorflow.clipping import (
     clip_by_norm,
     clip_by_value,
 )
-from distgrad.compat.tensorflow.control import cond, function, print, vectorized_map, while_loop
+from distgrad.compat.tensorflow.control import cond, print, vectorized_map, while_loop
 from distgrad.compat.tensorflow.creation import (
     constant,
     eye,
@@ -142,6 +142,7 @@ from distgrad.compat.tensorflow.reductions import (
     reduce_prod,
     reduce_sum,
 )
+from distgrad.compat.tensorflow.scopes import device, name_scope
 from distgrad.compat.tensorflow.script import numpy_function, py_function
 from distgrad.compat.tensorflow.slices import IndexedSlices
 from distgrad.compat.tensorflow.sorting import (
@@ -175,6 +176,7 @@ from distgrad.compat.tensorflow.structure import (
     unstack,
     where,
 )
+from distgrad.compat.tensorflow.tracing import function
 from distgrad.compat.tensorflow.values import Tensor, convert_to_tensor
 from distgrad.compat.tensorflow.variables import Variable
 
@@ -238,6 +240,7 @@ __all__ = [
     "cumsum",
     "custom_gradient",
     "debugging",
+    "device",
     "divide",
     "double",
     "dtypes",
@@ -279,6 +282,7 @@ __all__ = [
     "meshgrid",
     "minimum",
     "multiply",
+    "name_scope",
     "negative",
     "newaxis",
     "nn",

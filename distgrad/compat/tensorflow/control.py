@@ -1,10 +1,9 @@
-"""Control flow, traced functions, mapping over a batch, and printing."""
+"""Control flow, mapping over a batch, and printing."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial, update_wrapper
 from typing import Any
 
 import numpy as np
@@ -85,71 +84,6 @@ def while_loop(
     first = unwrap_nest(tree.map(convert_to_tensor, list(loop_vars)))
     _, values = dg.while_loop(goes_on, step, [dg.asarray(0), first])
     return kind(wrap_nest(values))
-
-
-class Function:
-    """A function that runs as a graph; made by `function`.
-
-    The Python function runs once for each signature of its arguments: what it does besides
-    computing happens at that time only.
-
-    Parameters
-    ----------
-    python_function : callable
-        Takes and returns nests of tensors.
-    name : str, optional
-        Its name in messages.
-    """
-
-    def __init__(self, python_function: Callable[..., Any], name: str | None = None) -> None:
-        self.python_function = python_function
-        self._traced = dg.function(on_native(python_function), name=name)
-        update_wrapper(self, python_function, updated=())
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else partial(self.__call__, instance)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the function returns, by its graph."""
-        return wrap_nest(self._traced(*_entering(args), **_entering(kwargs)))
-
-    def graph(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the graph of a call with these arguments, to be printed."""
-        return self._traced.graph(*_entering(args), **_entering(kwargs))
-
-
-def _entering(arguments: Any) -> Any:
-    # TensorFlow takes arrays for tensors here; they are copied in, as everywhere.
-    return tree.map(
-        lambda leaf: native(convert_to_tensor(leaf)) if isinstance(leaf, np.ndarray) else leaf,
-        unwrap_nest(list(arguments) if isinstance(arguments, tuple) else arguments),
-    )
-
-
-def function(
-    func: Callable[..., Any] | None = None,
-    input_signature: Any = None,
-    autograph: bool = True,
-    jit_compile: bool | None = None,
-    reduce_retracing: bool = False,
-    experimental_implements: str | None = None,
-    experimental_autograph_options: Any = None,
-    experimental_attributes: Any = None,
-    experimental_relax_shapes: bool | None = None,
-    experimental_compile: bool | None = None,
-    experimental_follow_type_hints: bool | None = None,
-) -> Any:
-    """Make a function run as a graph: traced once for each signature, then replayed.
-
-    Parameters
-    ----------
-    func : callable, optional
-        The function; left out, a decorator is returned.
-    input_signature, autograph, jit_compile, reduce_retracing, experimental_...
-        TensorFlow's advice to its compiler; it changes nothing here. Python's ``if`` and ``while``
-        on a tensor's value are refused with an error: use `cond` and `while_loop`.
-    """
-    return Function if func is None else Function(func)
 
 
 def vectorized_map(

@@ -27,6 +27,15 @@ def _any(function: Callable[..., Any]) -> _Unary:
     return _named(unary, function)
 
 
+def _of_input(function: Callable[..., Any]) -> _Unary:
+    """Return a function of one tensor of any dtype, the argument that TensorFlow calls `input`."""
+
+    def unary(input: Any, name: str | None = None) -> Tensor:
+        return compute(function, converted(input))
+
+    return _named(unary, function)
+
+
 def _floating(function: Callable[..., Any]) -> _Unary:
     """Return a function of one tensor of floating or complex numbers."""
 
@@ -57,10 +66,10 @@ abs = _any(dg.abs)
 negative = _any(dg.negative)
 sign = _any(dg.sign)
 square = _any(dg.square)
-identity = _any(dg.positive)
+identity = _of_input(dg.positive)
 conj = _any(dg.conj)
-real = _any(dg.real)
-imag = _any(dg.imag)
+real = _of_input(dg.real)
+imag = _of_input(dg.imag)
 floor, ceil, round = _any(dg.floor), _any(dg.ceil), _any(dg.round)
 logical_not = _any(dg.logical_not)
 is_nan, is_inf, is_finite = _any(dg.isnan), _any(dg.isinf), _any(dg.isfinite)
@@ -71,7 +80,6 @@ asin, acos, atan = map(_floating, (dg.asin, dg.acos, dg.atan))
 sinh, cosh, tanh = map(_floating, (dg.sinh, dg.cosh, dg.tanh))
 asinh, acosh, atanh = map(_floating, (dg.asinh, dg.acosh, dg.atanh))
 sigmoid = _floating(dg.sigmoid)
-softplus = _floating(dg.softplus)
 erf, erfc = map(_floating, (dg.erf, dg.erfc))
 
 
@@ -83,6 +91,11 @@ def rsqrt(x: Any, name: str | None = None) -> Tensor:
 def reciprocal(x: Any, name: str | None = None) -> Tensor:
     """Return 1 / x."""
     return compute(lambda a: 1 / a, floating("reciprocal", x))
+
+
+def softplus(features: Any, name: str | None = None) -> Tensor:
+    """Return log(1 + exp(features))."""
+    return compute(dg.softplus, floating("softplus", features))
 
 
 def log_sigmoid(x: Any, name: str | None = None) -> Tensor:
@@ -110,12 +123,16 @@ pow = _of_two(dg.pow)
 maximum, minimum = _of_two(dg.maximum), _of_two(dg.minimum)
 floormod = mod = _of_two(dg.remainder)
 floordiv = _of_two(dg.floor_divide)
-atan2 = _of_two(dg.atan2)
 equal, not_equal = _of_two(dg.equal), _of_two(dg.not_equal)
 less, less_equal = _of_two(dg.less), _of_two(dg.less_equal)
 greater, greater_equal = _of_two(dg.greater), _of_two(dg.greater_equal)
 logical_and, logical_or = _of_two(dg.logical_and), _of_two(dg.logical_or)
 logical_xor = _of_two(dg.logical_xor)
+
+
+def atan2(y: Any, x: Any, name: str | None = None) -> Tensor:
+    """Return the angle of the point (x, y) in radians: its first argument is the ordinate."""
+    return compute(dg.atan2, *operands("atan2", y, x))
 
 
 def divide(x: Any, y: Any, name: str | None = None) -> Tensor:

@@ -216,6 +216,22 @@ class Adagrad(Optimizer):
         super().__init__(rule, weight_decay, **settings)
 
 
+class Lamb(Optimizer):
+    """LAMB: Adam with a rate for each variable by its norm; see `distgrad.optimizers.LAMB`."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float | None = None,
+        **settings: Any,
+    ) -> None:
+        rule = optimizers.LAMB(_rate(learning_rate), beta_1, beta_2, epsilon)
+        super().__init__(rule, weight_decay, **settings)
+
+
 def _native(gradient: Any) -> Any:
     if gradient is None:
         return None

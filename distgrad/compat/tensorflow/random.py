@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import dims, operands, tensor_dtype
-from distgrad.compat.tensorflow.dtypes import float32
+from distgrad.compat.tensorflow.conversion import dims, floating, operands, tensor_dtype
+from distgrad.compat.tensorflow.dtypes import float32, int64
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.missing import refusal
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.core.seam import VALUES
@@ -167,6 +168,61 @@ def gamma(
     return compute(of, *(convert_to_tensor(each) for each in given))
 
 
+def categorical(
+    logits: Any,
+    num_samples: Any,
+    dtype: Any = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> Tensor:
+    """Return classes drawn with probabilities softmax(logits), so many for each row.
+
+    Parameters
+    ----------
+    logits : Tensor, Variable or array of shape (rows, classes)
+        Unnormalised log-probabilities, floating.
+    num_samples : int
+        How many to draw for each row.
+    dtype : DType
+        int32 or int64, which is the default.
+    seed : int, optional
+        See the module.
+
+    Returns
+    -------
+    Tensor
+        Of shape ``(rows, num_samples)``; no gradient flows through.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the logits are no matrix or have no classes, or the number of samples is negative.
+    ValueError
+        If the dtype is another one.
+    """
+    wanted = tensor_dtype(dtype, int64)
+    if wanted.name not in ("int32", "int64"):
+        raise ValueError(
+            f"Argument `dtype` got invalid value {wanted.name}; expected tf.int32 or tf.int64"
+        )
+    rows = floating("categorical", logits)
+    count = int(convert_to_tensor(num_samples).numpy())
+    shape = tuple(rows.shape)
+    if len(shape) != 2 or not shape[1]:
+        raise InvalidArgumentError(
+            f"logits should be a matrix, got shape {list(shape)}; expected (rows, classes), with a "
+            "class at least"
+        )
+    if count < 0:
+        raise InvalidArgumentError(f"num_samples should be non-negative, got {count}")
+
+    def of(x: dg.Tensor) -> Any:
+        classes = stream_of(seed).categorical(dg.expand_dims(x, axis=1), (shape[0], count))
+        return dg.astype(dg.stop_gradient(classes), wanted)
+
+    return compute(of, rows)
+
+
 def shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:
     """Return the rows of a tensor in a random order; as in TensorFlow no gradient flows through."""
     x = convert_to_tensor(value).read()
@@ -243,4 +299,13 @@ class Generator:
         return _uniform(self._stream, shape, minval, maxval, dtype)
 
 
-__all__ = ["Generator", "gamma", "normal", "set_seed", "shuffle", "truncated_normal", "uniform"]
+__all__ = [
+    "Generator",
+    "categorical",
+    "gamma",
+    "normal",
+    "set_seed",
+    "shuffle",
+    "truncated_normal",
+    "uniform",
+]

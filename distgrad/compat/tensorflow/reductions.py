@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import axes, dtype_of, floating, tensor_dtype
 from distgrad.compat.tensorflow.dtypes import int64
@@ -55,17 +57,45 @@ def reduce_prod(
 def reduce_max(
     input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
 ) -> Tensor:
-    """Return the largest element over axes; elements that tie share the gradient equally."""
+    """Return the largest element over axes; elements that tie share the gradient equally.
+
+    Of no elements it is the lowest number of the dtype, minus infinity where there is one.
+    """
     x = require_numbers("reduce_max", input_tensor)
-    return _over(dg.max, x, axis, keepdims)
+    return _over(_of_any(dg.max, _lowest), x, axis, keepdims)
 
 
 def reduce_min(
     input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
 ) -> Tensor:
-    """Return the smallest element over axes; elements that tie share the gradient equally."""
+    """Return the smallest element over axes; elements that tie share the gradient equally.
+
+    Of no elements it is the highest number of the dtype, infinity where there is one.
+    """
     x = require_numbers("reduce_min", input_tensor)
-    return _over(dg.min, x, axis, keepdims)
+    return _over(_of_any(dg.min, _highest), x, axis, keepdims)
+
+
+def _lowest(x: dg.Tensor) -> Any:
+    """Return the lowest number of a tensor's dtype: minus infinity, if it has that."""
+    return -np.inf if is_differentiable(x.dtype) else int(np.iinfo(x.dtype).min)
+
+
+def _highest(x: dg.Tensor) -> Any:
+    """Return the highest number of a tensor's dtype: infinity, if it has that."""
+    return np.inf if is_differentiable(x.dtype) else int(np.iinfo(x.dtype).max)
+
+
+def _of_any(function: Callable[..., Any], neutral: Callable[[dg.Tensor], Any]) -> Any:
+    """Return a reduction to an extremum that takes no elements at all, too."""
+
+    def reduction(x: dg.Tensor, axis: Any, keepdims: bool) -> Any:
+        if x.size:
+            return function(x, axis=axis, keepdims=keepdims)
+        # The sum has the shape of the result, and of no elements the gradient of an extremum.
+        return _kept(dg.sum)(x, axis=axis, keepdims=keepdims) + neutral(x)
+
+    return reduction
 
 
 def reduce_all(

@@ -106,7 +106,10 @@ def stack(values: Any, axis: int = 0, name: str = "stack") -> Tensor:
 def _alike(name: str, values: Any) -> list[Any]:
     tensors = [v if isinstance(v, Operators) else np.asarray(v) for v in values]
     if not any(isinstance(v, Operators) for v in values):
-        tensors = [convert_to_tensor(v) for v in values]
+        # Lists of integers beside one of floats become floats, as a list of both would.
+        hosts = [np.asarray(v) for v in values if not isinstance(v, np.ndarray)]
+        wide = any(host.dtype.kind == "f" for host in hosts) and len(hosts) == len(values)
+        tensors = [convert_to_tensor(v, dg.float32 if wide else None) for v in values]
     return [v if isinstance(v, dg.Tensor) else dg.asarray(v) for v in operands(name, *tensors)]
 
 

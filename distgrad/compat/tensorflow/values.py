@@ -71,10 +71,10 @@ def _logical(function: Callable[..., Any], name: str) -> Callable[[Any, Any], An
     def operator(self: Any, other: Any) -> Any:
         a, b = operands(name, self, other)
         for operand in (a, b):
-            if dtype_of(operand) != np.bool_:
+            if not isinstance(operand, int) and dtype_of(operand).kind not in "biu":
                 raise InvalidArgumentError(
-                    f"{name}: an operand is {spoken(dtype_of(operand))}; expected bool tensors: "
-                    "bitwise logic of integers is not offered yet"
+                    f"{name}: an operand is {spoken(dtype_of(operand))}; expected tensors of bool "
+                    "or of integers"
                 )
         return compute(function, a, b)
 
@@ -97,9 +97,9 @@ class TensorLike(Operators):
     __matmul__, __rmatmul__ = _binary("matmul"), _binary("matmul", True)
     __lt__, __le__ = _binary("less"), _binary("less_equal")
     __gt__, __ge__ = _binary("greater"), _binary("greater_equal")
-    __and__ = __rand__ = _logical(dg.logical_and, "logical_and")
-    __or__ = __ror__ = _logical(dg.logical_or, "logical_or")
-    __xor__ = __rxor__ = _logical(dg.logical_xor, "logical_xor")
+    __and__ = __rand__ = _logical(dg.bitwise_and, "bitwise_and")
+    __or__ = __ror__ = _logical(dg.bitwise_or, "bitwise_or")
+    __xor__ = __rxor__ = _logical(dg.bitwise_xor, "bitwise_xor")
 
     def __neg__(self) -> Any:
         return compute(dg.negative, self)
@@ -108,11 +108,12 @@ class TensorLike(Operators):
         return compute(dg.abs, self)
 
     def __invert__(self) -> Any:
-        if dtype_of(self) != np.bool_:
+        if dtype_of(self).kind not in "biu":
             raise InvalidArgumentError(
-                f"invert: the operand is {spoken(dtype_of(self))}; expected a bool tensor"
+                f"invert: the operand is {spoken(dtype_of(self))}; expected a tensor of bool or of "
+                "integers"
             )
-        return compute(dg.logical_not, self)
+        return compute(dg.bitwise_invert, self)
 
     def __eq__(self, other: Any) -> Any:
         return self._compared(dg.equal, other, unlike=False)
@@ -338,9 +339,14 @@ def refused(error: ShapeError) -> InvalidArgumentError:
 
 
 def _unwrapped_key(key: Any) -> Any:
-    if isinstance(key, tuple):
-        return tuple(native(part) for part in key)
-    return native(key)
+    parts = key if isinstance(key, tuple) else (key,)
+    for part in parts:
+        if isinstance(part, (str, float, complex)):
+            raise TypeError(
+                "Only integers, slices (`:`), ellipsis (`...`), tf.newaxis (`None`) and scalar "
+                f"tf.int32/tf.int64 tensors are valid indices, got {part!r}"
+            )
+    return tuple(native(part) for part in key) if isinstance(key, tuple) else native(key)
 
 
 # --- how values enter ---------------------------------------------------------------------------

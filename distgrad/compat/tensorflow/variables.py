@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -137,6 +138,29 @@ class Variable(TensorLike, dg.Variable):
         """Subtract rows at their positions; those of one position add up."""
         return self.assign_sub(_slices("scatter_sub", sparse_delta))
 
+    def scatter_update(self, sparse_delta: IndexedSlices, use_locking: Any = False) -> Any:
+        """Replace rows at their positions; of those of one position the last one stays."""
+        slices = _slices("scatter_update", sparse_delta)
+        return self._replaced(convert_to_tensor(slices.indices).numpy(), slices.values)
+
+    def scatter_nd_update(self, indices: Any, updates: Any, name: Any = None) -> Any:
+        """Replace elements or slices at positions, along the last axis of `indices`."""
+        return self._replaced(_positions(indices), updates)
+
+    def scatter_nd_add(self, indices: Any, updates: Any, name: Any = None) -> Any:
+        """Add to elements or slices at positions; what goes to one position adds up."""
+        return self._replaced(_positions(indices), updates, np.add.at)
+
+    def scatter_nd_sub(self, indices: Any, updates: Any, name: Any = None) -> Any:
+        """Subtract from elements or slices at positions; what goes to one position adds up."""
+        return self._replaced(_positions(indices), updates, np.subtract.at)
+
+    def _replaced(self, places: Any, updates: Any, change: Any = operator.setitem) -> Variable:
+        whole = np.array(self.numpy())
+        change(whole, places, convert_to_tensor(updates, self.dtype).numpy())
+        self.assign(whole)
+        return self
+
     def _change(self, delta: Any) -> Any:
         """Return what is added or subtracted: of slices the rows, else a checked tensor."""
         if not isinstance(delta, IndexedSlices):
@@ -187,6 +211,12 @@ class Variable(TensorLike, dg.Variable):
                 "unsupported format string passed to Variable.__format__; use variable.numpy()"
             )
         return str(self)
+
+
+def _positions(indices: Any) -> tuple[Any, ...]:
+    """Return positions along the last axis of an array as one array for each axis."""
+    host = convert_to_tensor(indices).numpy()
+    return tuple(host[..., axis] for axis in range(host.shape[-1]))
 
 
 def _slices(method: str, given: Any) -> IndexedSlices:

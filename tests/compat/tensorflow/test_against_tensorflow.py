@@ -514,7 +514,7 @@ def test_the_cases_cover_every_function_that_is_offered():
         "GradientTape Tensor TensorShape TensorSpec UnconnectedGradients Variable as_dtype "
         "autodiff bool complex64 complex128 custom_gradient double dtypes errors "
         "executing_eagerly float16 half int8 int16 uint8 uint16 uint32 uint64 is_tensor linalg "
-        "math nn print random test dropout".split()
+        "math nn print random test dropout device name_scope".split()
     )
     names = {
         name
