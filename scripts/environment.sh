@@ -4,12 +4,17 @@
 #                                  extras of pyproject.toml installed, and sets $ENVIRONMENT
 #
 # Nothing is activated and nothing outside the checkout is written. Works with bash 3.2 and later.
+#
+# With DISTGRAD_AS_INSTALLED=1 nothing is installed, for machines that reach no package index: the
+# environment is the Python found, or named by DISTGRAD_PYTHON, with the packages that it has and
+# those on PYTHONPATH.
 
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 COMMAND=$(basename "$0")
 
 # What a cluster's modules or a user's pip settings put here would leak into the environment.
-unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+[ "${DISTGRAD_AS_INSTALLED:-}" = 1 ] || unset PYTHONHOME PYTHONPATH
+unset PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
 
 say() { printf '%s\n' "$*"; }
 
@@ -78,11 +83,45 @@ make_bare_environment() {
         "'apt-get install python3-venv', elsewhere '$PYTHON -m pip install virtualenv'"
 }
 
+# Make $ENVIRONMENT of the Python that is there: a `python` that finds this checkout, with its entry
+# points, before its own packages. What is missing is said, and nothing brought.
+take_as_installed() {
+    local site="$ENVIRONMENT/site" missing
+    find_python
+    rm -rf "$ENVIRONMENT"
+    mkdir -p "$ENVIRONMENT/bin" "$site" || fail "cannot write in $CHECKOUT"
+    (cd "$CHECKOUT" && "$PYTHON" -c '
+import re, sys, tomllib
+from pathlib import Path
+project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+version = re.search(r"__version__ = \"(.*)\"", Path("distgrad/__init__.py").read_text())[1]
+info = Path(sys.argv[1]) / f"distgrad-{version}.dist-info"
+info.mkdir()
+(info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: distgrad\nVersion: {version}\n")
+groups = project["entry-points"].items()
+lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in own.items()) for group, own in groups]
+(info / "entry_points.txt").write_text("\n".join(lines))
+' "$site") || fail "$PYTHON cannot describe the checkout"
+    printf '#!/bin/sh\nexport PYTHONPATH="%s"\nexec "%s" "$@"\n' \
+        "$CHECKOUT:$CHECKOUT/backends:$site${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" \
+        >"$ENVIRONMENT/bin/python"
+    chmod +x "$ENVIRONMENT/bin/python"
+    missing=$("$ENVIRONMENT/bin/python" -c '
+import importlib.util
+names = ("numpy", "optree", "pytest", "cupy")
+print(*(name for name in names if importlib.util.find_spec(name) is None))') || fail "$PYTHON fails"
+    say "taking $("$PYTHON" --version) as it is installed${missing:+; it has no: $missing}"
+}
+
 make_environment() {
     local name=$1 extras=$2 stamp python wanted
     ENVIRONMENT="$CHECKOUT/.environments/$name"
     stamp="$ENVIRONMENT/installed-by-distgrad"
     mkdir -p "$CHECKOUT/.environments" || fail "cannot write in $CHECKOUT"
+    if [ "${DISTGRAD_AS_INSTALLED:-}" = 1 ]; then
+        take_as_installed
+        return
+    fi
     if command -v flock >/dev/null; then
         # Two runs at once would install over each other; the second waits for the first.
         exec 9>"$ENVIRONMENT.lock"

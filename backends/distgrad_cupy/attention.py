@@ -214,9 +214,9 @@ def _attention_vjp(
         weights = problem.weights(block)
         given = module.ascontiguousarray(g_sums[rows])
         to_scores = problem.to_scores(weights, g[rows], given, block)
-        to_value[keys] += run.wide_matmul(weights.transpose(0, 2, 1), g[rows])
+        _add(to_value[keys], run.wide_matmul(weights.transpose(0, 2, 1), g[rows]))
         to_query[rows] = run.wide_matmul(to_scores, problem.key[keys])
-        to_key[keys] += run.wide_matmul(to_scores.transpose(0, 2, 1), problem.query[rows])
+        _add(to_key[keys], run.wide_matmul(to_scores.transpose(0, 2, 1), problem.query[rows]))
         if to_mask is not None:
             _add_to_mask(to_mask, to_scores.reshape(*problem.lead, *to_scores.shape[1:]), block)
     to_query *= problem.work.type(scale)
@@ -229,6 +229,11 @@ def _attention_vjp(
         return tuple(pulled)
     last = module.zeros_like(mask[0]) if to_mask is None else to_mask.astype(problem.dtype)
     return (*pulled, last)
+
+
+def _add(place: Array, values: Array) -> None:
+    """Add to a view; Python's `x[i] += y` would also copy the view onto itself, by a launch."""
+    place += values
 
 
 def _add_to_mask(to_mask: Array, to_scores: Array, block: Block) -> None:

@@ -29,8 +29,8 @@ class CuPyBackend(ArrayModuleBackend):
 
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
-        self.pullback = elementwise.pullbacks()
-        self.change_in_place = steps()
+        self.pullback = elementwise.pullbacks(RUNNER)
+        self.change_in_place = steps(RUNNER, elementwise.broadcasting)
         self.compile = GRAPHS
         self._staging = Staging(cupy, _pinned)
 
@@ -121,6 +121,14 @@ def _has(name: str) -> bool:
     return name in ("astype", *special.KERNELS, *ADAPTERS) or hasattr(cupy, name)
 
 
+def _of_cupy(name: str) -> Callable[..., Any] | None:
+    """Return CuPy's function of a name where it is an operation's kernel as it stands."""
+    if name in special.KERNELS or name in ADAPTERS:
+        return None
+    function: Callable[..., Any] | None = getattr(cupy, name, None)
+    return function
+
+
 def _namespace() -> Any:
     return kernels_of("cupy")
 
@@ -130,8 +138,9 @@ RUNNER = DeviceRunner(cupy, _namespace, PRODUCTS)
 GRAPHS = Graphs(RUNNER, PRODUCTS)
 KERNELS: dict[str, Callable[..., Any]] = {
     "astype": _astype,
+    **elementwise.large(RUNNER, _of_cupy),
     **special.KERNELS,
     "matmul": PRODUCTS.matmul,
     **cuda_kernels(RUNNER),
-    **{op.name: elementwise.fused(op, _namespace) for op in elementwise.operations(_has)},
+    **{op.name: elementwise.fused(op, RUNNER) for op in elementwise.operations(_has)},
 }

@@ -1,4 +1,4 @@
-"""Every kernel that is written in CUDA, by the operation that it computes."""
+"""Every kernel that is written in CUDA or prepares CuPy's, by the operation that it computes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from distgrad_cupy import (
     attention,
+    conforming,
     convolution,
     drawing,
     joining,
@@ -14,10 +15,14 @@ from distgrad_cupy import (
     recurrent,
     rows,
     segments,
+    variates,
 )
 from distgrad_cupy.running import Runner
 
-SUBJECTS = (rows, attention, convolution, pooling, recurrent, segments, drawing, joining)
+SUBJECTS = (
+    *(rows, attention, convolution, pooling, recurrent, segments),
+    *(drawing, variates, joining, conforming),
+)
 
 
 def cuda_kernels(run: Runner) -> dict[str, Callable[..., Any]]:

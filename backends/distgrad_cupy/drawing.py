@@ -1,7 +1,7 @@
 """Random numbers drawn on the device, the bits equal to the host's.
 
-The words of a stream are read where they lie, so that drawing waits for nothing. Gamma and Poisson
-numbers are the host's: their last digits follow the host's logarithms.
+The words of a stream are read where they lie, so that drawing waits for nothing. Numbers that are
+found by rejection, gamma and Poisson numbers, are those of `distgrad_cupy.variates`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,11 @@ from distgrad_cupy.running import (
 Array = Any
 
 _MOST_BLOCKS = 2**31 - 1  # along the first axis of a grid
-_PARTS = 64  # into so many parts rows are cut at most, where columns are summed
+_LOAD_BYTES = 16  # of a row that each thread reads at once
+# Where columns are summed, rows are cut into as many parts as make so many blocks: each thread has
+# two loads under way, and a device wants megabytes.
+_COLUMN_BLOCKS = 2048
+_FEWEST_ROWS = 16  # of a part: enough to be worth its line of sums
 
 
 def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
@@ -65,7 +69,8 @@ def _launch(run: Runner, source: str, name: str, x: Array, *arguments: Any) -> N
     """Start a kernel that has a block for each row of x."""
     rows, width = _lengths(x)
     grid = (min(int(rows), _MOST_BLOCKS),)
-    run.launch(source, name, x.dtype.name, grid, threads_for_row(int(width)), arguments)
+    threads = threads_for_row(int(width), _LOAD_BYTES // x.dtype.itemsize)
+    run.launch(source, name, x.dtype.name, grid, threads, arguments)
 
 
 # --- softmax --------------------------------------------------------------------------------------
@@ -141,11 +146,11 @@ def _norm_vjp(
     _launch(run, "norms", "row_norm_vjp", own, given, own, scale, out, means, inverses, *how)
     if not affine:
         return (out,)
-    # As many parts as keep a device busy, each of rows enough to be worth its line of sums.
-    length = max(16, -(-int(rows) // _PARTS))
+    across = -(-int(width) // THREADS)
+    length = max(_FEWEST_ROWS, -(-int(rows) // max(_COLUMN_BLOCKS // across, 1)))
     parts = -(-int(rows) // length)
     sums = module.empty((2, parts, int(width)), added)
-    grid = (-(-int(width) // THREADS), parts)
+    grid = (across, parts)
     arguments = (given, own, means, inverses, sums[0], sums[1], rows, width, np.int64(length))
     run.launch("norms", "norm_columns", x.dtype.name, grid, THREADS, arguments)
     totals = sums.sum(axis=1).astype(x.dtype, copy=False)

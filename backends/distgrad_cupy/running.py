@@ -21,8 +21,16 @@ Array = Any
 FOLDER = Path(__file__).parent / "cuda"
 
 # What each source reads before itself, and what it wants of the compiler.
-_INCLUDES = dict.fromkeys(("softmax", "norms", "attention"), ("reducing.cuh",))
-_OPTIONS = {"philox": ("--fmad=false",)}
+_INCLUDES = {
+    "attention": ("reducing.cuh",),
+    **dict.fromkeys(("softmax", "norms"), ("reducing.cuh", "held.cuh")),
+    **dict.fromkeys(("philox", "variates"), ("philox.cuh",)),
+}
+# Up to 1024 threads share a row, and 65 536 registers.
+_OPTIONS = {
+    **dict.fromkeys(("philox", "variates"), ("--fmad=false",)),
+    **dict.fromkeys(("softmax", "norms", "attention"), ("--maxrregcount=64",)),
+}
 
 # The types of elements: how they are stored, and what they are added up in.
 ELEMENTS = {"float16": ("float16", "float"), "float32": ("float",) * 2, "float64": ("double",) * 2}
@@ -38,9 +46,23 @@ class Runner(Protocol):
     ----------
     module : module
         The arrays' module, such as CuPy.
+    device : int or None
+        The device on which kernels are started; None for the host.
+    is_capturing : bool
+        Whether what is started now is noted for a graph, and not done: nobody can wait for it.
     """
 
     module: Any
+
+    @property
+    def device(self) -> int | None:
+        """The current device."""
+        ...
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether the current stream is being captured."""
+        ...
 
     def launch(
         self,
@@ -69,6 +91,12 @@ class Runner(Protocol):
             Contiguous arrays, NumPy's scalars of the types that the kernel declares, and None for
             a null pointer.
         """
+        ...
+
+    def launch_text(
+        self, text: str, name: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Any]
+    ) -> None:
+        """Start a kernel of a text that was written for it; the rest as for `launch`."""
         ...
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -126,10 +154,10 @@ def blocks_for(count: int) -> int:
     return max(1, min(-(-count // THREADS), _MOST_BLOCKS))
 
 
-def threads_for_row(width: int) -> int:
-    """Return how many threads share a row: whole warps, four elements each while they suffice."""
+def threads_for_row(width: int, each: int = 4) -> int:
+    """Return how many threads share a row: whole warps, `each` elements a thread at first."""
     threads = 32
-    while threads < 1024 and threads * 4 < width:
+    while threads < 1024 and threads * each < width:
         threads *= 2
     return threads
 
@@ -143,6 +171,30 @@ def address_of(array: Array) -> int:
     """Return where an array's elements lie, CuPy's or NumPy's."""
     pointer = getattr(array.data, "ptr", None)
     return int(array.ctypes.data if pointer is None else pointer)
+
+
+def line_of(array: Array, device: int | None) -> int | None:
+    """Return where an array lies; None unless it is one line in the memory of a device.
+
+    Parameters
+    ----------
+    array : array
+        CuPy's, or NumPy's.
+    device : int or None
+        The device; None for the host.
+
+    Notes
+    -----
+    CuPy's `flags` take half a microsecond for each array, as long as all the rest that a step of an
+    optimizer asks of it; the attribute behind them takes a tenth.
+    """
+    data = array.data
+    pointer = getattr(data, "ptr", None)
+    if pointer is None:
+        return int(array.ctypes.data) if array.flags.c_contiguous else None
+    own = getattr(array, "_c_contiguous", None)
+    is_line = array.flags.c_contiguous if own is None else own
+    return pointer if is_line and data.device_id == device else None
 
 
 class DeviceRunner:
@@ -164,10 +216,26 @@ class DeviceRunner:
         self.matmul = products.matmul
         self.wide_matmul = products.wide_matmul
         self._kernel = cache(self._compiled)
+        self._own = cache(self._of_text)
+
+    @property
+    def device(self) -> int | None:
+        """The current device."""
+        return int(self.module.cuda.runtime.getDevice())
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether the current stream is being captured, by this package or by the user."""
+        return bool(self.module.cuda.get_current_stream().is_capturing())
 
     def _compiled(self, source: str, name: str, elements: str) -> Callable[..., None]:
-        text = source_of(source, elements)
-        kernel: Callable[..., None] = self.module.RawKernel(text, name, options=options_of(source))
+        return self._raw(source_of(source, elements), name, options_of(source))
+
+    def _of_text(self, text: str, name: str) -> Callable[..., None]:
+        return self._raw(text, name, options_of(""))
+
+    def _raw(self, text: str, name: str, options: tuple[str, ...]) -> Callable[..., None]:
+        kernel: Callable[..., None] = self.module.RawKernel(text, name, options=options)
         return kernel
 
     def launch(
@@ -180,5 +248,10 @@ class DeviceRunner:
         arguments: Sequence[Any],
     ) -> None:
         """Start a kernel; see `Runner`."""
-        given = tuple(np.uint64(0) if each is None else each for each in arguments)
-        self._kernel(source, name, elements)(grid, (threads,), given)
+        self._kernel(source, name, elements)(grid, (threads,), tuple(arguments))
+
+    def launch_text(
+        self, text: str, name: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Any]
+    ) -> None:
+        """Start a kernel of a text; see `Runner`."""
+        self._own(text, name)(grid, (threads,), tuple(arguments))

@@ -6,10 +6,12 @@ Steps of training (forward, backward, Adam) are those of four small models: eage
 operation by operation and as a CUDA graph, in float32 and by `autocast` in half precision, beside
 PyTorch's, eager and as a CUDA graph, where that is installed with CUDA. Times are from the device's
 events, the median of the rounds after some that are not counted. What was not captured as a graph
-is listed below the table.
+is listed below the table. PyTorch computes as it does by default: its convolutions in float32 are
+TF32's, ours and all products in float32 are not.
 
-Writes a table in Markdown. `--backend numpy` runs the same program without a device, by the clock,
-to see that it runs: its figures are those of one core and mean nothing else.
+Writes tables in Markdown, each row when it is measured; what fails says so in its place, and after
+`--seconds` nothing more is begun. `--backend numpy` runs the same program without a device, by the
+clock, to see that it runs: its figures are those of one core and mean nothing else.
 """
 
 from __future__ import annotations
@@ -20,58 +22,72 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from device_cases.large import attention_rows, convolution_rows
-from device_cases.timing import Clock, torch_median
+from device_cases.timing import Clock, milliseconds
 from training_steps.own import models, step_of
 from training_steps.peers import torch_graphed, torch_step
 
 import distgrad as dg
 from distgrad.backend import load
-from distgrad.errors import DistgradError
 
-UNSUPPORTED = (DistgradError, NotImplementedError, TypeError, ValueError)
-
+Row = tuple[str, ...]
 
 # --- kernels --------------------------------------------------------------------------------------
 
 
-def memory_rows(clock: Clock, elements: int) -> Iterator[tuple[str, float, str]]:
-    """Yield name, seconds and share of a copy's bandwidth of kernels that move memory."""
+def memory_rows(clock: Clock, elements: int) -> Iterator[Row]:
+    """Yield name, milliseconds and share of a copy's bandwidth of kernels that move memory."""
     module, backend = clock.backend.module, clock.backend
-    host = np.linspace(-2, 2, elements, dtype=np.float32)
-    raw = backend.asarray(host)
-    target = module.empty_like(raw)
-    seconds = clock.median(lambda: module.copyto(target, raw))
-    bandwidth = 2 * raw.nbytes / seconds
-    yield "copy", seconds, f"{bandwidth / 1e9:.0f} GB/s"
-
     width = 1024
+    elements = max(elements // width, 1) * width
+    raw = backend.asarray(np.linspace(-2, 2, elements, dtype=np.float32))
+    target = module.empty_like(raw)
+    copied = clock.attempt(lambda: lambda: module.copyto(target, raw))
+    bandwidth = None if isinstance(copied, str) else 2 * raw.nbytes / copied
+    yield "copy", milliseconds(copied), f"{bandwidth / 1e9:.0f} GB/s" if bandwidth else ""
+
     rows = dg.asarray(raw.reshape(-1, width), backend=backend)
     scale, shift = (dg.asarray(backend.asarray(np.ones(width, np.float32))) for _ in range(2))
     flat = dg.asarray(raw, backend=backend)
-    variable = dg.Variable(raw, backend=backend)
-    optimizer = dg.optimizers.Adam(1e-3)
-    # How many times each element is read or written at least.
-    cases: dict[str, tuple[int, Callable[[], Any]]] = {
-        "gelu": (2, lambda: dg.nn.gelu(flat)),
-        "gelu, forward and back": (5, pulled(dg.nn.gelu, flat)),
-        "softmax of rows of 1024": (2, lambda: dg.softmax(rows)),
-        "softmax, forward and back": (5, pulled(dg.softmax, rows)),
-        "layer norm of rows of 1024": (2, lambda: dg.nn.layer_norm(rows, scale, shift)),
-        "layer norm, forward and back": (
-            5,
-            pulled(lambda x: dg.nn.layer_norm(x, scale, shift), rows),
+    half = dg.asarray(raw.astype(np.float16), backend=backend)
+
+    def normed(x: Any) -> Any:
+        return dg.nn.layer_norm(x, scale, shift)
+
+    # How many bytes are read or written at least, and what makes the work.
+    size, narrow = raw.nbytes, raw.nbytes // 2
+    cases: dict[str, tuple[float, Callable[[], Any]]] = {
+        "addition": (3 * size, lambda: lambda: flat + flat),
+        "gelu": (2 * size, lambda: lambda: dg.nn.gelu(flat)),
+        "gelu, float16": (2 * narrow, lambda: lambda: dg.nn.gelu(half)),
+        "gelu, forward and back": (5 * size, lambda: pulled(dg.nn.gelu, flat)),
+        "softmax of rows of 1024": (2 * size, lambda: lambda: dg.softmax(rows)),
+        "softmax, forward and back": (5 * size, lambda: pulled(dg.softmax, rows)),
+        "layer norm of rows of 1024": (2 * size, lambda: lambda: normed(rows)),
+        "layer norm, forward and back": (5 * size, lambda: pulled(normed, rows)),
+        "a step of Adam": (7 * size, lambda: adam(backend, [raw])),
+        "a step of Adam, 200 parameters": (
+            7 * (size // (4 * 200)) * 4 * 200,
+            lambda: adam(backend, module.split(raw[: elements // 200 * 200], 200)),
         ),
-        "a step of Adam": (7, lambda: optimizer.apply(flat, variable)),
-        "random uniform": (1, drawing(elements)),
+        "random uniform": (size, lambda: drawing("uniform", elements)),
+        "random normal": (size, lambda: drawing("normal", elements)),
     }
-    for name, (passes, work) in cases.items():
-        seconds = clock.median(work)
-        yield name, seconds, f"{passes * raw.nbytes / seconds / bandwidth:.0%} of the copy's"
+    for name, (nbytes, make) in cases.items():
+        found = clock.attempt(make)
+        known = bandwidth and not isinstance(found, str)
+        share = f"{nbytes / found / bandwidth:.0%} of the copy's" if known else ""  # type: ignore[operator]  # both are numbers then
+        yield name, milliseconds(found), share
+    few = max(elements // 64, 1)
+    for name in ("gamma", "poisson"):
+        found = clock.attempt(lambda name=name: rejecting(name, few))
+        rate = "" if isinstance(found, str) else f"{few / found / 1e9:.2f} billion numbers a second"
+        yield f"random {name}", milliseconds(found), rate
 
 
 def pulled(f: Callable[[Any], Any], x: Any) -> Callable[[], Any]:
@@ -86,56 +102,66 @@ def pulled(f: Callable[[Any], Any], x: Any) -> Callable[[], Any]:
     return work
 
 
-def drawing(elements: int) -> Callable[[], Any]:
-    """Return what draws numbers."""
-    generator = dg.random.Generator(0)
-    return lambda: generator.uniform((elements,), dtype="float32")
+def adam(backend: Any, arrays: Any) -> Callable[[], Any]:
+    """Return a step of Adam on parameters."""
+    gradients = [dg.asarray(each, backend=backend) for each in arrays]
+    variables = [dg.Variable(each, backend=backend) for each in arrays]
+    optimizer = dg.optimizers.Adam(1e-3)
+    return lambda: optimizer.apply(gradients, variables)
 
 
-def product_rows(clock: Clock, size: int) -> Iterator[tuple[str, float, str]]:
-    """Yield name, seconds and rate of products of square matrices, beside the module's own."""
+def drawing(name: str, elements: int) -> Callable[[], Any]:
+    """Return what draws numbers of float32."""
+    draw = getattr(dg.random.Generator(0), name)
+    return lambda: draw((elements,), dtype="float32")
+
+
+def rejecting(name: str, elements: int) -> Callable[[], Any]:
+    """Return what draws numbers with parameters from 1 to 100, by rejection."""
+    draw = getattr(dg.random.Generator(0), name)
+    given = dg.linspace(1.0, 100.0, elements, dtype="float32")
+    return lambda: draw(given)
+
+
+def product_rows(clock: Clock, size: int) -> Iterator[Row]:
+    """Yield name, milliseconds and rate of products of square matrices, beside the module's own."""
     for dtype in ("float32", "float16", "float64"):
         host = np.linspace(-1, 1, size * size).reshape(size, size).astype(dtype)
         raw = clock.backend.asarray(host)
-        own = clock.median(lambda raw=raw: raw @ raw)
         x = dg.asarray(raw, backend=clock.backend)
-        seconds = clock.median(lambda x=x: dg.matmul(x, x))
-        rate = 2 * size**3 / seconds / 1e12
-        yield (
-            f"product, {dtype}",
-            seconds,
-            f"{rate:.1f} TFLOP/s, {own / seconds:.0%} of the module's",
-        )
+        own = clock.attempt(lambda raw=raw: lambda: raw @ raw)
+        found = clock.attempt(lambda x=x: lambda: dg.matmul(x, x))
+        words = ""
+        if not (isinstance(own, str) or isinstance(found, str)):
+            rate = 2 * size**3 / found / 1e12
+            words = f"{rate:.1f} TFLOP/s, {own / found:.0%} of the module's"
+        yield f"product, {dtype}", milliseconds(found), words
 
 
 # --- steps of training ----------------------------------------------------------------------------
 
 
-def step_rows(clock: Clock, scale: int, chosen: list[str]) -> Iterator[tuple[str, ...]]:
+def step_rows(clock: Clock, scale: int, chosen: list[str]) -> Iterator[Row]:
     """Yield model, dtype and the milliseconds of a step, distgrad's and PyTorch's."""
     for name, (make, shape) in models(scale).items():
         if name not in chosen:
             continue
         for dtype in ("float32", "bfloat16", "float16"):
-            cells = []
-            _, uncaptured = step_of(clock.backend, make, shape, dtype)
-            eager, captured = step_of(clock.backend, make, shape, dtype)
-            for work in (eager, without_graphs(uncaptured), captured):
-                try:
-                    cells.append(f"{1e3 * clock.median(work):.2f}")
-                except UNSUPPORTED as error:
-                    words = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
-                    cells.append(f"fails ({words})")
-            for make_peer in (torch_step, torch_graphed):
-                try:
-                    peer = make_peer(name, shape, scale, dtype, "cuda") if clock.events else None
-                    words = (
-                        f"{1e3 * torch_median(peer, clock.rounds):.2f}" if peer else "not measured"
-                    )
-                except RuntimeError as error:  # what it cannot capture
-                    words = f"fails ({str(error).splitlines()[0][:60]})"
-                cells.append(words)
-            yield name, dtype, *cells
+
+            def own(place: int, make: Any = make, shape: Any = shape, dtype: str = dtype) -> Any:
+                return step_of(clock.backend, make, shape, dtype)[place]
+
+            def peer(made: Any, name: str = name, shape: Any = shape, dtype: str = dtype) -> Any:
+                return made(name, shape, scale, dtype, "cuda")
+
+            found = [
+                clock.attempt(partial(own, 0)),
+                clock.attempt(lambda own=own: without_graphs(own(1))),
+                clock.attempt(partial(own, 1)),
+                clock.attempt_torch(partial(peer, torch_step)),
+                clock.attempt_torch(partial(peer, torch_graphed)),
+            ]
+            yield name, dtype, *map(milliseconds, found)
 
 
 def without_graphs(step: Callable[[], Any]) -> Callable[[], Any]:
@@ -182,10 +208,38 @@ def described(backend: Any) -> str:
     )
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table in Markdown."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+class Page:
+    """The page that is written: each line as soon as it is known.
+
+    Parameters
+    ----------
+    path : Path or None
+        To which the lines are appended; they are printed in any case.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.write("")
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        print(line, flush=True)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as page:
+                page.write(line + "\n")
+
+    def table(self, head: Row, *parts: Iterator[Row]) -> None:
+        """Write a table in Markdown, a row as soon as it is measured."""
+        for line in (head, tuple("---" for _ in head)):
+            self.write(f"| {' | '.join(line)} |")
+        for part in parts:
+            try:
+                for line in part:
+                    self.write(f"| {' | '.join(line)} |")
+            except Exception as error:  # the figures of the other parts are worth having
+                words = (str(error).splitlines() or [""])[0].replace("|", "/")
+                self.write(f"| fails ({type(error).__name__}: {words}) |{' |' * (len(head) - 1)}")
+        self.write("")
 
 
 def main() -> None:
@@ -197,34 +251,28 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096, help="of the matrices")
     parser.add_argument("--scale", type=int, default=1, help="by how much models are smaller")
     parser.add_argument("--models", nargs="*", default=["MLP", "CNN", "LSTM", "transformer"])
+    parser.add_argument("--seconds", type=float, default=1e9, help="nothing is begun after these")
     parser.add_argument("--write", type=Path, help="append the tables to this page too")
     arguments = parser.parse_args()
     dg.set_backend(arguments.backend)
     backend = load(arguments.backend)
-    clock = Clock(backend, arguments.rounds)
+    clock = Clock(backend, arguments.rounds, arguments.seconds)
     heard = Heard()
     logging.getLogger("distgrad").addHandler(heard)
     logging.getLogger("distgrad").setLevel(logging.DEBUG)
-    parts = [
-        f"Measured on: {described(backend)}.\n",
-        f"Command: `scripts/bench gpu {' '.join(sys.argv[1:])}`\n",
-    ]
-    rows = [*memory_rows(clock, arguments.elements), *product_rows(clock, arguments.size)]
-    lines = [(name, f"{1e3 * seconds:.3f}", words) for name, seconds, words in rows]
-    parts.append(table(("kernel", "ms", "rate"), lines))
-    large = [*convolution_rows(clock, arguments.scale), *attention_rows(clock, arguments.scale)]
-    head = ("kernel", "dtype", "forward ms", "both ways ms", "PyTorch's", "PyTorch's both ways")
-    parts.append(table(head, large))
+    page = Page(arguments.write)
+    page.write(f"Measured on: {described(backend)}.\n")
+    page.write(f"Command: `scripts/bench gpu {' '.join(sys.argv[1:])}`\n")
+    kernels = memory_rows(clock, arguments.elements), product_rows(clock, arguments.size)
+    page.table(("kernel", "ms", "rate"), *kernels)
     steps = ("eager", "dg.function", "as a CUDA graph", "PyTorch eager", "PyTorch as a CUDA graph")
     head = ("step of", "dtype", *(f"{each} ms" for each in steps))
-    parts.append(table(head, list(step_rows(clock, arguments.scale, arguments.models))))
-    if heard.lines:
-        parts.append("\n".join(dict.fromkeys(heard.lines)) + "\n")
-    text = "\n".join(parts)
-    print(text)
-    if arguments.write:
-        with arguments.write.open("a", encoding="utf-8") as page:
-            page.write("\n" + text)
+    page.table(head, step_rows(clock, arguments.scale, arguments.models))
+    head = ("kernel", "dtype", "forward ms", "both ways ms", "PyTorch's", "PyTorch's both ways")
+    large = convolution_rows(clock, arguments.scale), attention_rows(clock, arguments.scale)
+    page.table(head, *large)
+    for line in dict.fromkeys(heard.lines):
+        page.write(line)
 
 
 if __name__ == "__main__":

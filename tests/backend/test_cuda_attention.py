@@ -117,3 +117,22 @@ def test_more_axes_than_the_kernel_tells_apart_are_composed(lead, host, host_run
     expected, _ = kernels_of("numpy").attention(x, x, x, mask, scale=1.0, offset=0)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert ("attention_weights" in host_runner.launched[before:]) == (len(lead) <= 4)
+
+
+# Held in registers by a warp, by more, by all threads of the largest block, and too many for it.
+@pytest.mark.parametrize("keys", [33, 129, 1025, 8192, 8193])
+def test_rows_of_any_number_of_keys_are_normalized(keys, host):
+    rng = np.random.default_rng(6)
+    query, key, value = (rng.standard_normal((1, n, 2)) for n in (2, keys, keys))
+    mask = rng.random((1, 2, keys)) < 0.7
+    how = {"scale": 1.5, "offset": keys - 2}
+    numbers = kernels_of("numpy")
+    expected = numbers.attention(query, key, value, mask, **how)
+    pulled = [np.ones_like(each) for each in expected]
+
+    found = host.kernel("attention")(query, key, value, mask, **how)
+    back = host.kernel("attention_vjp")(query, key, value, mask, *found, *pulled, **how)
+
+    right = numbers.attention_vjp(query, key, value, mask, *expected, *pulled, **how)
+    for one, other in zip((*found, *back[:3]), (*expected, *right[:3]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)

@@ -20,12 +20,13 @@ from distgrad.testing.samples import samples
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
-from distgrad_cupy import copying, segments
+from distgrad_cupy import conforming, copying, segments
 from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.running import source_of, sources
 
 ROWS = (Placeholder.ARRAY,)
-NAMES = set(cuda_kernels(None))
+# Those that go to CuPy's own functions are tested in test_cupy_conforming.py.
+NAMES = set(cuda_kernels(None)) - set(conforming.kernels(None))
 SAMPLES = [
     sample
     for sample in samples()
@@ -193,21 +194,37 @@ def test_uniform_and_normal_numbers_are_the_hosts_over_many_blocks(dtype, host):
     np.testing.assert_allclose(normal, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("width", [1, 31, 33, 129, 4500])
-def test_rows_of_any_width_are_shared_by_the_threads_of_a_block(width, host, numpy_kernels):
-    x = np.random.default_rng(1).standard_normal((3, width))
-    scale, shift = np.linspace(0.5, 2, width), np.linspace(-1, 1, width)
+# Below a load, with and without a rest of one, held by few threads or by all, and too long for it.
+@pytest.mark.parametrize("width", [1, 4, 31, 32, 33, 128, 129, 2050, 4095, 4096, 4097, 4500])
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_any_width_are_shared_by_the_threads_of_a_block(
+    width, place, dtype, host, numpy_kernels
+):
+    room = np.random.default_rng(1).standard_normal(3 * width + place).astype(dtype)
+    x = room[place:].reshape(3, width)  # rows begin at multiples of 16 bytes, or do not
+    scale, shift = (np.linspace(*ends, width).astype(dtype) for ends in ((0.5, 2), (-1, 1)))
+    single = dtype == "float32"
+    close = {"rtol": 2e-4, "atol": 2e-4} if single else {"rtol": 1e-9, "atol": 1e-9}
+    calls = {
+        "softmax": ((x,), {"axis": -1}),
+        "log_softmax": ((x,), {"axis": -1}),
+        "softmax_vjp": ((x + 1, x), {"axis": -1}),
+        "label_cross_entropy": ((x, np.array([0, width - 1, width // 2])), {}),
+        "label_cross_entropy_vjp": ((x[:, 0], x, np.array([0, width - 1, width // 2])), {}),
+        "layer_norm": ((x, scale, shift), {"epsilon": 1e-5}),
+        "layer_norm_vjp": ((x, x + 1, scale, shift), {"epsilon": 1e-5}),
+        "rms_norm": ((x, scale), {"epsilon": 1e-5}),
+        "rms_norm_vjp": ((x, x + 1, scale), {"epsilon": 1e-5}),
+    }
+    if width == 1 and single:
+        del calls["layer_norm_vjp"]  # of a single number, whose deviation is rounding alone
 
-    y = host.kernel("softmax")(x, axis=-1)
-    z = host.kernel("layer_norm")(x, scale, shift, epsilon=1e-5)
-    pulled = host.kernel("layer_norm_vjp")(x, x + 1, scale, shift, epsilon=1e-5)
-
-    np.testing.assert_allclose(y, numpy_kernels.softmax(x, axis=-1), rtol=1e-12)
-    expected = numpy_kernels.layer_norm(x, scale, shift, epsilon=1e-5)
-    np.testing.assert_allclose(z, expected, rtol=1e-10, atol=1e-10)
-    wanted = numpy_kernels.layer_norm_vjp(x, x + 1, scale, shift, epsilon=1e-5)
-    for found, expected in zip(pulled, wanted, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    for name, (arrays, how) in calls.items():
+        found = rules.each_of(host.kernel(name)(*arrays, **how))
+        expected = rules.each_of(getattr(numpy_kernels, name)(*arrays, **how))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, **close, err_msg=name)
 
 
 def test_infinities_and_nans_are_those_of_the_host(host, numpy_kernels):

@@ -1,11 +1,11 @@
 """CUDA sources without a device: every one compiles under NVRTC for the architectures in use."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
-from distgrad.backend.scalar_code import C_TYPES
 from distgrad.testing.formulas import cases
 
 pytestmark = pytest.mark.skipif(
@@ -20,51 +20,26 @@ ARCHITECTURES = {"float16": "compute_90", "float32": "compute_80", "float64": "c
 UNUSED = {("philox", "float16"), ("copying", "float16")}
 
 
-def compiled(source, architecture, extra=()):
-    """Return the PTX of a CUDA source, by NVRTC alone."""
+def includes():
+    """Return where NVRTC finds CuPy's headers and CUDA's."""
     import cupy
-    from cupy.cuda import nvrtc
 
     packages = Path(cupy.__file__).parent.parent
     headers = packages / "cupy" / "_core" / "include"
-    toolkit = packages / "nvidia" / "cuda_runtime" / "include"
+    return f"-I{headers}", f"-I{packages / 'nvidia' / 'cuda_runtime' / 'include'}"
+
+
+def compiled(source, architecture, extra=()):
+    """Return the PTX of a CUDA source, by NVRTC alone."""
+    from cupy.cuda import nvrtc
+
     program = nvrtc.createProgram(source, "distgrad.cu", (), ())
-    options = (f"--gpu-architecture={architecture}", "--std=c++17", f"-I{headers}", f"-I{toolkit}")
-    options += tuple(extra)
+    options = (f"--gpu-architecture={architecture}", "--std=c++17", *includes(), *extra)
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError as error:
         pytest.fail(f"{error}: {nvrtc.getProgramLog(program)[:4000]}")
     return nvrtc.getPTX(program).decode()
-
-
-def kernel(number, formula):
-    """Return a formula as a kernel over arrays, as CuPy would write it."""
-    names = [*formula.inputs, *formula.outputs]
-    count = len(formula.inputs)
-    pointers = ", ".join(
-        f"{'const ' if place < count else ''}{C_TYPES[dtype.name]}* p{place}"
-        for place, (_, dtype) in enumerate(names)
-    )
-    elements = " ".join(
-        f"{'const ' if place < count else ''}{C_TYPES[dtype.name]}& {name} = p{place}[i];"
-        for place, (name, dtype) in enumerate(names)
-    )
-    return (
-        f'extern "C" __global__ void f{number}(long long n, {pointers}) {{\n'
-        "for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; "
-        f"i += (long long)blockDim.x * gridDim.x) {{ {elements}\n{formula.body}\n}} }}\n"
-    )
-
-
-@pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
-def test_formulas_of_elementwise_operations_compile(dtype, architecture):
-    formulas = list(dict.fromkeys(case.formula for case in cases([dtype])))
-    header = "#include <cupy/float16.cuh>\n" if dtype == "float16" else ""
-    source = header + "".join(kernel(*each) for each in enumerate(formulas))
-
-    assert len(formulas) >= 160
-    assert compiled(source, architecture).count(".entry") == len(formulas)
 
 
 @pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
@@ -79,3 +54,64 @@ def test_sources_written_in_cuda_compile(dtype, architecture):
 
         assert compiled(text, architecture, extra).count(".entry") == kernels > 0
     assert len(names) >= 3
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
+def test_formulas_of_elementwise_operations_compile_with_loads_of_16_bytes(dtype, architecture):
+    from distgrad_cupy.contiguous import element_source, kernel_source
+
+    formulas = list(dict.fromkeys(case.formula for case in cases([dtype])))
+    header = "#include <cupy/float16.cuh>\n" if dtype == "float16" else ""
+    texts = [
+        f"namespace of{place} {{ {element_source(each).removeprefix(header)}"
+        f"{kernel_source(each, f'f{place}')} }}\n"
+        for place, each in enumerate(formulas)
+    ]
+    whole = compiled(header + "".join(texts), architecture)
+
+    kernels = whole.split(".entry ")[1:]
+    assert len(kernels) == len(formulas) >= 160
+    wide = {"float16": "ld.global.v4.u32", "float32": "ld.global.v4.f32"}
+    load = wide.get(dtype, "ld.global.v2.f64")
+    for kernel in kernels:
+        formula = formulas[int(kernel.partition("(")[0].removeprefix("f"))]
+        assert load in kernel or "ld.global" not in kernel, formula.name
+        # What is computed side by side stays in registers; CUDA's own functions may want memory.
+        is_own = dtype == "float64" or re.search(r"(sin|cos|tan)\(", formula.body)
+        assert ".local" not in kernel or is_own, formula.name
+
+
+@pytest.mark.parametrize("dtype", ARCHITECTURES)
+def test_all_threads_of_a_row_have_registers(dtype):
+    from cupy.cuda import nvrtc
+
+    from distgrad_cupy.running import options_of, source_of
+
+    for name in ("softmax", "norms", "attention"):
+        extra = options_of(name)
+        program = nvrtc.createProgram(source_of(name, dtype), f"{name}.cu", (), ())
+        options = ("--gpu-architecture=sm_90", "--ptxas-options=-v", *includes(), *extra)
+        nvrtc.compileProgram(program, options)
+        used = re.findall(r"Used (\d+) registers", nvrtc.getProgramLog(program))
+
+        assert len(used) == source_of(name, dtype).count('extern "C" __global__')
+        assert max(map(int, used)) <= 65_536 // 1024
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
+def test_steps_of_optimizers_compile(dtype, architecture):
+    from distgrad import optimizers
+    from distgrad.optimizers.fused import formula_of
+    from distgrad_cupy.stepping import Together
+
+    rules = [optimizers.SGD(0.1, momentum=0.9), optimizers.Adam(0.01, amsgrad=True)]
+    for rule in [*rules, optimizers.RMSprop(0.01, momentum=0.9, centered=True)]:
+        wide, master = (dtype, None) if dtype != "float16" else ("float32", "float32")
+        count = len(rule.numbers(1))
+        formula = formula_of(rule, dtype, dtype, [wide] * len(rule.slots), master, count)
+        text = Together(None, formula, count).text
+
+        made = compiled(text, architecture)
+
+        assert made.count(".entry") == 1
+        assert ".local" not in made  # the table is read where arguments lie

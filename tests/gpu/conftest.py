@@ -1,11 +1,23 @@
-"""Tests in this folder need a CUDA device; without one they are left out, and one says why."""
+"""Tests in this folder need a CUDA device; without one they are left out, and one says why.
 
+Where `DISTGRAD_GPU=required` is set, as by `scripts/test gpu`, there is a device, and a run that
+cannot use it has failed.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
 
 from distgrad.backend import load
 from distgrad.errors import BackendUnavailableError
+
+
+def pytest_configure():
+    """Refuse to begin where a device is required and cannot be used."""
+    reason = why_not() if os.environ.get("DISTGRAD_GPU") == "required" else ""
+    if reason:
+        raise pytest.UsageError(f"tests/gpu: {reason}")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.optimizers.in_place import Change
 from distgrad.testing.inputs import values
+from distgrad_cupy.transfers import UncapturableError
 
 
 def way_of(f):
@@ -187,6 +189,34 @@ def test_host_arrays_may_come_and_go_after_a_capture(cupy_backend):
         found = f(x, y)
         np.testing.assert_array_equal(there.numpy(), host)
         np.testing.assert_allclose(found.numpy(), 2 * np.concatenate([x.numpy(), y.numpy()]))
+
+
+def test_numbers_found_by_rejection_are_captured(cupy_backend, said):
+    with dg.use_backend(cupy_backend):
+        words, rates = dg.random.Generator(3), array((200,), 0.5, 60.0)
+        f = dg.function(lambda a: words.gamma(a) + dg.astype(words.poisson(a), "float32"))
+        found = [f(rates).numpy() for _ in range(6)]
+
+    assert way_of(f) == ["as one CUDA graph"]
+    assert said == []
+    assert len({each.tobytes() for each in found}) == 6
+
+
+def test_a_step_of_an_optimizer_is_refused_while_the_user_captures(cupy_backend):
+    import cupy
+
+    x = dg.Variable(np.ones(5, np.float32), backend=cupy_backend)
+    g, optimizer = dg.asarray(np.ones(5, np.float32), backend=cupy_backend), dg.optimizers.SGD(0.1)
+    optimizer.apply(g, x)
+    change = Change(x.array, g.array, (), None)
+
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        try:
+            with pytest.raises(UncapturableError, match="captured in a CUDA graph"):
+                cupy_backend.change_in_place(optimizer, [change], optimizer.numbers(2))
+        finally:
+            stream.end_capture()
 
 
 def test_random_numbers_of_traced_steps_differ_and_are_the_hosts(cupy_backend):

@@ -51,6 +51,67 @@ def test_a_step_is_one_kernel_where_the_formula_allows(cupy_backend):
     assert float(x[0]) < 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_many_parameters_step_together_as_on_the_cpu(dtype, cupy_backend):
+    # More than a launch holds, of lengths that no load divides; one is not one line in memory.
+    shapes = [(n % 7 + 1, n % 5 + 1) for n in range(200)] + [(300_001,), (0, 3)]
+    rng = np.random.default_rng(4)
+    starts, slopes = ([rng.standard_normal(s).astype(dtype) for s in shapes] for _ in range(2))
+
+    def trained(backend):
+        with dg.use_backend(backend):
+            variables = [dg.Variable(each) for each in starts]
+            gradients = [dg.asarray(each) for each in slopes]
+            gradients[3] = dg.asarray(np.ascontiguousarray(slopes[3].T)).mT
+            optimizer = optimizers.Adam(0.01)
+            for _ in range(3):
+                optimizer.apply(gradients, variables)
+        return [variable.numpy().astype(np.float64) for variable in variables]
+
+    tolerance = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3}[dtype]
+    for found, expected in zip(trained(cupy_backend), trained("numpy"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("name", ["add", "tanh", "maximum", "less", "sqrt"])
+def test_large_arrays_are_computed_as_on_the_cpu(name, dtype, cupy_backend):
+    x, y = np.random.default_rng(5).uniform(0.1, 3, (2, 700, 801)).astype(dtype)
+    f = getattr(dg, name)
+    count = 1 if name in ("tanh", "sqrt") else 2
+    given = [dg.asarray(each, backend=cupy_backend) for each in (x, y)][:count]
+
+    for operands in (given, [each.mT for each in given], [each[:, 1:] for each in given]):
+        expected = f(*(dg.asarray(each.numpy()) for each in operands)).numpy()
+        found = f(*operands)
+        assert found.dtype == expected.dtype
+        tolerance = 4 * np.finfo(dtype).eps
+        np.testing.assert_allclose(found.numpy(), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gamma_and_poisson_numbers_are_the_hosts(dtype, cupy_backend):
+    given = (10.0 ** np.random.default_rng(6).uniform(-2, 5, (7, 30_001))).astype(dtype)
+
+    def drawn(backend):
+        generator = dg.random.Generator(9)
+        with dg.use_backend(backend):
+            parameters = dg.asarray(given)
+            return generator.gamma(parameters).numpy(), generator.poisson(parameters).numpy()
+
+    (gammas, counts), (expected, right) = drawn(cupy_backend), drawn("numpy")
+
+    np.testing.assert_allclose(gammas, expected, rtol=1e-6 if dtype == "float32" else 1e-11)
+    np.testing.assert_array_equal(counts, right)
+
+
+def test_a_rate_that_is_none_is_named(cupy_backend):
+    rates = dg.asarray([3.0, -1.0], backend=cupy_backend)
+
+    with pytest.raises(ValueError, match=r"a rate is -1.0; expected 0 to 2\^62"):
+        dg.random.Generator(0).poisson(rates)
+
+
 EXACT = {f"random_{name}" for name in ("bits", "integers", "bernoulli", "uniform")}
 
 

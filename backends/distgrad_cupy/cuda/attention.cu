@@ -37,6 +37,19 @@ __device__ inline A masked(const Mask& mask, long long row, long long key, A sco
     return mask.kind == 2 ? score + (A)((const T*)mask.values)[row + key * mask.along] : score;
 }
 
+// How many keys of a row a thread holds in registers at most; rows of more are read for each sum.
+const int HELD = 8;
+
+// Call `use(j, k)` for each key k that this thread holds as its j-th.
+template <class Use>
+__device__ __forceinline__ void each_held(int keys, Use use) {
+#pragma unroll
+    for (int j = 0; j < HELD; ++j) {
+        const int k = threadIdx.x + j * blockDim.x;
+        if (k < keys) use(j, k);
+    }
+}
+
 // Softmax of each row of scores times the scale, 0 where a key is not seen, and the logarithm of
 // its sum; both are 0 in a row that sees nothing. Null stands for logarithms that nobody reads.
 extern "C" __global__ void attention_weights(
@@ -51,6 +64,29 @@ extern "C" __global__ void attention_weights(
         const long long at = query + row % queries;
         const long long place = own.kind ? mask_row(own, head + row / queries, at) : 0;
         A top = lowest, any = 0;
+        if (keys <= (long long)HELD * blockDim.x) {
+            A held[HELD], sum = 0;
+            unsigned int seen = 0;
+            each_held(keys, [&](int j, int k) {
+                held[j] = score[k] * (A)scale;
+                if (!is_seen(own, place, at, k)) return;
+                held[j] = masked(own, place, k, held[j]);
+                seen |= 1u << j;
+                top = Greatest::of(top, held[j]);
+            });
+            top = over_block<Greatest>(top, partial);
+            any = over_block<Greatest>((A)(seen ? 1 : 0), partial);
+            each_held(keys, [&](int j, int) {
+                if (seen >> j & 1) sum += held[j] = exp(held[j] - top);
+            });
+            sum = over_block<Sum>(sum, partial);
+            each_held(keys, [&](int j, int k) {
+                weights[row * keys + k] = (T)(seen >> j & 1 ? held[j] / sum : (A)0);
+            });
+            if (logarithms && threadIdx.x == 0)
+                logarithms[row] = (T)(any != 0 ? top + log(sum) : (A)0);
+            continue;
+        }
         for (long long k = threadIdx.x; k < keys; k += blockDim.x)
             if (is_seen(own, place, at, k)) {
                 top = Greatest::of(top, masked(own, place, k, score[k] * (A)scale));
@@ -85,6 +121,19 @@ extern "C" __global__ void attention_scores_vjp(
         const A* cotangent = to_weights + row * keys;
         const T* weight = weights + row * keys;
         A sum = 0;
+        if (keys <= (long long)HELD * blockDim.x) {
+            A given[HELD], own[HELD];
+            each_held(keys, [&](int j, int k) {
+                given[j] = cotangent[k];
+                own[j] = (A)weight[k];
+                sum += given[j] * own[j];
+            });
+            sum = over_block<Sum>(sum, partial) - (A)to_logarithms[row];
+            each_held(keys, [&](int j, int k) {
+                to_scores[row * keys + k] = (T)(own[j] * (given[j] - sum));
+            });
+            continue;
+        }
         for (long long k = threadIdx.x; k < keys; k += blockDim.x)
             sum += cotangent[k] * (A)weight[k];
         const A centre = over_block<Sum>(sum, partial) - (A)to_logarithms[row];

@@ -1,4 +1,5 @@
-// Layer norm and RMS norm over the rows of a matrix: a block for each row, its sums in two passes.
+// Layer norm and RMS norm over the rows of a matrix: a block for each row, its sums in two passes,
+// over registers as far as a row fits into them.
 //
 // `centred` tells layer norm (1) from RMS norm (0). Null stands for a scale or shift that is not
 // there. Pullbacks compute the moments again, and leave them for the sums over columns.
@@ -21,6 +22,21 @@ __device__ inline A inverse_deviation(
     return 1 / sqrt(over_block<Sum>(squares, partial) / width + (A)epsilon);
 }
 
+// The mean of a row that is held, and one over its deviation.
+__device__ inline void moments_held(
+    const A (&held)[HELD], int width, bool wide, int centred, double epsilon, A* partial, A& mean,
+    A& inverse
+) {
+    A sum = 0, squares = 0;
+    if (centred) each_held(width, wide, [&](int j, int) { sum += held[j]; });
+    mean = centred ? over_block<Sum>(sum, partial) / width : (A)0;
+    each_held(width, wide, [&](int j, int) {
+        const A deviation = held[j] - mean;
+        squares += deviation * deviation;
+    });
+    inverse = 1 / sqrt(over_block<Sum>(squares, partial) / width + (A)epsilon);
+}
+
 extern "C" __global__ void row_norm(
     const T* x, const T* scale, const T* shift, T* y,
     long long rows, long long width, int centred, double epsilon
@@ -28,6 +44,20 @@ extern "C" __global__ void row_norm(
     __shared__ A partial[32];
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const T* own = x + row * width;
+        if (is_held(width)) {
+            const bool wide = are_wide(width, x, y, 0);
+            A held[HELD], mean, inverse;
+            load_held(own, width, wide, held);
+            moments_held(held, width, wide, centred, epsilon, partial, mean, inverse);
+            each_held(width, wide, [&](int j, int k) {
+                A value = (held[j] - mean) * inverse;
+                if (scale) value *= (A)scale[k];
+                if (shift) value += (A)shift[k];
+                held[j] = value;
+            });
+            store_held(y + row * width, width, wide, held);
+            continue;
+        }
         const A mean = mean_of_row(own, width, centred, partial);
         const A inverse = inverse_deviation(own, width, mean, epsilon, partial);
         for (long long k = threadIdx.x; k < width; k += blockDim.x) {
@@ -48,9 +78,33 @@ extern "C" __global__ void row_norm_vjp(
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const T* own = x + row * width;
         const T* cotangent = g + row * width;
-        const A mean = mean_of_row(own, width, centred, partial);
-        const A inverse = inverse_deviation(own, width, mean, epsilon, partial);
-        A sum = 0, along = 0;
+        A mean, inverse, sum = 0, along = 0;
+        if (is_held(width)) {
+            const bool wide = are_wide(width, g, x, result);
+            A held[HELD], scaled[HELD];
+            load_held(own, width, wide, held);
+            load_held(cotangent, width, wide, scaled);
+            moments_held(held, width, wide, centred, epsilon, partial, mean, inverse);
+            each_held(width, wide, [&](int j, int k) {
+                if (scale) scaled[j] *= (A)scale[k];
+                held[j] = (held[j] - mean) * inverse;
+                sum += scaled[j];
+                along += scaled[j] * held[j];
+            });
+            sum = centred ? over_block<Sum>(sum, partial) / width : (A)0;
+            along = over_block<Sum>(along, partial) / width;
+            each_held(width, wide, [&](int j, int) {
+                held[j] = inverse * (scaled[j] - sum - held[j] * along);
+            });
+            store_held(result + row * width, width, wide, held);
+            if (threadIdx.x == 0) {
+                means[row] = mean;
+                inverses[row] = inverse;
+            }
+            continue;
+        }
+        mean = mean_of_row(own, width, centred, partial);
+        inverse = inverse_deviation(own, width, mean, epsilon, partial);
         for (long long k = threadIdx.x; k < width; k += blockDim.x) {
             const A scaled = scale ? (A)cotangent[k] * (A)scale[k] : (A)cotangent[k];
             sum += scaled;

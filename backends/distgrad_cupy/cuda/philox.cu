@@ -3,36 +3,6 @@
 // A thread computes one block of four words, for one stream, and writes what of it is asked for.
 // Compiled without fused multiply-add: each step is rounded by itself, as on the host.
 
-typedef unsigned long long Word;
-
-struct Block {
-    Word words[4];
-};
-
-__device__ inline Block philox_of(
-    const Word* key, Word x0, Word x1, Word x2, Word x3
-) {
-    Word low = key[0], high = key[1];
-    // The constants of Philox4x64, from table 2 of the reference named in philox.py.
-    for (int round = 0; round < 10; ++round) {
-        const Word high0 = __umul64hi(x0, 0xD2E7470EE14C6C93ull);
-        const Word low0 = x0 * 0xD2E7470EE14C6C93ull;
-        const Word high1 = __umul64hi(x2, 0xCA5A826395121157ull);
-        const Word low1 = x2 * 0xCA5A826395121157ull;
-        x0 = high1 ^ x1 ^ low;
-        x1 = low1;
-        x2 = high0 ^ x3 ^ high;
-        x3 = low0;
-        low += 0x9E3779B97F4A7C15ull;
-        high += 0xBB67AE8584CAA73Bull;
-    }
-    return Block{{x0, x1, x2, x3}};
-}
-
-__device__ inline Block philox(const Word* stream, Word block, Word part) {
-    return philox_of(stream, block, stream[2], part, 0);
-}
-
 // New streams made of streams: by an index of each (`domain` 1 of philox.py, which looks at keys
 // only), or so many of each (`domain` 2; `indices` is null).
 extern "C" __global__ void new_streams(
@@ -49,22 +19,44 @@ extern "C" __global__ void new_streams(
     }
 }
 
-// Give each number of each stream to `write(block, place in the block, place in the output)`;
-// there are `per` numbers in a block.
-template <class Write>
+// So many numbers of a block, stored at once.
+template <class Number, int PER>
+struct Several {
+    static const int BYTES = PER * sizeof(Number) < 16 ? PER * sizeof(Number) : 16;
+    static const int EACH = BYTES / sizeof(Number);
+    struct alignas(BYTES) Store {
+        Number at[EACH];
+    };
+};
+
+// Write what `make(block, place in the block)` gives for each number of each stream; there are `PER`
+// in a block. A block all of whose numbers are wanted is stored 16 bytes at a time: threads of a warp
+// write to places that are far apart.
+template <int PER, class Number, class Make>
 __device__ void for_each_number(
-    const Word* streams, long long lead, long long start, long long count, int per, Write write
+    const Word* streams, Number* out, long long lead, long long start, long long count, Make make
 ) {
-    const long long first = start / per;
-    const long long blocks = count ? (start + count - 1) / per - first + 1 : 0;
+    typedef Several<Number, PER> Wide;
+    const long long first = start / PER;
+    const long long blocks = count ? (start + count - 1) / PER - first + 1 : 0;
     const long long stride = gridDim.x * (long long)blockDim.x;
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < lead * blocks;
          i += stride) {
         const long long own = i / blocks, block = first + i % blocks;
         const Block found = philox(streams + 3 * own, (Word)block, 0);
-        for (int k = 0; k < per; ++k) {
-            const long long place = block * per + k - start;
-            if (place >= 0 && place < count) write(found, k, own * count + place);
+        const long long place = block * PER - start;
+        Number* target = out + own * count + place;
+        if (place >= 0 && place + PER <= count && (unsigned long long)target % Wide::BYTES == 0) {
+#pragma unroll
+            for (int store = 0; store < PER / Wide::EACH; ++store) {
+                typename Wide::Store made;
+#pragma unroll
+                for (int k = 0; k < Wide::EACH; ++k) made.at[k] = make(found, store * Wide::EACH + k);
+                *(typename Wide::Store*)(target + store * Wide::EACH) = made;
+            }
+        } else {
+            for (int k = 0; k < PER; ++k)
+                if (place + k >= 0 && place + k < count) target[k] = make(found, k);
         }
     }
 }
@@ -77,18 +69,21 @@ __device__ inline unsigned int half_word(const Block& block, int k) {
 extern "C" __global__ void bits64(
     const Word* streams, Word* out, long long lead, long long start, long long count
 ) {
-    for_each_number(streams, lead, start, count, 4, [=](const Block& block, int k, long long at) {
-        out[at] = block.words[k];
+    for_each_number<4>(streams, out, lead, start, count, [=](const Block& block, int k) {
+        return block.words[k];
     });
 }
 
 extern "C" __global__ void bits32(
     const Word* streams, unsigned int* out, long long lead, long long start, long long count
 ) {
-    for_each_number(streams, lead, start, count, 8, [=](const Block& block, int k, long long at) {
-        out[at] = half_word(block, k);
+    for_each_number<8>(streams, out, lead, start, count, [=](const Block& block, int k) {
+        return half_word(block, k);
     });
 }
+
+// How many numbers of T one block has.
+const int NUMBERS = sizeof(T) == 8 ? 4 : 8;
 
 // The upper bits of a word, as many as the digits of T, over 2 to that power; then, if
 // `is_scaled`, in [low, low + span), `top` being the greatest number below its end.
@@ -96,8 +91,7 @@ extern "C" __global__ void uniform(
     const Word* streams, T* out, long long lead, long long start, long long count,
     int is_scaled, T low, T span, T top
 ) {
-    const int per = sizeof(T) == 8 ? 4 : 8;
-    for_each_number(streams, lead, start, count, per, [=](const Block& block, int k, long long at) {
+    for_each_number<NUMBERS>(streams, out, lead, start, count, [=](const Block& block, int k) {
         T value = sizeof(T) == 8 ? (T)((double)(block.words[k % 4] >> 11) * 0x1p-53)
                                  : (T)((float)(half_word(block, k) >> 8) * 0x1p-24f);
         if (is_scaled) {
@@ -105,7 +99,7 @@ extern "C" __global__ void uniform(
             value = value + low;
             if (span > 0 && value > top) value = top;
         }
-        out[at] = value;
+        return value;
     });
 }
 
@@ -113,29 +107,27 @@ extern "C" __global__ void uniform(
 extern "C" __global__ void normal(
     const Word* streams, T* out, long long lead, long long start, long long count
 ) {
-    const bool wide = sizeof(T) == 8;
-    for_each_number(
-        streams, lead, start, count, wide ? 4 : 8, [=](const Block& block, int k, long long at) {
-            const int even = k - k % 2;
-            T radius, angle;
-            if (wide) {
-                radius = (T)block.words[even % 4] * (T)0x1p-64 + (T)0x1p-65;
-                angle = (T)(block.words[(even + 1) % 4] >> 11) * (T)(6.283185307179586 * 0x1p-53);
-            } else {
-                radius = (T)half_word(block, even) * (T)0x1p-32 + (T)0x1p-33;
-                angle = (T)(half_word(block, even + 1) >> 8) * (T)(6.283185307179586 * 0x1p-24);
-            }
-            radius = sqrt(fabs(log(radius) * (T)-2));
-            out[at] = radius * (k % 2 ? sin(angle) : cos(angle));
-        });
+    for_each_number<NUMBERS>(streams, out, lead, start, count, [=](const Block& block, int k) {
+        const int even = k - k % 2;
+        T radius, angle;
+        if (sizeof(T) == 8) {
+            radius = (T)block.words[even % 4] * (T)0x1p-64 + (T)0x1p-65;
+            angle = (T)(block.words[(even + 1) % 4] >> 11) * (T)(6.283185307179586 * 0x1p-53);
+        } else {
+            radius = (T)half_word(block, even) * (T)0x1p-32 + (T)0x1p-33;
+            angle = (T)(half_word(block, even + 1) >> 8) * (T)(6.283185307179586 * 0x1p-24);
+        }
+        radius = sqrt(fabs(log(radius) * (T)-2));
+        return radius * (k % 2 ? sin(angle) : cos(angle));
+    });
 }
 
 extern "C" __global__ void bernoulli(
     const Word* streams, bool* out, long long lead, long long start, long long count,
     Word threshold
 ) {
-    for_each_number(streams, lead, start, count, 8, [=](const Block& block, int k, long long at) {
-        out[at] = half_word(block, k) < threshold;
+    for_each_number<8>(streams, out, lead, start, count, [=](const Block& block, int k) {
+        return half_word(block, k) < threshold;
     });
 }
 
@@ -144,7 +136,7 @@ extern "C" __global__ void integers(
     const Word* streams, Word* out, long long lead, long long start, long long count, Word low,
     Word span
 ) {
-    for_each_number(streams, lead, start, count, 4, [=](const Block& block, int k, long long at) {
-        out[at] = (span ? __umul64hi(block.words[k], span) : block.words[k]) + low;
+    for_each_number<4>(streams, out, lead, start, count, [=](const Block& block, int k) {
+        return (span ? __umul64hi(block.words[k], span) : block.words[k]) + low;
     });
 }

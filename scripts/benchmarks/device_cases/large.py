@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import distgrad as dg
-from device_cases.timing import Clock, torch_median
+from device_cases.timing import Clock, milliseconds
 
 # Batch, length of a side, channels, outputs, window, stride and groups.
 CONVOLUTIONS = {
@@ -43,18 +43,14 @@ def convolution_rows(clock: Clock, scale: int) -> Iterator[tuple[str, ...]]:
                 (max(batch // scale, 1), length, length, inner),
                 (window, window, inner // groups, outer),
             )
-            x, w = (random(clock, shape, dtype) for shape in shapes)
             how = {"stride": stride, "padding": window // 2, "groups": groups}
 
             def conv(x: Any, w: Any, how: Any = how) -> Any:
                 return dg.nn.conv(x, w, **how)
 
-            own = (
-                clock.median(lambda f=conv, x=x, w=w: f(x, w)),
-                clock.median(both_ways(conv, x, w)),
-            )
-            peer = torch_medians(clock, "conv", shapes, dtype, how)
-            yield f"convolution {name}", dtype, *(f"{1e3 * each:.3f}" for each in own), *peer
+            own = own_times(clock, conv, shapes, dtype)
+            peer = torch_times(clock, "conv", shapes, dtype, how)
+            yield f"convolution {name}", dtype, *own, *peer
 
 
 def attention_rows(clock: Clock, scale: int) -> Iterator[tuple[str, ...]]:
@@ -63,18 +59,28 @@ def attention_rows(clock: Clock, scale: int) -> Iterator[tuple[str, ...]]:
         shape = (batch, heads, max(length // scale, 1), width)
         for causal in (False, True):
             for dtype in ("float32", "float16"):
-                operands = [random(clock, shape, dtype) for _ in range(3)]
 
                 def attend(*operands: Any, causal: bool = causal) -> Any:
                     return dg.nn.scaled_dot_product_attention(*operands, causal=causal)
 
-                own = (
-                    clock.median(lambda f=attend, given=operands: f(*given)),
-                    clock.median(both_ways(attend, *operands)),
-                )
-                peer = torch_medians(clock, "attention", (shape,) * 3, dtype, {"is_causal": causal})
-                words = f"{name}{', causal' if causal else ''}"
-                yield words, dtype, *(f"{1e3 * each:.3f}" for each in own), *peer
+                own = own_times(clock, attend, (shape,) * 3, dtype)
+                peer = torch_times(clock, "attention", (shape,) * 3, dtype, {"is_causal": causal})
+                yield f"{name}{', causal' if causal else ''}", dtype, *own, *peer
+
+
+def own_times(
+    clock: Clock, f: Callable[..., Any], shapes: tuple[tuple[int, ...], ...], dtype: str
+) -> tuple[str, str]:
+    """Return the milliseconds of a function and of it with its gradients, in words."""
+
+    def forward() -> Callable[[], Any]:
+        operands = [random(clock, shape, dtype) for shape in shapes]
+        return lambda: f(*operands)
+
+    def both() -> Callable[[], Any]:
+        return both_ways(f, *(random(clock, shape, dtype) for shape in shapes))
+
+    return milliseconds(clock.attempt(forward)), milliseconds(clock.attempt(both))
 
 
 def random(clock: Clock, shape: tuple[int, ...], dtype: str) -> Any:
@@ -83,16 +89,29 @@ def random(clock: Clock, shape: tuple[int, ...], dtype: str) -> Any:
     return dg.asarray(host.astype(dtype), backend=clock.backend)
 
 
-def torch_medians(
+def torch_times(
     clock: Clock, name: str, shapes: Any, dtype: str, how: dict[str, Any]
 ) -> tuple[str, str]:
     """Return the milliseconds of PyTorch's operation forward and both ways, in words."""
+
+    def ready(both: bool) -> Callable[[], Any] | None:
+        return torch_work(name, shapes, dtype, how, both=both)
+
+    found = (clock.attempt_torch(lambda both=both: ready(both)) for both in (False, True))
+    first, second = map(milliseconds, found)
+    return first, second
+
+
+def torch_work(
+    name: str, shapes: Any, dtype: str, how: dict[str, Any], *, both: bool
+) -> Callable[[], Any] | None:
+    """Return what computes PyTorch's operation, or it with the gradients of its operands."""
     try:
         import torch
     except ImportError:
-        return ("not measured",) * 2
-    if not (clock.events and torch.cuda.is_available()):
-        return ("not measured",) * 2
+        return None
+    if not torch.cuda.is_available():
+        return None
     operands = [torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for shape in shapes]
     functional = torch.nn.functional
     if name == "conv":
@@ -106,9 +125,8 @@ def torch_medians(
         with torch.no_grad():
             return operation(*operands, **how)
 
-    def both() -> Any:
+    def there_and_back() -> Any:
         y = operation(*operands, **how)
         return torch.autograd.grad(y, operands, torch.ones_like(y))
 
-    rounds = clock.rounds
-    return tuple(f"{1e3 * torch_median(work, rounds):.3f}" for work in (forward, both))
+    return there_and_back if both else forward

@@ -1,0 +1,144 @@
+"""Elementwise kernels of the device over contiguous arrays, run on the host, against NumPy."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from distgrad.backend.scalar_code import forward
+from distgrad.ops import VOCABULARY
+from distgrad.testing.formulas import cases
+
+if importlib.util.find_spec("cupy") is None:
+    pytest.skip("CuPy is not installed", allow_module_level=True)
+
+from distgrad_cupy import elementwise
+from distgrad_cupy.contiguous import Contiguous, element_source, kernel_source, width_of
+
+# Tolerances are those of other mathematical functions on the host, of half precision the rounding
+# of what they give; see tests/backend/test_scalar_code.py.
+CLOSE = {
+    2: {"rtol": 6e-3, "atol": 6e-3},
+    4: {"rtol": 2e-4, "atol": 2e-5},
+    8: {"rtol": 1e-10, "atol": 1e-12},
+}
+
+
+def never(*arrays):
+    """Stand for a kernel that broadcasts, where none is expected."""
+    pytest.fail(f"arrays of shapes {[each.shape for each in arrays]} were not taken")
+
+
+def formula_of(name, dtypes):
+    return forward(VOCABULARY[name], VOCABULARY, [np.dtype(each) for each in dtypes], {})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_formula_computes_what_numpy_computes(dtype, host_runner):
+    found = list(cases([dtype]))
+    # In one text, which is compiled once; each with the widest loads that it has.
+    texts, names = [], {}
+    for formula, _, _ in found:
+        if formula not in names:
+            names[formula] = f"kernel{len(names)}"
+            text = element_source(formula).replace("#include <cupy/float16.cuh>\n", "")
+            space = f"of_{names[formula]}"
+            own = text + kernel_source(formula, names[formula])
+            texts.append(f"namespace {space} {{ {own} }}\nusing {space}::{names[formula]};\n")
+    head = "#include <cupy/float16.cuh>\n" if dtype == "float16" else ""
+    whole = head + "".join(texts)
+
+    for formula, inputs, expected in found:
+        size = expected[0].size
+        kinds = [dtype for _, dtype in formula.outputs]
+        made = [np.empty(e.shape, kind) for e, kind in zip(expected, kinds, strict=True)]
+        if not size:
+            continue
+        host_runner.run(whole, names[formula], (1,), 32, (*inputs, *made, np.int64(size)))
+        for one, right in zip(made, expected, strict=True):
+            close = CLOSE[inputs[0].dtype.itemsize if right.dtype.kind == "b" else one.itemsize]
+            np.testing.assert_allclose(one, right, **close, err_msg=formula.name)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_arrays_of_any_length_and_place_are_read_whole(dtype, offset, size, host_runner):
+    formula = formula_of("gelu", [dtype])
+    kernel = Contiguous(host_runner, formula, never)
+    room = np.linspace(-3, 3, size + offset).astype(dtype)
+
+    found = kernel(room[offset:])
+
+    x = room[offset:].astype(np.float64)
+    # By the error function of the host, which SciPy would have for arrays.
+    from math import erf
+
+    expected = [0.5 * each * (1 + erf(each / 2**0.5)) for each in x.tolist()]
+    np.testing.assert_allclose(found, expected, **CLOSE[np.dtype(dtype).itemsize])
+    assert found.dtype == dtype
+
+
+def test_truth_values_lie_beside_elements_in_loads_of_their_own_width(host_runner):
+    formula = formula_of("less", ["float32", "float32"])
+    x, y = np.random.default_rng(0).standard_normal((2, 37)).astype(np.float32)
+
+    found = Contiguous(host_runner, formula, never)(x, y)
+
+    np.testing.assert_array_equal(found, x < y)
+    assert found.dtype == np.bool_
+    assert width_of(formula) == 4
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        (np.ones((3, 4), np.float32), np.ones(4, np.float32)),
+        (np.ones((3, 4), np.float32), np.ones((4, 3), np.float32).T),
+        (np.ones((3, 4), np.float32), np.float32(2)),
+        (np.float32(2), np.ones((3, 4), np.float32)),
+    ],
+    ids=["of two shapes", "turned", "and a number", "behind a number"],
+)
+def test_other_arrays_go_to_the_kernel_that_broadcasts(arrays, host_runner):
+    formula = formula_of("less", ["float32", "float32"])
+    before = len(host_runner.launched)
+
+    found = Contiguous(host_runner, formula, lambda *given: given)(*arrays)
+
+    assert all(one is other for one, other in zip(found, arrays, strict=True))
+    assert len(host_runner.launched) == before
+
+
+def test_arrays_without_elements_start_nothing(host_runner):
+    before = len(host_runner.launched)
+
+    found = Contiguous(host_runner, formula_of("gelu", ["float32"]), never)(np.ones((0, 3), "f4"))
+
+    assert found.shape == (0, 3)
+    assert len(host_runner.launched) == before
+
+
+def test_large_arrays_go_to_wide_loads_and_small_ones_to_cupy(host_runner, monkeypatch):
+    monkeypatch.setattr(elementwise, "_MANY", 30)
+    asked = []
+    names = {"multiply": np.multiply, "tanh": np.tanh, "less": np.less}
+    kernels = elementwise.large(host_runner, names.get)
+    kernels = {name: kernels[name] for name in names}
+    x, y = np.random.default_rng(0).standard_normal((2, 6, 7)).astype(np.float32)
+    host_runner.launched.clear()
+
+    for name, arrays in (("multiply", (x, y)), ("tanh", (x,)), ("less", (x, y))):
+        found = kernels[name](*arrays)
+        np.testing.assert_allclose(found, names[name](*arrays), rtol=1e-6)
+        assert found.dtype == names[name](*arrays).dtype
+        asked.append(f"distgrad_{name}")
+    assert host_runner.launched == asked
+
+    # Few elements; another shape; integers; a number; two dtypes; options.
+    others = [(x[:2], y[:2]), (x, y[0]), (x.astype(int), y.astype(int)), (x, 2.0), (2.0, x)]
+    for one, other in [*others, (x, y.astype(np.float64))]:
+        np.testing.assert_array_equal(kernels["multiply"](one, other), one * other)
+    wide = kernels["multiply"](x, y, dtype=np.float64)
+    np.testing.assert_array_equal(wide, x.astype(np.float64) * y)
+    assert host_runner.launched == asked
