@@ -55,6 +55,9 @@ The cases are in `distgrad/testing/fault_matrix/`. `tests/faults/test_fault_matr
 - The seconds are those from the fault to the end of the job, the launcher's own included. In
   parentheses are those of the whole job, start-up included, where no moment of the fault is
   announced.
+- The jobs of F6, F7, F8, F9 and F26 have a gradient of 1 MiB, which 2 ranks add up in memory of
+  both, 3 and 4 by slices, 8 by MPI's own sum. Ranks that are lost within a sum of two are tried in
+  `tests/faults/test_stalls.py`.
 - More ranks than cores share a machine here ({machine}), which may be busy with other work: the
   seconds are upper limits, not figures of speed.
 """

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 import distgrad
-from distgrad.cli import information, planning, running, timelines
+from distgrad.cli import benchmarking, information, planning, running, timelines
 from distgrad.errors import DistgradError
 
-_SUBCOMMANDS = (running, information, timelines, planning)
+_SUBCOMMANDS = (running, information, timelines, planning, benchmarking)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

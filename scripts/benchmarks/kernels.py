@@ -2,11 +2,13 @@
 
 Each case runs in distgrad (by NumPy and BLAS alone; with compiled kernels, where there is a
 compiler; and with oneDNN besides, where that is installed and has a part in it), in PyTorch and in
-TensorFlow, in turn, round after round. A figure is the least over the rounds, and
-with one thread the processor's time instead of the clock's: what others do on the machine only ever
-adds. "blas" is the time of the same products of matrices in bare BLAS, with nothing around them:
-the limit for kernels built on it. Numbers of threads run one after the other, each in a process
-of its own. Rows in which distgrad is behind are marked.
+TensorFlow, in turn, round after round. A figure is the least over the rounds, and with one thread
+the processor's time instead of the clock's: what others do on the machine only ever adds. With
+several, each program begins after a rest, since threads of the one before keep looking for work,
+and processors busy, and with some steps that do not count: a training takes them one after the
+other. "blas" is the time of the same products of matrices in bare BLAS, with nothing around them:
+the limit for kernels built on it. Numbers of threads run one after the other, each in a process of
+its own. Rows in which distgrad is behind are marked.
 
 The cases are in scripts/benchmarks/kernel_cases/, one file a family.
 """
@@ -27,6 +29,8 @@ from typing import Any
 
 Step = Callable[[], Any]
 LIBRARIES = ("numpy", "compiled", "onednn", "torch", "tensorflow", "blas")
+REST = 0.05  # seconds: OpenBLAS' threads look for work for 30 ms after a product
+WARM = 3  # steps until all threads of a program are awake, and its caches warm
 HEADS = {
     "numpy": "NumPy",
     "onednn": "with oneDNN",
@@ -95,6 +99,10 @@ def least(
     times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
     for _ in range(rounds):
         for key, step in steps.items():
+            if threads > 1:
+                time.sleep(REST)
+                for _ in range(WARM):
+                    step()
             start = clock()
             step()
             times[key].append(clock() - start)

@@ -70,7 +70,10 @@ def averaging(rounds: int, megabytes: int) -> dict[str, float]:
 
 
 def sums(rounds: int, _: int) -> dict[str, float]:
-    """Return the seconds of a weighed sum of each length: by MPI, by messages, in shared memory."""
+    """Return the seconds of a weighed sum of each length: by MPI, by messages, in shared memory.
+
+    There, it is the window's, and where there is a place for a message that of one that lies there.
+    """
     from mpi4py import MPI
 
     import distgrad.distributed as dist
@@ -92,6 +95,12 @@ def sums(rounds: int, _: int) -> dict[str, float]:
             comm = dist.MPICommunicator(MPI.COMM_WORLD, guard)
             comm.add_up_weighed(message, 0.5)  # looks at the switch the first time
             cases[way] = partial(comm.add_up_weighed, message, 0.5)
+        comm.want_places(((message.dtype.char, message.size),))
+        comm.add_up_weighed(message, 0.5)
+        placed = comm.places.take(message.size, message.dtype)
+        if placed is not None:
+            placed[...] = message
+            cases["place"] = partial(comm.add_up_weighed, placed, 0.5)
         count = rounds if kibibytes > 2**14 else 10 * rounds
         seconds = medians(count, cases, MPI.COMM_WORLD.Barrier)
         found |= {f"{way} {kibibytes}": each for way, each in seconds.items()}
@@ -154,7 +163,10 @@ def show_sums(rounds: int) -> None:
             )
             line(f"{kibibytes} KiB, product and MPI_Allreduce", raw)
             line("  product, and messages or slices", messages, "it", messages / raw)
-            line("  in shared memory", memory, "product and messages", memory / messages)
+            line("  through shared memory", memory, "product and messages", memory / messages)
+            placed = found.get(f"place {kibibytes}")
+            if placed is not None:
+                line("  in shared memory", placed, "product and messages", placed / messages)
 
 
 def show_compression(rounds: int) -> None:
