@@ -39,7 +39,7 @@ def _affine(x: Array, kernel: Array, bias: Array | None, *, rectified: bool) -> 
         quick = product(x, kernel, bias, rectified=rectified)
         if quick is not None:
             return quick
-    y: Array = np.matmul(x, kernel)
+    y: Array = matmul(x, kernel)
     if bias is not None:
         if y.dtype == bias.dtype or np.result_type(y, bias) == y.dtype:
             y += bias
