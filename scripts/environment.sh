@@ -37,6 +37,10 @@ let_open_mpi_run_here() {
     fi
     export PRTE_MCA_rmaps_default_mapping_policy="${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}"
     export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
+    # It won't start over the files of one that was killed and had its process number.
+    PRTE_MCA_prte_local_tmpdir_base=$(mktemp -d) || fail "no temporary folder can be made"
+    export PRTE_MCA_prte_local_tmpdir_base
+    trap 'rm -rf "$PRTE_MCA_prte_local_tmpdir_base"' EXIT
 }
 
 # Print the extra for this machine's CUDA driver; fail where there is no device.

@@ -22,6 +22,7 @@ from pathlib import Path
 from distgrad.distributed.launching.processes import (
     MARK,
     end_processes,
+    launcher_folder,
     outer_environment,
     processes_of,
     send_signal,
@@ -101,16 +102,19 @@ def run_ranks(
     mpirun = str(mpi or find_mpirun())
     command = [mpirun, *outliving, "-n", str(n), sys.executable, *map(str, argv)]
     mark = uuid.uuid4().hex
-    environment = outer_environment() | _SETTINGS | {MARK: mark} | dict(env or {})
     begun = time.monotonic()
     # Files, not pipes: a process that outlives the job would keep a pipe open, and us reading.
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+    with (
+        launcher_folder() as placed,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
         process = subprocess.Popen(  # noqa: S603  the caller's own script
             command,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            env=environment,
+            env=outer_environment() | _SETTINGS | placed | {MARK: mark} | dict(env or {}),
             start_new_session=True,
         )
         overdue = False

@@ -29,6 +29,7 @@ from distgrad.distributed.launching.launchers import find_launcher
 from distgrad.distributed.launching.processes import (
     MARK,
     end_processes,
+    launcher_folder,
     outer_environment,
     ranks_of,
 )
@@ -103,9 +104,11 @@ class Run:
     def __init__(self, training: str, folder: Path, ranks: int) -> None:
         self.ranks, self.saved = ranks, folder / "saved"
         self._mark, self._output = uuid.uuid4().hex, folder / "output"
+        self._after = contextlib.ExitStack()
         environment = outer_environment() | {
             **{MARK: self._mark, "DISTGRAD_PROGRESS": "lines"},
             **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            **self._after.enter_context(launcher_folder()),
         }
         self.begun = time.monotonic()
         with self._output.open("w", encoding="utf-8") as output:
@@ -124,6 +127,7 @@ class Run:
     def __exit__(self, *ignored: object) -> None:
         end_processes(self._mark)
         self.process.wait()
+        self._after.close()
 
     def wait(self) -> int:
         """Return the exit status of the launcher.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.fault)
             if not HAS_MPIRUN:
                 item.add_marker(pytest.mark.skip(reason="there is no mpirun beside this Python"))
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Return the folder in which programs that the test starts keep their temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # asked for anew, here and afterwards
+    yield folder
+    monkeypatch.undo()
+    tempfile.tempdir = None
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_ranks_hear_signals_in_time_to_save_and_a_preempted_job_starts_again(sta
     assert job.returncode == (0 if preempted else 75)
 
 
-def test_no_rank_outlives_a_launcher_that_was_killed(start):
+def test_neither_ranks_nor_files_outlive_a_launcher_that_was_killed(start, temporary):
     job = start(
         "import os, time, distgrad.distributed as dist\ndist.barrier()\n"
         "os.write(1, f'{os.getpid()} {os.getppid()}\\n'.encode())\ntime.sleep(60)",
@@ -123,6 +123,7 @@ def test_no_rank_outlives_a_launcher_that_was_killed(start):
     assert job.returncode == 128 + signal.SIGKILL
     for pid in ranks:
         assert has_ended(pid)
+    assert not list(temporary.iterdir())
 
 
 def test_the_launcher_is_the_one_of_this_environment():

@@ -179,6 +179,17 @@ def is_running(pid):
         return False
 
 
+def test_the_runner_leaves_no_files_of_a_launcher_that_was_killed(tmp_path, temporary):
+    # Open MPI's would not start over the files of another that had its process number.
+    script = tmp_path / "job.py"
+    script.write_text("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
+
+    result = run_ranks(2, script, timeout=30)
+
+    assert result.returncode != 0
+    assert not list(temporary.iterdir())
+
+
 def test_the_runner_returns_what_ranks_say(tmp_path):
     script = tmp_path / "job.py"
     script.write_text(

@@ -1,11 +1,12 @@
-"""Find the processes of a job on this machine, by a mark that all of them inherit."""
+"""Find the processes of a job on this machine by a mark that all inherit, and place its files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 MARK = "DISTGRAD_JOB"  # in the environment of each process of a job, to find them all again
@@ -33,6 +34,19 @@ def outer_environment(*, keep_settings: bool = False) -> dict[str, str]:
         return keep_settings and setting
 
     return {name: value for name, value in os.environ.items() if is_kept(name)}
+
+
+@contextlib.contextmanager
+def launcher_folder() -> Iterator[dict[str, str]]:
+    """Give a launcher a folder of its own while it runs; yields the variables that name it.
+
+    Open MPI's launcher keeps files in a folder that has its process number for a name, and refuses
+    to start where they are there already: left by one that was killed, once the numbers have come
+    round again. Its folders on other machines stay where they are.
+    """
+    # A rank that is only just ending may still write.
+    with tempfile.TemporaryDirectory(prefix="distgrad-", ignore_cleanup_errors=True) as folder:
+        yield {"PRTE_MCA_prte_local_tmpdir_base": folder}
 
 
 def processes_of(mark: str) -> dict[int, int | None]:

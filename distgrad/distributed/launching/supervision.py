@@ -23,6 +23,7 @@ from distgrad.distributed.launching.launchers import (
 from distgrad.distributed.launching.processes import (
     MARK,
     end_processes,
+    launcher_folder,
     outer_environment,
     ranks_of,
     send_signal,
@@ -117,11 +118,11 @@ class _Job:
         self._early: list[int] = []  # what came before there was anybody to pass it on to
 
     def run(self) -> int:
-        with self._passing_on():
+        with launcher_folder() as placed, self._passing_on():
             try:
                 self._process = process = subprocess.Popen(  # noqa: S603  the user's own script
                     self._command,
-                    env=self._environment,
+                    env=placed | self._environment,
                     # A terminal's Ctrl-C would reach the launcher and the ranks beside us; and in a
                     # session of their own, they must not read from the terminal.
                     start_new_session=True,
