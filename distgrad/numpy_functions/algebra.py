@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,14 @@ def _irfftn(a: Any, s: Any = None, axes: Any = None, norm: Any = None, out: Any 
     return fft.irfftn(as_tensor(a), s, axes, norm)
 
 
-def _real_where_all_are(values: Any, a: Any) -> bool:
-    """Return whether NumPy returns real eigenvalues: those of a real matrix, if all are real.
+@cache
+def _numpy_looks_for_real_ones() -> bool:
+    """Return whether NumPy's eigenvalues are real where all can be, as before NumPy 2.5."""
+    return bool(np.linalg.eigvals(np.eye(1)).dtype.kind == "f")
+
+
+def _all_are_real(values: Any, a: Any) -> bool:
+    """Return whether the eigenvalues of a matrix are known to be real.
 
     In a traced function, where nobody knows, they stay complex.
     """
@@ -56,16 +63,23 @@ def _real_where_all_are(values: Any, a: Any) -> bool:
     )
 
 
+def eigvals_real_if_all_are(a: Any) -> Any:
+    """Return the eigenvalues of a matrix, as real numbers where that is what they are."""
+    values = linalg.eigvals(a)
+    return real(values) if _all_are_real(values, a) else values
+
+
 def _eigvals(a: Any) -> Any:
     matrix = as_tensor(a)
-    values = linalg.eigvals(matrix)
-    return real(values) if _real_where_all_are(values, matrix) else values
+    if _numpy_looks_for_real_ones():
+        return eigvals_real_if_all_are(matrix)
+    return linalg.eigvals(matrix)
 
 
 def _eig(a: Any) -> Any:
     matrix = as_tensor(a)
     values, vectors = linalg.eig(matrix)
-    if _real_where_all_are(values, matrix):
+    if _numpy_looks_for_real_ones() and _all_are_real(values, matrix):
         values, vectors = real(values), real(vectors)
     return linalg.EigResult(values, vectors)
 

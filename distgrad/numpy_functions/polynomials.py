@@ -187,7 +187,7 @@ def _roots(p: Any) -> Any:
         multiply(divide(getitem(line, slice(1, None)), getitem(line, 0)), -1), (1, degree)
     )
     below = as_parameter(np.eye(degree - 1, degree, dtype=np.dtype(line.dtype)))
-    roots = algebra.LINALG["eigvals"](concat([top, below], axis=0) if degree > 1 else top)
+    roots = algebra.eigvals_real_if_all_are(concat([top, below], axis=0) if degree > 1 else top)
     return concat([roots, _zeros(behind, roots)], axis=0) if behind else roots
 
 

@@ -163,7 +163,7 @@ def test_values_without_a_derivative_to_check_are_numpys_too(call, arrays):
         np.testing.assert_allclose(one.numpy(), other, rtol=1e-12)
 
 
-def test_real_eigenvalues_are_real_as_numpys_and_complex_in_a_trace():
+def test_eigenvalues_are_real_where_numpys_are_and_complex_in_a_trace():
     real, turning = np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([[0.0, 1.0], [-1.0, 0.0]])
     for matrix in (real, turning):
         expected = np.linalg.eig(matrix)
