@@ -162,8 +162,19 @@ def host_runner(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cupy_stand_in():
     """What stands for CuPy where streams are captured."""
-    path = Path(__file__).with_name("cupy_stand_in.py")
-    specification = importlib.util.spec_from_file_location("cupy_stand_in", path)
+    return module_beside("cupy_stand_in")
+
+
+@pytest.fixture(scope="session")
+def cupy_manners():
+    """What takes the calls that CuPy takes, and no others."""
+    return module_beside("cupy_manners")
+
+
+def module_beside(name):
+    """Return a module of this folder."""
+    path = Path(__file__).with_name(f"{name}.py")
+    specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

@@ -263,6 +263,15 @@ def test_logit_is_precise_around_a_half():
     np.testing.assert_allclose(dg.special.logit(x).numpy(), scipy.special.logit(x), rtol=4e-15)
 
 
+@pytest.mark.parametrize("name", ["xlogy", "xlog1py", "rel_entr", "kl_div"])
+def test_operands_of_unlike_precision_meet_in_the_wider_one(name):
+    x, y = np.array([0.3, 2.0]), np.array([0.7, 0.1], np.float32)
+
+    found = getattr(dg.special, name)(dg.asarray(x), dg.asarray(y)).numpy()
+
+    np.testing.assert_allclose(found, getattr(scipy.special, name)(x, y), rtol=1e-15)
+
+
 def test_polygamma_takes_an_array_of_orders():
     orders, x = np.array([[0], [1], [3]]), values((4,), *POSITIVE)
 

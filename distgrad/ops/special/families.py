@@ -109,10 +109,12 @@ def special_of_parameters(
 
 
 def as_floating(xp: Namespace, *operands: Any) -> tuple[Array, ...]:
-    """Return operands as arrays of floating numbers: integers and scalars in their joint dtype."""
+    """Return operands as arrays of their joint floating dtype, in which formulas are computed."""
     dtype = _joint(*operands)
     arrays = [
-        each if type(each) in _SCALARS or _is_floating(each) else xp.astype(each, dtype=dtype)
+        each
+        if type(each) in _SCALARS or as_dtype(each.dtype) == dtype
+        else xp.astype(each, dtype=dtype)
         for each in operands
     ]
     if not any(type(each) in _SCALARS for each in arrays):
@@ -124,10 +126,6 @@ def as_floating(xp: Namespace, *operands: Any) -> tuple[Array, ...]:
 def _joint(*operands: Any) -> DType:
     dtype = result_type(*(o if type(o) in _SCALARS else as_dtype(o.dtype) for o in operands))
     return dtype if is_differentiable(dtype) else float64
-
-
-def _is_floating(array: Array) -> bool:
-    return is_differentiable(as_dtype(array.dtype))
 
 
 def by_series_near(
