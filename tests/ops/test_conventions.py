@@ -74,6 +74,23 @@ def test_remainder_has_slope_one_and_minus_the_quotient():
     np.testing.assert_array_equal(second, [-2, 3])
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
+def test_slope_of_a_quotient_by_a_number_zero_is_that_of_an_array_of_zeros(zero):
+    x = np.array([2.0, -3.0])
+    expected = gradient(lambda x: x / np.full(2, float(zero)), x)
+
+    np.testing.assert_array_equal(gradient(lambda x: x / zero, x), expected)
+    np.testing.assert_array_equal(gradient(dg.function(lambda x: x / zero), x), expected)
+    np.testing.assert_array_equal(dg.jvp(lambda x: x / zero, (x,), (np.ones(2),))[1], expected)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_slope_of_a_quotient_by_a_complex_zero_is_nan():
+    assert np.isnan(gradient(lambda z: z / 0j, [1 + 2j], dtype="complex128")).all()
+
+
 # --- powers --------------------------------------------------------------------------------------
 
 

@@ -83,9 +83,16 @@ def multiply(x1: Any, x2: Any, /) -> Any:
     return apply(MULTIPLY, x1, x2)
 
 
+def _quotient_in_dividend(xp: Namespace, y: Array, a: Array, b: Array) -> Array:
+    try:
+        return 1 / b
+    except ZeroDivisionError:  # Python's numbers raise where an array's division gives infinities
+        return complex(math.nan, math.nan) if isinstance(b, complex) else math.copysign(math.inf, b)
+
+
 DIVIDE = binary(
     "divide",
-    lambda xp, y, a, b: 1 / b,
+    _quotient_in_dividend,
     lambda xp, y, a, b: -(a / b) / b,  # b * b would overflow for half of a dtype's exponents
     keep=((1,), (0, 1)),
     dtype=quotient,
