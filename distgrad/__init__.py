@@ -128,6 +128,7 @@ from distgrad.ops.picking.gathering import embedding, gather
 from distgrad.ops.picking.indexing import take
 from distgrad.ops.products.contractions import matmul, tensordot, vecdot
 from distgrad.ops.products.einsum import einsum
+from distgrad.ops.reducing.deviations import std, var
 from distgrad.ops.reducing.reductions import (
     all,
     any,
@@ -138,9 +139,7 @@ from distgrad.ops.reducing.reductions import (
     mean,
     min,
     prod,
-    std,
     sum,
-    var,
 )
 from distgrad.ops.reducing.running import cumulative_prod, cumulative_sum, diff
 from distgrad.ops.shaping.arrangement import (

@@ -13,9 +13,6 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype, bool_, int64
 from distgrad.errors import ShapeError
-from distgrad.ops.elementwise.arithmetic import multiply, subtract
-from distgrad.ops.elementwise.complex_numbers import conj, real
-from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import floating, joint, linear, quotient, undifferentiable
 from distgrad.ops.shaping.structure import astype
@@ -44,7 +41,7 @@ def _reduction_spec(
         shape = tuple(x.shape)
         axes = normalize_axes(name, axis, len(shape))
         result = Spec(reduced(shape, axes, keepdims), dtype(x))
-        if of_something and not _count(shape, axis) and 0 not in result.shape:
+        if of_something and not elements_over(shape, axis) and 0 not in result.shape:
             raise ShapeError(
                 f"{name}: an array of shape {shape} has nothing to take the {name} of over axes "
                 f"{axes}; expected lengths of 1 or more"
@@ -69,7 +66,8 @@ def with_axes(xp: Namespace, value: Array, shape: Shape, axis: Axis, keepdims: b
     return xp.reshape(value, shape=reduced(tuple(shape), axes, keepdims=True))
 
 
-def _count(shape: Shape, axis: Axis) -> int:
+def elements_over(shape: Shape, axis: Axis) -> int:
+    """Return how many elements lie over the axes that a reduction takes away."""
     if axis is None:
         return product(shape)
     return product(shape[a] for a in normalize_axes("reduction", axis, len(shape)))
@@ -130,12 +128,12 @@ def _mean_transpose(
 
 def _positive_count(shape: Shape, axis: Axis) -> int:
     """Return how many elements each result is reduced from, at least 1: nothing divides by 0."""
-    return builtins.max(_count(shape, axis), 1)
+    return builtins.max(elements_over(shape, axis), 1)
 
 
 def _mean_compose(xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     total = xp.sum(x, axis=axis, keepdims=keepdims)
-    count = _count(tuple(x.shape), axis)
+    count = elements_over(tuple(x.shape), axis)
     return total / count if count else total * float("nan")
 
 
@@ -153,38 +151,6 @@ def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     if axis is not None and axis.__class__ is not int:
         axis = plain_axes("mean", axis)
     return apply(MEAN, x, axis=axis, keepdims=keepdims)
-
-
-def var(
-    x: Any, /, *, axis: Axis = None, correction: int | float = 0.0, keepdims: bool = False
-) -> Any:
-    """Return the variance over axes.
-
-    Parameters
-    ----------
-    x : Tensor, Variable or array
-        The sample; floating.
-    axis : int or tuple of int, optional
-        The axes to average over; all of them by default.
-    correction : float
-        Subtracted from the number of elements in the divisor: 0 for the population's variance,
-        1 for the unbiased estimate (Bessel's correction); NaN if nothing is left.
-    keepdims : bool
-        Whether these axes stay, with length 1.
-    """
-    centred = subtract(x, mean(x, axis=axis, keepdims=True))
-    squares = real(multiply(centred, conj(centred)))
-    total = sum(squares, axis=axis, keepdims=keepdims)
-    freedom = _count(tuple(centred.shape), axis) - correction
-    # Of too small a sample nothing can be said: NaN, without NumPy's warning of a division by 0.
-    return total / freedom if freedom > 0 else total * float("nan")
-
-
-def std(
-    x: Any, /, *, axis: Axis = None, correction: int | float = 0.0, keepdims: bool = False
-) -> Any:
-    """Return the standard deviation over axes; parameters as for `var`."""
-    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
 # --- largest and smallest -----------------------------------------------------------------------
