@@ -29,8 +29,8 @@ from distgrad.ops.elementwise.arithmetic import (
 from distgrad.ops.elementwise.comparison import isnan, logical_and, logical_not
 from distgrad.ops.elementwise.complex_numbers import conj, real
 from distgrad.ops.elementwise.selection import where as choose
-from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.reducing import reductions, running
+from distgrad.ops.reducing.deviations import deviation
 from distgrad.ops.shaping.structure import astype, broadcast_to, reshape
 from distgrad.tensor import Operators
 
@@ -132,7 +132,7 @@ def _var(
 
 
 def _std(*arguments: Any, **options: Any) -> Any:
-    return sqrt(_var(*arguments, **options))
+    return deviation(_var(*arguments, **options))
 
 
 def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = None) -> Any:
@@ -228,7 +228,7 @@ def _nanvar(
 
 
 def _nanstd(*arguments: Any, **options: Any) -> Any:
-    return sqrt(_nanvar(*arguments, **options))
+    return deviation(_nanvar(*arguments, **options))
 
 
 # --- running sums and products --------------------------------------------------------------------

@@ -74,6 +74,28 @@ def test_remainder_has_slope_one_and_minus_the_quotient():
     np.testing.assert_array_equal(second, [-2, 3])
 
 
+@pytest.mark.parametrize(
+    "deviation",
+    [dg.std, np.std, np.nanstd, lambda x, axis: np.std(x, axis=axis, ddof=1)],
+)
+def test_slope_of_the_deviation_of_equal_numbers_is_zero(deviation):
+    x = np.array([[2.0, 2.0, 2.0], [1.0, 2.0, 6.0]])
+    constant, spread = gradient(lambda x: deviation(x, axis=1), x)
+    slope = dg.grad(lambda x: dg.sum(deviation(x, axis=1)))
+
+    np.testing.assert_array_equal(constant, 0)
+    np.testing.assert_allclose(spread, gradient(lambda x: deviation(x, axis=0), x[1]))
+    assert np.isfinite(dg.jvp(slope, (x,), (np.ones_like(x),))[1]).all()
+
+
+def test_slope_of_the_deviation_of_equal_numbers_is_zero_in_a_traced_function():
+    np.testing.assert_array_equal(gradient(dg.function(dg.std), [2.0, 2.0, 2.0]), 0)
+
+
+def test_deviation_of_nan_is_nan():
+    assert np.isnan(dg.std([1.0, np.nan]).numpy())
+
+
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0])
 def test_slope_of_a_quotient_by_a_number_zero_is_that_of_an_array_of_zeros(zero):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from distgrad.ops.elementwise.arithmetic import multiply, subtract
+from distgrad.ops.elementwise.comparison import equal
 from distgrad.ops.elementwise.complex_numbers import conj, real
+from distgrad.ops.elementwise.selection import where
 from distgrad.ops.elementwise.transcendental import sqrt
 from distgrad.ops.reducing.reductions import elements_over, mean, sum
 from distgrad.shapes import Axis
@@ -39,5 +41,17 @@ def var(
 def std(
     x: Any, /, *, axis: Axis = None, correction: int | float = 0.0, keepdims: bool = False
 ) -> Any:
-    """Return the standard deviation over axes; parameters as for `var`."""
-    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+    """Return the standard deviation over axes; parameters as for `var`.
+
+    Notes
+    -----
+    Where all elements are equal the gradient is 0, as that of a norm is at 0: the slopes of both
+    sides are finite, and the rule of `sqrt` would make NaN of them.
+    """
+    return deviation(var(x, axis=axis, correction=correction, keepdims=keepdims))
+
+
+def deviation(variance: Any) -> Any:
+    """Return the square root of variances, whose slope is taken for 0 where they are 0."""
+    none = equal(variance, 0)
+    return where(none, 0, sqrt(where(none, 1, variance)))  # of 1: NumPy warns of no slope of 0
