@@ -154,11 +154,8 @@ def _call(
     **options: Any,
 ) -> Any:  # fmt: skip
     name = ufunc.__name__
-    if out is not None and out[0] is inputs[0]:
-        raise TypeError(
-            f"np.{name}: in place, as a += t does it, a tensor's values would go into a NumPy "
-            "array, and their gradient would be lost; write a = a + t, or take t.numpy()"
-        )
+    if out is not None and out[0] is inputs[0] and isinstance(out[0], np.ndarray):
+        return _in_place(ufunc, *inputs)
     refuse_out(name, out)
     if where is not True:
         raise TypeError(
@@ -191,6 +188,23 @@ def _call(
     if np.dtype(dtype).kind not in "biufc":
         raise DTypeError(f"{_full_name(ufunc)}: dtype is {dtype}; expected one of numbers")
     return astype(result, dtype)
+
+
+def _in_place(ufunc: np.ufunc, array: np.ndarray[Any, Any], *others: Any) -> Any:
+    """Write into an array of NumPy's, as ``array += tensor`` does.
+
+    Raises
+    ------
+    TypeError
+        If a tape watches a tensor among the others.
+    """
+    if is_followed(tensors_in(list(others))):
+        raise TypeError(
+            f"np.{ufunc.__name__}: in place, as a += t does it, a tensor's values would go into a "
+            "NumPy array, and their gradient would be lost; write a = a + t, or take t.numpy()"
+        )
+    np.copyto(array, hosted(_call(ufunc, array, *others)), casting="same_kind")
+    return array
 
 
 @lru_cache(maxsize=512)

@@ -104,6 +104,13 @@ def test_outside_of_numpys_functions_arrays_do_not_move(call, strict):
         call(on(strict, A))
 
 
+def test_an_array_is_not_changed_in_place_by_a_tensor_of_another_backend(strict):
+    total = np.zeros_like(A)
+
+    with pytest.raises(MixedBackendError):
+        total += on(strict, A)
+
+
 def test_a_function_of_the_users_does_not_mix_backends_either(strict):
     t = on(strict, A)
 

@@ -91,6 +91,35 @@ def test_what_would_change_an_array_is_refused_with_the_remedy(call, message):
         call(dg.asarray(V))
 
 
+def test_an_array_is_changed_in_place_by_a_tensor_that_nobody_watches():
+    weights = np.array([1.0, 2.0, 4.0])
+    given = weights
+    slope = dg.grad(lambda w: dg.sum(w**2))(weights)
+
+    given -= 0.5 * slope
+    given[:2] += dg.asarray(np.array([3.0, 5.0]))
+
+    assert given is weights
+    assert weights.tolist() == [3.0, 5.0, 0.0]
+
+
+def test_an_array_is_not_changed_in_place_by_a_tensor_that_a_tape_watches():
+    x = dg.Variable(V)
+    total = np.zeros_like(V)
+
+    with dg.GradientTape(), pytest.raises(TypeError, match=r"np\.add: in place.*a = a \+ t"):
+        total += x * 2.0
+
+    np.testing.assert_array_equal(total, 0)
+
+
+def test_an_array_of_integers_is_not_changed_in_place_by_a_floating_tensor():
+    counts = np.zeros(5, np.int64)
+
+    with pytest.raises(TypeError, match="same_kind"):
+        counts += dg.asarray(V)
+
+
 def test_shape_size_and_ndim_are_plain_numbers():
     x = dg.asarray(A)
     assert (np.shape(x), np.ndim(x), np.size(x), np.size(x, 1)) == ((3, 4), 2, 12, 4)
