@@ -226,10 +226,10 @@ def cut(name: str, inputs: list[Tensor], result: Any) -> Any:
     if isinstance(result, tuple):
         parts = [cut(name, inputs, each) for each in result]
         return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
-    if not isinstance(result, np.ndarray) or result.dtype.kind not in "biufc":
+    if not isinstance(result, (np.ndarray, np.generic)) or result.dtype.kind not in "biufc":
         return result
     kernels = inputs[0].kernels
-    tensor = Tensor(kernels.backend.asarray(result), kernels)
+    tensor = Tensor(kernels.backend.asarray(np.asarray(result)), kernels)
     if is_followed(inputs):
         emit(Op(name, Kind.OPAQUE, _unforetold), inputs, tensor)
     return tensor

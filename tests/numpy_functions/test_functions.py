@@ -62,6 +62,18 @@ def test_a_function_without_derivative_cuts_and_explain_says_so():
     assert "argpartition" in str(tape.explain(y, x))
 
 
+@pytest.mark.parametrize("value", [2.5, [2.5, -0.5]])
+def test_what_is_computed_on_the_host_is_a_tensor_for_a_single_number_too(value):
+    x = dg.Variable(value)
+    with dg.GradientTape(persistent=True) as tape:
+        y = np.spacing(x)
+
+    assert isinstance(y, dg.Tensor)
+    np.testing.assert_array_equal(y.numpy(), np.spacing(x.numpy()))
+    assert tape.gradient(y, x) is None
+    assert "numpy.spacing" in str(tape.explain(y, x))
+
+
 def test_a_function_whose_derivative_is_not_known_is_refused_where_a_tape_watches():
     x = dg.Variable(V)
     with dg.GradientTape(), pytest.raises(TypeError, match=r"np\.lib\.scimath\.sqrt.*dg\.stop_gr"):
