@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import DTypeError
 
-# What NumPy, TensorFlow, PyTorch and JAX call it, and what it is here.
+# What NumPy, TensorFlow, PyTorch, JAX and autograd call it, and what it is here.
 ELSEWHERE = {
     "Adam": "distgrad.optimizers.Adam",
     "Module": "distgrad.nn.Module",
@@ -24,16 +24,28 @@ ELSEWHERE = {
     "convert_to_tensor": "distgrad.asarray",
     "cumprod": "distgrad.cumulative_prod",
     "cumsum": "distgrad.cumulative_sum",
+    "defjvp": "distgrad.custom_jvp of a function",
+    "defvjp": "distgrad.custom_gradient of a function",
+    "deriv": "distgrad.jvp of a function, with tangents of ones",
     "detach": "distgrad.stop_gradient",
+    "elementwise_grad": "distgrad.vjp of a function, with a cotangent of ones",
     "enable_grad": "a block of distgrad.GradientTape",
     "func": "distgrad.grad, vjp, jvp, jacrev ... themselves",
+    "grad_and_aux": "distgrad.grad of a function, with has_aux=True",
     "gradient": "distgrad.grad of a function, or tape.gradient",
+    "hessian_tensor_product": "distgrad.hvp of a function",
+    "hessian_vector_product": "distgrad.hvp of a function",
+    "holomorphic_grad": "distgrad.grad of the real part: the derivative is its conjugate",
     "jacobian": "distgrad.jacrev or jacfwd of a function, or tape.jacobian",
     "jit": "distgrad.function",
+    "make_hvp": "distgrad.linearize of distgrad.grad of a function, or distgrad.hvp",
+    "make_jvp": "distgrad.linearize, or distgrad.jvp",
+    "make_vjp": "distgrad.vjp",
     "no_grad": "tape.stop_recording(), or distgrad.stop_gradient",
     "numpy": "numpy itself: its functions take tensors, and are differentiated",
     "optim": "distgrad.optimizers",
     "power": "distgrad.pow",
+    "primitive": "distgrad.custom_gradient",
     "reduce_max": "distgrad.max",
     "reduce_mean": "distgrad.mean",
     "reduce_min": "distgrad.min",

@@ -11,6 +11,8 @@ from distgrad.unknown_names import ELSEWHERE
     [
         ("concatenate", "distgrad.concat"),
         ("no_grad", "stop_recording"),
+        ("elementwise_grad", r"distgrad\.vjp"),
+        ("hessian_vector_product", r"distgrad\.hvp"),
         ("Variabel", "did you mean 'Variable'"),
         ("polyfit", r"np\.polyfit"),
         ("nothing_like_it", "has no attribute 'nothing_like_it'$"),
