@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from opcode import opmap
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,20 @@ class Interchange:
         view = tensor.kernels.backend.to_host(tensor.array).view()
         view.flags.writeable = False
         return np.array(view, dtype=dtype, copy=copy)
+
+    def _refuse_store(self) -> None:
+        """Raise if what asks for the number is ``array[i] = t``, where a tape watches the value.
+
+        NumPy asks no `__array__` for a single element. So the caller's instruction is looked at:
+        that of a subscript assigned, and not of a call, as ``float(t)`` is.
+        """
+        if LISTENERS.get() and self._is_followed():
+            caller = sys._getframe(3)
+            if caller.f_code.co_code[caller.f_lasti] == opmap.get("STORE_SUBSCR"):
+                raise TypeError(
+                    "array[i] = t, of a tensor that a tape watches, would cut its gradient; take "
+                    "np.stack of a list, or a tensor's array.at[i].set(t); float(t) cuts on purpose"
+                )
 
     def _is_followed(self) -> bool:
         """Return whether a tape that listens differentiates the value."""

@@ -124,6 +124,8 @@ class Operators(PythonOperators, ArrayMethods, Interchange, ForeignTensorMethods
 
     def _number(self, function: str) -> np.ndarray[Any, Any]:
         """Return the host's array for a conversion to a Python number."""
+        if function != "operator.index":
+            self._refuse_store()
         self._leave()
         host = self._host()
         if host.dtype.kind == "c" and function != "complex":

@@ -80,6 +80,46 @@ def test_handing_over_what_a_tape_watches_is_refused():
     assert np.from_dlpack(x).tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_an_element_of_an_array_is_not_set_to_what_a_tape_watches(dtype):
+    x = dg.Variable([1.0, 2.0, 3.0])
+    squares = np.zeros(3, dtype)
+
+    with dg.GradientTape(), pytest.raises((TypeError, ValueError)) as raised:
+        squares[0] = x[0] ** 2
+
+    refusal = raised.value.__cause__ or raised.value  # NumPy wraps it for real numbers
+    assert "would cut its gradient; take np.stack" in str(refusal)
+    assert not squares.any()
+
+
+def test_an_element_of_an_array_is_not_set_to_what_forward_mode_follows():
+    table = np.zeros((2, 3))
+
+    def fill(x):
+        table[0, 1] = x
+        return x
+
+    with pytest.raises(ValueError, match="array element"):
+        dg.jvp(fill, (1.0,), (1.0,))
+
+
+def test_an_element_of_an_array_is_set_to_a_number_that_is_asked_for_or_not_watched():
+    x = dg.Variable([1.0, 2.0, 3.0])
+    kept, listed = np.zeros(4), [None]
+
+    with dg.GradientTape() as tape:
+        y = x[1] ** 2
+        kept[0] = float(y)
+        kept[1] = dg.stop_gradient(y)
+        kept[int(x[1])] = 5.0
+        listed[0] = y
+    kept[3] = y
+
+    assert kept.tolist() == [4.0, 4.0, 5.0, 4.0]
+    assert tape.gradient(listed[0], x).numpy().tolist() == [0.0, 4.0, 0.0]
+
+
 def test_there_is_nothing_to_hand_over_in_a_trace():
     with pytest.raises(TraceError):
         dg.function(np.from_dlpack)(dg.ones(2))
