@@ -7,14 +7,12 @@ Python number.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from distgrad import tree
-from distgrad.core.op import Op
-from distgrad.core.seam import LISTENERS
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.launching.launch import world
@@ -27,17 +25,10 @@ from distgrad.distributed.verbs.collective_ops import (
     EXTREMUM,
     PRODUCT,
     REDUCE_SCATTER,
-    exchange,
-    next_call,
-    record,
 )
-from distgrad.distributed.verbs.communicator import Array, Communicator, check_root
-from distgrad.dtypes import as_dtype
-from distgrad.eager import asarray
-from distgrad.entering import refuse_masked
-from distgrad.errors import BatchError, CommunicationError, TapeError
-from distgrad.ops.shaping.structure import astype
-from distgrad.tensor import Operators, Tensor
+from distgrad.distributed.verbs.communicator import Communicator, check_root
+from distgrad.distributed.verbs.entered import enter, enter_host
+from distgrad.errors import BatchError, CommunicationError
 
 _OPS = ("sum", "mean", "prod", "min", "max")
 
@@ -85,7 +76,7 @@ def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
         raise CommunicationError(
             f"allreduce: unknown op {op!r}; expected one of {', '.join(map(repr, _OPS))}"
         )
-    value = _enter("allreduce", x)
+    value = enter("allreduce", x)
     if op == "mean" and value.is_integer:
         value = value.as_float64()
     what = f"allreduce (op={op!r})"
@@ -123,7 +114,7 @@ def broadcast(x: Any, root: int = 0, comm: Communicator | None = None) -> Any:
     """
     comm = world() if comm is None else comm
     check_root(root, comm.size)
-    value = _enter("broadcast", x)
+    value = enter("broadcast", x)
     return value.leave(value.through(BROADCAST, comm, f"broadcast (root={root})", root=root))
 
 
@@ -149,7 +140,7 @@ def allgather(x: Any, comm: Communicator | None = None) -> Any:
     part, which is `reduce_scatter`.
     """
     comm = world() if comm is None else comm
-    value = _enter("allgather", x).with_axis()
+    value = enter("allgather", x).with_axis()
     what = "allgather (all axes but the first)"
     length = np.array(value.shape[0], np.int64)
     agree(comm, Plan(what, (Entry("x", value.dtype_name, value.shape[1:]),)))
@@ -192,7 +183,7 @@ def reduce_scatter(x: Any, op: str = "sum", comm: Communicator | None = None) ->
             f"reduce_scatter: op is {op!r}; expected 'sum' or 'mean' (dist.shard of dist.allreduce "
             "for others)"
         )
-    value = _enter("reduce_scatter", x)
+    value = enter("reduce_scatter", x)
     if not value.shape:
         raise CommunicationError(
             "reduce_scatter: x has no axis to share; expected an array with a first axis"
@@ -229,7 +220,7 @@ def alltoall(x: Any, counts: Sequence[int] | None = None, comm: Communicator | N
     Derivatives are as for `allreduce`: cotangents go back the way that the values came.
     """
     comm = world() if comm is None else comm
-    value = _enter("alltoall", x)
+    value = enter("alltoall", x)
     if not value.shape:
         raise CommunicationError(
             "alltoall: x has no axis to share; expected an array with a first axis"
@@ -277,7 +268,7 @@ def average(value: Any, examples: float | None = None, comm: Communicator | None
     comm = world() if comm is None else comm
     weight = examples_here("average", examples, comm)
     leaves, treedef = tree.flatten(value)
-    entered = [_enter_host("average", leaf) for leaf in leaves]
+    entered = [enter_host("average", leaf) for leaf in leaves]
     hosts = [host.astype(np.float64) if host.dtype.kind in "iub" else host for host, _ in entered]
     if comm.size > 1:
         names = [path or "value" for path in tree.paths(value)]
@@ -322,94 +313,3 @@ def _even_parts(length: int, size: int) -> tuple[int, ...]:
 
 def _divided(total: Any, size: int) -> Any:
     return (total / size).astype(total.dtype) if isinstance(total, np.ndarray) else total / size
-
-
-class _Entered:
-    """A value on its way into a collective: a tensor, or an array on the host.
-
-    Parameters
-    ----------
-    value : Tensor or numpy.ndarray
-        What travels.
-    leave : callable
-        Makes a result of the argument's kind.
-    """
-
-    def __init__(self, value: Any, leave: Callable[[Any], Any]) -> None:
-        self._value = value
-        self.leave = leave
-        self.shape = tuple(value.shape)
-        dtype = as_dtype(value.dtype)
-        self.dtype_name = dtype.name
-        self.is_integer = dtype.kind in "iu"
-
-    def as_float64(self) -> _Entered:
-        """Return the value as float64."""
-        if isinstance(self._value, Tensor):
-            return _Entered(astype(self._value, "float64"), self.leave)
-        return _Entered(self._value.astype(np.float64), self.leave)
-
-    def with_axis(self) -> _Entered:
-        """Return the value with an axis, if it had none."""
-        if self.shape:
-            return self
-        return _Entered(self._value.reshape(1), self.leave)
-
-    def through(self, op: Op, comm: Communicator, what: str, **particulars: Any) -> Any:
-        """Return the result of a collective."""
-        call = next_call(comm)
-        if isinstance(self._value, Tensor):
-            params = {"comm": comm, "what": what, "call": call, "followed": False}
-            return record(op, self._value, params | particulars)
-        return exchange(op, self._value, comm, what, **particulars)
-
-
-def _enter(function: str, x: Any) -> _Entered:
-    """Return a value as what travels, with what makes a result of the same kind."""
-    host = _as_host(function, x)
-    if host is not None:
-        return _Entered(*host)
-    tensor = x.read() if isinstance(x, Operators) else asarray(x)
-    return _Entered(tensor, lambda result: result)
-
-
-def _enter_host(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """Return a value on the host, and what makes a result of the same kind from a host array.
-
-    Raises
-    ------
-    TapeError
-        If a tape follows the value.
-    """
-    host = _as_host(function, x)
-    if host is not None:
-        return host
-    tensor = x.read() if isinstance(x, Operators) else asarray(x)
-    if any(listener.follows(tensor.key) for listener in LISTENERS.get()):
-        raise TapeError(
-            f"{function}: a tape watches x, but {function} has no gradient; pass "
-            "dg.stop_gradient(x) to cut on purpose, take dist.allreduce of weighted sums, or "
-            "average gradients with dist.DistributedGradientTape"
-        )
-    kernels = tensor.kernels
-    return kernels.backend.to_host(tensor.array), lambda host: Tensor(
-        kernels.backend.asarray(host), kernels
-    )
-
-
-def _as_host(function: str, x: Any) -> tuple[Array, Callable[[Array], Any]] | None:
-    """Return a value that is no tensor on the host, with what makes a result of its kind."""
-    if isinstance(x, (bool, int, float, complex)):
-        return np.asarray(x), lambda host: host.item() if host.ndim == 0 else host
-    if isinstance(x, np.generic):
-        return np.asarray(x), lambda host: host[()]
-    if isinstance(x, np.ndarray):
-        if x.dtype.kind in "OSU":
-            raise CommunicationError(
-                f"{function}: x has dtype {x.dtype}; expected an array of numbers"
-            )
-        refuse_masked(function, x)
-        # MPI adds up in the machine's byte order alone, and bytes have to mean the same everywhere.
-        native = x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
-        return native, lambda host: host
-    return None
