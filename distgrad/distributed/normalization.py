@@ -5,12 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from distgrad.distributed.launching.launch import world
-from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.safety.fingerprint import Entry
 from distgrad.distributed.verbs.collective_ops import ALLGATHER, next_call, record
 from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.verbs.in_traces import exchange_lengths
 from distgrad.dtypes import as_dtype
 from distgrad.eager import asarray
 from distgrad.errors import BatchError, DTypeError
@@ -179,10 +178,9 @@ def _moments(function: str, x: Any, axis: Axis, comm: Communicator) -> tuple[Any
     axes = normalize_axes(function, axis, len(x.shape))
     here = prod(x.shape[a] for a in axes)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    agree(
-        comm, Plan(f"{function} (all axes but those of the mean)", (Entry("x", dtype.name, kept),))
-    )
-    counts = [int(n) for n in comm.allgather(np.array(here, np.int64))]
+    what = f"{function} (all axes but those of the mean)"
+    lengths, what = exchange_lengths(comm, what, Entry("x", dtype.name, kept), here)
+    counts = lengths.tolist()
     total = sum(counts)
     if total == 0:
         raise BatchError(
@@ -194,7 +192,7 @@ def _moments(function: str, x: Any, axis: Axis, comm: Communicator) -> tuple[Any
     spread = sum_over(square(subtract(wide, own_mean)), axis=axes, keepdims=True)
     size = prod(kept)
     row = concat([reshape(own_mean, (1, size)), reshape(spread, (1, size))], axis=1)
-    params = {"comm": comm, "what": function, "call": next_call(comm), "followed": False}
+    params = {"comm": comm, "what": what, "call": next_call(comm), "followed": False}
     rows = record(ALLGATHER, row, {**params, "counts": (1,) * comm.size})
     weights = asarray([[float(n)] for n in counts], dtype="float64", backend=x.backend)
     means = getitem(rows, (slice(None), slice(size)))

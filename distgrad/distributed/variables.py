@@ -11,6 +11,7 @@ from distgrad.distributed.averaging.exchange import describe_sources
 from distgrad.distributed.launching.launch import world
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, check_root
+from distgrad.distributed.verbs.in_traces import refuse_trace
 from distgrad.variable import Variable
 
 
@@ -35,6 +36,8 @@ def broadcast_variables(variables: Any, root: int = 0, comm: Communicator | None
         If the nest holds anything else than variables.
     CommunicationError
         If `root` is no rank.
+    TraceError
+        Within `distgrad.function`.
     """
     comm = world() if comm is None else comm
     check_root(root, comm.size)
@@ -47,6 +50,7 @@ def broadcast_variables(variables: Any, root: int = 0, comm: Communicator | None
             )
     if comm.size == 1 or not leaves:
         return
+    refuse_trace("broadcast_variables", comm)
     agree(comm, Plan(f"broadcast_variables(root={root})", describe_sources(treedef, leaves)))
 
     # One message of bytes for all dtypes: a broadcast computes nothing.

@@ -10,6 +10,7 @@ from distgrad.distributed.batches.sharding import examples_of, remember_examples
 from distgrad.distributed.launching.launch import world
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json
+from distgrad.distributed.verbs.in_traces import refuse_trace
 from distgrad.errors import BatchError
 
 Nest = TypeVar("Nest")
@@ -65,6 +66,7 @@ def join(
     [[0, 1], [0]]
     """
     comm = world() if comm is None else comm
+    refuse_trace("join", comm)
     remaining = iter(batches)
     empty = None if like is None else _emptied(like)
     missing = object()

@@ -21,6 +21,7 @@ from distgrad.distributed.launching.launch import world
 from distgrad.distributed.launching.threads import use_one_thread
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.verbs.in_traces import refuse_trace
 from distgrad.errors import BatchError
 
 Nest = TypeVar("Nest")
@@ -119,7 +120,10 @@ def last_cut(function: str, comm: Communicator, count: int) -> Cut:
     ------
     BatchError
         If it was not, or into another number of logical shards.
+    TraceError
+        As for `examples_here`.
     """
+    refuse_trace(function, comm)
     cut = _last_cuts.get(comm)
     if cut is None or cut.count != count:
         found = "no batch was cut" if cut is None else f"the last batch was cut into {cut.count}"

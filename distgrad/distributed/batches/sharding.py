@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from distgrad import tree
 from distgrad.distributed.launching.launch import world
 from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.verbs.in_traces import refuse_trace
 from distgrad.errors import BatchError
 
 Nest = TypeVar("Nest")
@@ -159,7 +160,10 @@ def examples_here(function: str, examples: Any, comm: Communicator) -> float:
     ------
     BatchError
         If the number given is negative or not finite.
+    TraceError
+        Within `distgrad.function`, on several ranks: a trace would keep the number.
     """
+    refuse_trace(function, comm)
     if examples is None:
         return _last_shards.get(comm, 1)
     return checked_examples(function, examples, comm)

@@ -28,6 +28,7 @@ from distgrad.distributed.verbs.collective_ops import (
 )
 from distgrad.distributed.verbs.communicator import Communicator, check_root
 from distgrad.distributed.verbs.entered import enter, enter_host
+from distgrad.distributed.verbs.in_traces import exchange_lengths, refuse_trace
 from distgrad.errors import BatchError, CommunicationError
 
 _OPS = ("sum", "mean", "prod", "min", "max")
@@ -141,10 +142,10 @@ def allgather(x: Any, comm: Communicator | None = None) -> Any:
     """
     comm = world() if comm is None else comm
     value = enter("allgather", x).with_axis()
+    entry = Entry("x", value.dtype_name, value.shape[1:])
     what = "allgather (all axes but the first)"
-    length = np.array(value.shape[0], np.int64)
-    agree(comm, Plan(what, (Entry("x", value.dtype_name, value.shape[1:]),)))
-    counts = tuple(int(each) for each in comm.allgather(length))
+    lengths, what = exchange_lengths(comm, what, entry, value.shape[0])
+    counts = tuple(lengths.tolist())
     return value.leave(value.through(ALLGATHER, comm, what, counts=counts))
 
 
@@ -232,10 +233,9 @@ def alltoall(x: Any, counts: Sequence[int] | None = None, comm: Communicator | N
             f"alltoall: counts are {list(row)}; expected one for each of {comm.size} ranks, "
             f"{length} in all, as x has rows"
         )
-    what = "alltoall (all axes but the first)"
-    agree(comm, Plan(what, (Entry("x", value.dtype_name, value.shape[1:]),)))
-    everyone = comm.allgather(np.array(row, np.int64))
-    table = tuple(tuple(int(n) for n in each) for each in everyone)
+    entry = Entry("x", value.dtype_name, value.shape[1:])
+    lengths, what = exchange_lengths(comm, "alltoall (all axes but the first)", entry, row)
+    table = tuple(map(tuple, lengths.tolist()))
     return value.leave(value.through(ALLTOALL, comm, what, table=table))
 
 
@@ -301,6 +301,7 @@ def barrier(comm: Communicator | None = None) -> None:
         On every rank, if another rank calls another operation.
     """
     comm = world() if comm is None else comm
+    refuse_trace("barrier", comm)
     agree(comm, Plan("barrier"))
     comm.barrier()
 
