@@ -48,10 +48,12 @@ def broadcast_variables(variables: Any, root: int = 0, comm: Communicator | None
                 f"broadcast_variables: item {position} is a {type(leaf).__name__}; expected a "
                 "Variable: only a variable can be assigned to (dist.broadcast returns new values)"
             )
-    if comm.size == 1 or not leaves:
+    if comm.size == 1:
         return
     refuse_trace("broadcast_variables", comm)
     agree(comm, Plan(f"broadcast_variables(root={root})", describe_sources(treedef, leaves)))
+    if not leaves:
+        return
 
     # One message of bytes for all dtypes: a broadcast computes nothing.
     sizes = [leaf.nbytes for leaf in leaves]

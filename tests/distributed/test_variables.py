@@ -70,3 +70,12 @@ def test_a_tensor_is_refused_because_it_cannot_be_assigned_to():
 def test_a_root_that_is_no_rank_is_refused():
     with pytest.raises(CommunicationError, match="root 3 is not a rank"):
         broadcast_variables([dg.Variable(1.0)], 3, RecordedCommunicator(size=3))
+
+
+def test_a_rank_without_any_variable_is_named(on_ranks):
+    def work(comm):
+        broadcast_variables(list(variables_of(0).values())[: 4 * comm.rank], comm=comm)
+
+    for error in on_ranks(2, work):
+        assert "rank 1 sends" in str(error)
+        assert "rank 0 sends nothing" in str(error)
