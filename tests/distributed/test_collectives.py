@@ -162,6 +162,19 @@ def test_alltoall_with_counts_sends_as_many_rows_as_they_say(on_ranks):
     assert on_ranks(3, work) == [[1, 2, 2], [0, 1, 1, 2, 2, 2], [0, 0, 1, 1, 1, 2, 2, 2, 2]]
 
 
+@pytest.mark.parametrize("op", ["sum", "mean"])
+@pytest.mark.parametrize("verb", [dist.allreduce, dist.reduce_scatter])
+def test_truth_is_not_added_up_and_the_error_names_what_was_asked_for(verb, op):
+    with pytest.raises(CommunicationError, match=f"^{verb.__name__}: op='{op}' .* dtype bool"):
+        verb(np.ones(4, bool), op, dist.RecordedCommunicator(size=2))
+
+
+@pytest.mark.parametrize("counts", [[1.5, 2.5], [[2], [2]], [None, 4], 4, [1, 2], [5, -1], [4]])
+def test_counts_that_are_not_those_of_the_rows_are_refused(counts):
+    with pytest.raises(CommunicationError, match=r"alltoall: counts are .*one whole number"):
+        dist.alltoall(np.ones(4), counts, dist.RecordedCommunicator(size=2))
+
+
 @pytest.mark.parametrize("value", [np.array(["a"]), np.array([None])])
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(CommunicationError, match="expected an array of numbers"):

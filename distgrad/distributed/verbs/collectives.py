@@ -7,6 +7,7 @@ Python number.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from distgrad.distributed.verbs.collective_ops import (
     REDUCE_SCATTER,
 )
 from distgrad.distributed.verbs.communicator import Communicator, check_root
-from distgrad.distributed.verbs.entered import enter, enter_host
+from distgrad.distributed.verbs.entered import Entered, enter, enter_host
 from distgrad.distributed.verbs.in_traces import exchange_lengths, refuse_trace
 from distgrad.errors import BatchError, CommunicationError
 
@@ -78,6 +79,7 @@ def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
             f"allreduce: unknown op {op!r}; expected one of {', '.join(map(repr, _OPS))}"
         )
     value = enter("allreduce", x)
+    _refuse_truth("allreduce", op, value)
     if op == "mean" and value.is_integer:
         value = value.as_float64()
     what = f"allreduce (op={op!r})"
@@ -189,6 +191,7 @@ def reduce_scatter(x: Any, op: str = "sum", comm: Communicator | None = None) ->
         raise CommunicationError(
             "reduce_scatter: x has no axis to share; expected an array with a first axis"
         )
+    _refuse_truth("reduce_scatter", op, value)
     if op == "mean" and value.is_integer:
         value = value.as_float64()
     parts = _even_parts(value.shape[0], comm.size)
@@ -227,11 +230,11 @@ def alltoall(x: Any, counts: Sequence[int] | None = None, comm: Communicator | N
             "alltoall: x has no axis to share; expected an array with a first axis"
         )
     length = value.shape[0]
-    row = _even_parts(length, comm.size) if counts is None else tuple(int(n) for n in counts)
-    if len(row) != comm.size or sum(row) != length or min(row) < 0:
+    row = _even_parts(length, comm.size) if counts is None else _whole_numbers(counts)
+    if row is None or len(row) != comm.size or sum(row) != length or min(row) < 0:
         raise CommunicationError(
-            f"alltoall: counts are {list(row)}; expected one for each of {comm.size} ranks, "
-            f"{length} in all, as x has rows"
+            f"alltoall: counts are {counts if row is None else list(row)}; expected one whole "
+            f"number for each of {comm.size} ranks, {length} in all, as x has rows"
         )
     entry = Entry("x", value.dtype_name, value.shape[1:])
     lengths, what = exchange_lengths(comm, "alltoall (all axes but the first)", entry, row)
@@ -310,6 +313,23 @@ def _even_parts(length: int, size: int) -> tuple[int, ...]:
     """Return how `shard` cuts so many rows."""
     stops = [rank * length // size for rank in range(size + 1)]
     return tuple(stop - start for start, stop in itertools.pairwise(stops))
+
+
+def _refuse_truth(function: str, op: str, value: Entered) -> None:
+    """Raise a `CommunicationError` if true and false were to be added or multiplied."""
+    if value.dtype_name == "bool" and op not in ("min", "max"):
+        raise CommunicationError(
+            f"{function}: op={op!r} is not defined for dtype bool; convert x to integers to count, "
+            "or take dist.allreduce with op='max' for any and op='min' for all"
+        )
+
+
+def _whole_numbers(counts: Any) -> tuple[int, ...] | None:
+    """Return counts as integers; None if they are none."""
+    try:
+        return tuple(operator.index(count) for count in counts)
+    except TypeError:
+        return None
 
 
 def _divided(total: Any, size: int) -> Any:
