@@ -26,7 +26,7 @@ from distgrad.checkpoint.tensor_file import (
     read_header,
     stored_as,
 )
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import as_dtype
 from distgrad.errors import (
@@ -114,7 +114,7 @@ def load(
     Each file's SHA-256 and each piece's CRC-32 are compared before anything is assigned. All ranks
     load the same checkpoint: what one of them finds damaged, all pass over.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     error: Exception | None = None
     wanted: dict[str, Leaf] | None = None
     candidates: list[Found] = []

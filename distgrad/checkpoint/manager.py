@@ -13,7 +13,7 @@ import numpy as np
 from distgrad.checkpoint.listing import latest
 from distgrad.checkpoint.loading import Checkpoint, load
 from distgrad.checkpoint.saving import Writing
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
 
 
@@ -75,7 +75,7 @@ class Manager:
     @property
     def comm(self) -> Communicator:
         """The ranks."""
-        return world() if self._comm is None else self._comm
+        return ranks_of(self._comm)
 
     @property
     def latest(self) -> int | None:

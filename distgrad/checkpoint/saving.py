@@ -28,7 +28,7 @@ from distgrad.checkpoint.leaves import Leaf, collect
 from distgrad.checkpoint.listing import listed, name_of, newest_first
 from distgrad.checkpoint.manifest import FileRecord, Manifest, Piece, TensorRecord, uncovered
 from distgrad.checkpoint.tensor_file import is_safe_name, storable, write_arrays
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import CheckpointWriteError, DesyncError, ShapeError
 
@@ -113,7 +113,7 @@ class Writing:
         *,
         copy: bool,
     ) -> None:
-        self.comm = world() if comm is None else comm
+        self.comm = ranks_of(comm)
         self.directory = Path(directory)
         self.keep = keep
         self._metadata = metadata

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry
 from distgrad.distributed.verbs.collective_ops import ALLGATHER, next_call, record
 from distgrad.distributed.verbs.communicator import Communicator
@@ -69,7 +69,7 @@ def sync_moments(
     .. [1] Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
        variances", Stanford STAN-CS-79-773, 1979, equation 1.5.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     mean, variance, _ = _moments("sync_moments", x, axis, comm)
     if not keepdims:
         axes = normalize_axes("sync_moments", axis, len(x.shape))
@@ -121,7 +121,7 @@ def sync_batch_norm(
     Other libraries average gradients of local means here, which is another function's gradient
     where shards are uneven.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     return _over_ranks("sync_batch_norm", x, scale, shift, axis, epsilon, comm)[0]
 
 
@@ -146,7 +146,7 @@ class SyncBatchNorm(BatchNorm):
         self._communicator = comm
 
     def _over_batch(self, x: Any) -> tuple[BatchMoments, int]:
-        comm = world() if self._communicator is None else self._communicator
+        comm = ranks_of(self._communicator)
         axis: Any = self.axis
         return _over_ranks("SyncBatchNorm", x, self.scale, self.shift, axis, self.epsilon, comm)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.distributed.averaging.exchange import describe_sources
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, check_root
 from distgrad.distributed.verbs.in_traces import refuse_trace
@@ -39,7 +39,7 @@ def broadcast_variables(variables: Any, root: int = 0, comm: Communicator | None
     TraceError
         Within `distgrad.function`.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     check_root(root, comm.size)
     leaves, treedef = tree.flatten(variables)
     for position, leaf in enumerate(leaves):

@@ -6,9 +6,11 @@ import types
 
 import pytest
 
+import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.distributed.launching import launch
 from distgrad.errors import LaunchError
+from distgrad.optimizers import SGD
 
 
 @pytest.fixture
@@ -202,3 +204,21 @@ def test_importing_the_layer_imports_no_mpi_and_touches_no_hook():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda comm: dist.allreduce(1.0, comm=comm),
+        lambda comm: dist.shard([1.0], comm),
+        lambda comm: dist.broadcast_variables([], comm=comm),
+        lambda comm: dist.DistributedGradientTape(None, comm).gradient(None, []),
+        lambda comm: dist.DistributedOptimizer(SGD(0.1), comm).build(dg.Variable(1.0)),
+        lambda comm: next(dist.join([], comm)),
+    ],
+)
+def test_a_communicator_that_is_none_of_ours_is_named_with_what_is_one(call):
+    foreign = types.SimpleNamespace(rank=0, size=2)  # as mpi4py's have
+
+    with pytest.raises(TypeError, match=r"comm is a types\.SimpleNamespace; .* dist\.world\(\)"):
+        call(foreign)

@@ -30,7 +30,7 @@ from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
 from distgrad.distributed.batches.logical import check_number, last_cut
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.compression.protocol import Compression
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.device_buffers import line_of_sources
@@ -241,7 +241,7 @@ class DistributedGradientTape:
         RemoteRankError, StallError
             If another rank failed or left, or has not come before the deadline.
         """
-        comm = world() if self._communicator is None else self._communicator
+        comm = ranks_of(self._communicator)
         policy = unconnected_policy(unconnected_gradients)
         if self._average == "examples" and output_gradients is None:
             _refuse_sums(target)

@@ -22,7 +22,7 @@ import numpy as np
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
 from distgrad.distributed.averaging.remembered import Remembered
 from distgrad.distributed.averaging.report import last_report
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator
 
@@ -223,7 +223,7 @@ def autotune(
     >>> found.bucket_bytes in (2**20, 4 * 2**20, 10 * 2**20, 25 * 2**20, 100 * 2**20)
     True
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     choices = [Choice(length, each) for each in reductions for length in bucket_bytes]
     if not choices or rounds < 1 or min(bucket_bytes) < 1:
         raise ValueError(

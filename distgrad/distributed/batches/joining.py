@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from distgrad import tree
 from distgrad.distributed.batches.sharding import examples_of, remember_examples
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json
 from distgrad.distributed.verbs.in_traces import refuse_trace
@@ -65,7 +65,7 @@ def join(
     >>> [batch.tolist() for batch in dist.join([np.arange(2), np.arange(1)], ranks)]
     [[0, 1], [0]]
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     refuse_trace("join", comm)
     remaining = iter(batches)
     empty = None if like is None else _emptied(like)

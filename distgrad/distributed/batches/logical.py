@@ -17,7 +17,7 @@ import numpy as np
 from distgrad import tree
 from distgrad.distributed.averaging.ordered import OrderedSum, own_range
 from distgrad.distributed.batches.sharding import examples_of, remember_examples
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.launching.threads import use_one_thread
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator
@@ -92,7 +92,7 @@ def logical_shards(
     >>> list(dist.logical_shards(np.arange(6), ranks, count=4))
     [array([3]), array([4, 5])]
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     if count < 1:
         raise BatchError(f"logical_shards: count is {count}; expected 1 or more")
     use_one_thread()
@@ -170,7 +170,7 @@ def sum_logical_shards(
     >>> float(dist.sum_logical_shards(squares, ranks))
     55.0
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     cut = last_cut("sum_logical_shards", comm, count)
     rows = [np.asarray(value, np.float64) for value in values]
     check_number("sum_logical_shards", "values", len(rows), cut)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from distgrad import tree
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.in_traces import refuse_trace
 from distgrad.errors import BatchError
@@ -55,7 +55,7 @@ def shard(batch: Nest, comm: Communicator | None = None) -> Nest:
     >>> dist.shard({"x": np.arange(7)}, ranks)
     {'x': array([2, 3])}
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     leaves, treedef = tree.flatten(batch)
     total = examples_of("shard", leaves, batch)
     start = comm.rank * total // comm.size
@@ -97,7 +97,7 @@ def micro_batches(batch: Nest, count: int, comm: Communicator | None = None) -> 
     >>> list(dist.micro_batches(np.arange(10), 2, ranks))
     [array([5, 6]), array([7, 8, 9])]
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     if count < 1:
         raise BatchError(f"micro_batches: count is {count}; expected 1 or more")
     leaves, treedef = tree.flatten(shard(batch, comm))

@@ -179,6 +179,26 @@ def world() -> Communicator:
     return init() if _world is None else _world
 
 
+def ranks_of(comm: Communicator | None) -> Communicator:
+    """Return the communicator that a caller gave, or `world()`.
+
+    Raises
+    ------
+    TypeError
+        If it is none, such as one of mpi4py's.
+    """
+    if comm is None:
+        return world()
+    if not hasattr(comm, "started"):
+        kind = type(comm)
+        raise TypeError(
+            f"comm is a {kind.__module__}.{kind.__qualname__}; expected one of distgrad: "
+            "dist.world(), a part of it, dist.world().split(colour), or "
+            "dist.MPICommunicator(comm, dist.world().guard) for one of mpi4py's"
+        )
+    return comm
+
+
 def _replay(folder: str) -> Communicator:
     """Return the replay of the rank that the environment names, 0 by default."""
     rank = os.environ.get("DISTGRAD_REPLAY_RANK", "0")

@@ -18,7 +18,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.distributed.averaging.exchange import describe_sources
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree, in_words
 from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
 from distgrad.errors import DivergenceError
@@ -132,7 +132,7 @@ class DivergenceAudit:
         DesyncError
             On every rank, if the ranks audit different variables.
         """
-        comm = world() if self._comm is None else self._comm
+        comm = ranks_of(self._comm)
         if comm.size == 1 or not self._leaves:
             return None
         entries = describe_sources(self._treedef, self._leaves)

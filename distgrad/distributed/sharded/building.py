@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.sharded.blocks import Block
 from distgrad.distributed.sharded.holdings import Holdings
@@ -70,7 +70,7 @@ class CutVariablesOptimizer:
     @property
     def _work(self) -> _Work:
         if self._known is None:
-            comm = world() if self._comm is None else self._comm
+            comm = ranks_of(self._comm)
             self._known = _Work(comm, self.stage, self._average, self._count)
         return self._known
 

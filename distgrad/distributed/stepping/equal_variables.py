@@ -7,7 +7,7 @@ from typing import Any
 
 from distgrad.distributed.averaging.accumulation import GradientAccumulator
 from distgrad.distributed.averaging.report import CommReport, last_report
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.sharded.refusals import variables_of
 from distgrad.distributed.stepping.checks import WHO
@@ -48,7 +48,7 @@ class EqualVariablesOptimizer:
     @property
     def comm(self) -> Communicator:
         """The ranks to average over."""
-        return world() if self._comm is None else self._comm
+        return ranks_of(self._comm)
 
     # --- variables --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.tracing.job import Timeline
 from distgrad.distributed.verbs.communicator import Communicator
 
@@ -46,4 +46,4 @@ def timeline(path: str | os.PathLike[str], comm: Communicator | None = None) -> 
     >>> [each["name"] for each in json.loads(path.read_text())["traceEvents"] if each["ph"] == "X"]
     ['load batch']
     """
-    return Timeline(path, world() if comm is None else comm)
+    return Timeline(path, ranks_of(comm))

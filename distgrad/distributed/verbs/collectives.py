@@ -16,7 +16,7 @@ import numpy as np
 from distgrad import tree
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.batches.sharding import examples_here
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.collective_ops import (
     ALLGATHER,
@@ -73,7 +73,7 @@ def allreduce(x: Any, op: str = "sum", comm: Communicator | None = None) -> Any:
     >>> dg.grad(lambda x: dist.allreduce(x, comm=ranks) ** 2)(dg.asarray(2.0)).item()
     36.0
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     if op not in _OPS:
         raise CommunicationError(
             f"allreduce: unknown op {op!r}; expected one of {', '.join(map(repr, _OPS))}"
@@ -115,7 +115,7 @@ def broadcast(x: Any, root: int = 0, comm: Communicator | None = None) -> Any:
     Derivatives are as for `allreduce`: the root's gradient is the sum of all ranks' cotangents, the
     others' is 0. They have to follow their own value all the same.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     check_root(root, comm.size)
     value = enter("broadcast", x)
     return value.leave(value.through(BROADCAST, comm, f"broadcast (root={root})", root=root))
@@ -142,7 +142,7 @@ def allgather(x: Any, comm: Communicator | None = None) -> Any:
     Derivatives are as for `allreduce`: a rank's gradient is the sum of all ranks' cotangents of its
     part, which is `reduce_scatter`.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     value = enter("allgather", x).with_axis()
     entry = Entry("x", value.dtype_name, value.shape[1:])
     what = "allgather (all axes but the first)"
@@ -180,7 +180,7 @@ def reduce_scatter(x: Any, op: str = "sum", comm: Communicator | None = None) ->
     Derivatives are as for `allreduce`: every rank's gradient is all ranks' cotangents end to end,
     which is `allgather`.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     if op not in ("sum", "mean"):
         raise CommunicationError(
             f"reduce_scatter: op is {op!r}; expected 'sum' or 'mean' (dist.shard of dist.allreduce "
@@ -223,7 +223,7 @@ def alltoall(x: Any, counts: Sequence[int] | None = None, comm: Communicator | N
     -----
     Derivatives are as for `allreduce`: cotangents go back the way that the values came.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     value = enter("alltoall", x)
     if not value.shape:
         raise CommunicationError(
@@ -268,7 +268,7 @@ def average(value: Any, examples: float | None = None, comm: Communicator | None
     DesyncError, TapeError
         As for `allreduce`.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     weight = examples_here("average", examples, comm)
     leaves, treedef = tree.flatten(value)
     entered = [enter_host("average", leaf) for leaf in leaves]
@@ -303,7 +303,7 @@ def barrier(comm: Communicator | None = None) -> None:
     DesyncError
         On every rank, if another rank calls another operation.
     """
-    comm = world() if comm is None else comm
+    comm = ranks_of(comm)
     refuse_trace("barrier", comm)
     agree(comm, Plan("barrier"))
     comm.barrier()
