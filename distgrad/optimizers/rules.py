@@ -13,6 +13,7 @@ from distgrad.dtypes import is_complex
 from distgrad.eager import asarray
 from distgrad.errors import UnsupportedOptionError
 from distgrad.ops.shaping.structure import astype
+from distgrad.optimizers.description import call_of
 from distgrad.optimizers.fused import repeated_by, signature_of
 from distgrad.optimizers.in_place import (
     Change,
@@ -91,6 +92,9 @@ class Rule(Optimizer):
         if not callable(learning_rate) and not isinstance(learning_rate, Operators):
             check(kind, "learning_rate", learning_rate, positive=True)
         self.learning_rate = learning_rate
+
+    def __repr__(self) -> str:
+        return call_of(self)
 
     @property
     def exact_on_rows(self) -> bool:

@@ -14,6 +14,7 @@ from distgrad.core.spans import COMPUTE, spanned
 from distgrad.eager import asarray
 from distgrad.errors import MixedBackendError, ShapeError
 from distgrad.foreign_names import ForeignOptimizerMethods
+from distgrad.optimizers.description import described
 from distgrad.optimizers.in_place import count_up
 from distgrad.optimizers.transforms import Chain, Transform, apply_updates, checked_gradients
 from distgrad.sparse import IndexedSlices
@@ -80,6 +81,9 @@ class Optimizer(ForeignOptimizerMethods):
         self._chosen: dict[str, Variable] = {}  # those of the last step
         self._state: Any = None
         self._iterations: Variable | None = None
+
+    def __repr__(self) -> str:
+        return f"Optimizer({described(self.transform)})"
 
     # --- the pure face --------------------------------------------------------------------------
 

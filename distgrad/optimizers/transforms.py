@@ -15,6 +15,7 @@ from distgrad.ops.creation import zeros
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.shaping.structure import astype
 from distgrad.optimizers.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+from distgrad.optimizers.description import described
 from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Tensor
 
@@ -41,6 +42,9 @@ class Chain:
 
     def __init__(self, parts: tuple[Transform, ...]) -> None:
         self.parts = parts
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(described, self.parts))})"
 
     def init(self, parameters: Any) -> tuple[Any, ...]:
         """Return the states of the parts."""
@@ -132,10 +136,13 @@ class Clipping:
     """
 
     def __init__(
-        self, clip: Callable[[Any], Any], norm_of: str = "", bound: float = np.inf
+        self, words: str, clip: Callable[[Any], Any], norm_of: str = "", bound: float = np.inf
     ) -> None:
-        self._clip = clip
+        self._words, self._clip = words, clip
         self.norm_of, self.bound = norm_of, bound
+
+    def __repr__(self) -> str:
+        return self._words
 
     def init(self, parameters: Any) -> tuple[()]:
         """Return nothing: clipping remembers nothing."""
@@ -189,13 +196,16 @@ def clipping(
         low, high = value if isinstance(value, tuple) else (-value, value)
         if not low < high:
             raise ValueError(f"clipping: value is {value}; expected a positive number, or a pair")
-        return Clipping(lambda gradients: clip_by_value(gradients, low, high))
+        words = f"clipping(value={value})"
+        return Clipping(words, lambda gradients: clip_by_value(gradients, low, high))
     bound = given[0]
     if not isinstance(bound, (int, float)) or not bound > 0:
         raise ValueError(f"clipping: the norm is {bound}; expected a positive number")
     if norm is not None:
-        return Clipping(lambda gradients: clip_by_norm(gradients, bound), "each", bound)
-    return Clipping(lambda gradients: clip_by_global_norm(gradients, bound)[0], "all", bound)
+        words = f"clipping(norm={norm})"
+        return Clipping(words, lambda gradients: clip_by_norm(gradients, bound), "each", bound)
+    words = f"clipping(global_norm={global_norm})"
+    return Clipping(words, lambda gradients: clip_by_global_norm(gradients, bound)[0], "all", bound)
 
 
 class Accumulation:
@@ -203,6 +213,9 @@ class Accumulation:
 
     def __init__(self, steps: int, inner: Transform) -> None:
         self._steps, self.inner = steps, inner
+
+    def __repr__(self) -> str:
+        return f"accumulate({self._steps}, {described(self.inner)})"
 
     def init(self, parameters: Any) -> dict[str, Any]:
         """Return a mean of nothing, a count, and the state of what gets the mean."""

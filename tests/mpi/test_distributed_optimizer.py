@@ -165,6 +165,25 @@ def test_a_layer_added_at_the_third_step_gets_the_first_ranks_values():
         assert_same_bits(found, [dist.broadcast(each) for each in found])
 
 
+@pytest.mark.parametrize("distribute", [dist.DistributedOptimizer, dist.ShardedOptimizer])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda rank: SGD(0.1 if rank else 0.2), r"SGD\(learning_rate=0\.2, momentum"),
+        (lambda rank: SGD(lambda step: 0.1 + 0.1 * (rank == 0)), r"<schedule from 0\.2>"),
+        (
+            lambda rank: Optimizer(chain(clipping(global_norm=1.0 + rank), SGD(0.1))),
+            r"chain\(clipping\(global_norm=1\.0\), SGD",
+        ),
+    ],
+)
+def test_settings_that_differ_between_ranks_are_an_error_on_all(distribute, make, words):
+    optimizer = distribute(make(dist.world().rank))
+
+    with pytest.raises(DesyncError, match=words):
+        optimizer.build(model(layers=2))
+
+
 def test_a_layer_added_on_one_rank_alone_is_an_error_on_all():
     layers = model(layers=2)
     optimizer = dist.DistributedOptimizer(SGD(0.1))

@@ -8,7 +8,16 @@ import pytest
 import distgrad as dg
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.errors import DTypeError, ShapeError, TraceError, UnsupportedOptionError
-from distgrad.optimizers import SGD, Adagrad, Adam, LossScale, Optimizer, accumulate, chain
+from distgrad.optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    LossScale,
+    Optimizer,
+    accumulate,
+    chain,
+    clipping,
+)
 
 G = np.array([[1.0, -2.0, 0.5], [0.25, 4.0, -1.0]])
 
@@ -19,6 +28,33 @@ def rows(*places):
 
 
 # --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: SGD(dg.Variable(0.5), momentum=0.9), "SGD(learning_rate=0.5, momentum=0.9, "),
+        (lambda: Adam(lambda step: 0.25 / (step + 1)), "Adam(learning_rate=<schedule from 0.25>, "),
+        (
+            lambda: Optimizer(chain(clipping(value=(-1, 2)), clipping(norm=3), SGD(0.1))),
+            "Optimizer(chain(clipping(value=(-1, 2)), clipping(norm=3), SGD(learning_rate=0.1, ",
+        ),
+        (lambda: Optimizer(accumulate(4, Adam(0.1))), "Optimizer(accumulate(4, Adam(learning_rate"),
+        (lambda: Optimizer(Halving()), "Optimizer(Halving)"),
+    ],
+)
+def test_an_optimizer_says_what_it_is_and_with_which_settings(make, words):
+    assert repr(make()).startswith(words)
+
+
+class Halving:
+    """A transform without words of its own."""
+
+    def init(self, parameters):
+        return ()
+
+    def update(self, gradients, state, parameters):
+        return gradients / 2, state
 
 
 def test_a_step_takes_place_in_the_arrays_that_are_there():

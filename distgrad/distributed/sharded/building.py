@@ -29,6 +29,7 @@ from distgrad.distributed.variables import broadcast_variables
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import as_dtype
 from distgrad.errors import UnsupportedOptionError
+from distgrad.optimizers.description import described
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.variable import Variable
 
@@ -187,7 +188,7 @@ class CutVariablesOptimizer:
         operation = (
             f"ShardedOptimizer.{method} (stage={self.stage}, average={self._average!r}, "
             f"deterministic={self._count}, bucket_bytes={self._bucket_bytes}, "
-            f"{type(self._inner.transform).__name__})"
+            f"{described(self._inner.transform)})"
         )
         comm = self._work.holdings.comm
         agree(comm, Plan(operation, tuple(entries)))

@@ -14,6 +14,7 @@ from distgrad.distributed.stepping.checks import WHO
 from distgrad.distributed.stepping.deferring import Deferral
 from distgrad.distributed.variables import broadcast_variables
 from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.optimizers.description import described
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
@@ -65,7 +66,7 @@ class EqualVariablesOptimizer:
         Raises
         ------
         DesyncError
-            On every rank, if variables or optimizers differ between ranks.
+            On every rank, if variables, optimizers or their settings differ between ranks.
         TypeError, ValueError
             If something else is among them, or one is there twice.
         TraceError
@@ -83,7 +84,7 @@ class EqualVariablesOptimizer:
         self.wait()
         comm, optimizer = self.comm, self.optimizer
         entries = tuple(Entry(each.name, each.dtype.name, each.shape) for each in fresh)
-        agree(comm, Plan(f"{WHO}.build ({type(optimizer.transform).__name__})", entries))
+        agree(comm, Plan(f"{WHO}.build of {described(optimizer.transform)}", entries))
         broadcast_variables(fresh, comm=comm)
         optimizer.extend(fresh)  # from the values that all have: a slot may copy them
         broadcast_variables(
