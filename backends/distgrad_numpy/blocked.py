@@ -112,6 +112,16 @@ def _softplus(xp: Any, x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def _sigmoid(xp: Any, x: Array) -> Array:
+    if x.dtype not in _FLOATING:
+        result: Array = composed(SIGMOID, x)
+        return result
+    # Half as many calls as the composition.
+    e: Array = np.exp(np.minimum(x, activations.SATURATED))
+    result = e / (1 + e)
+    return result
+
+
 def _kernel_of(name: str, compose: Callable[..., Array]) -> Callable[..., Array]:
     if name in gaussian.IN_FLOAT32:
         return elementwise(compose, gaussian.IN_FLOAT32[name], _SINGLE)
@@ -120,10 +130,11 @@ def _kernel_of(name: str, compose: Callable[..., Array]) -> Callable[..., Array]
 
 KERNELS: dict[str, Callable[..., Any]] = {
     op.name: _kernel_of(op.name, op.compose)
-    for op in (*smooth.OPS, *kinks.OPS, *error_function.OPS, *dropping.OPS, SIGMOID)
+    for op in (*smooth.OPS, *kinks.OPS, *error_function.OPS, *dropping.OPS)
     if op.compose is not None
 }
 KERNELS["softplus"] = elementwise(_softplus)
+KERNELS["sigmoid"] = elementwise(_sigmoid, activations.sigmoid)
 _large_relu = KERNELS["relu"]
 
 

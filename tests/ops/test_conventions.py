@@ -220,6 +220,24 @@ def test_functions_of_extreme_arguments_neither_overflow_nor_warn(name):
     assert np.isfinite(tape.gradient(y, x).numpy()).all()
 
 
+# 3000: by blocks, in place; 3: by its formula.
+@pytest.mark.parametrize("repeats", [1, 1000])
+@pytest.mark.parametrize(("dtype", "far"), [("float16", -9), ("float32", -80), ("float64", -700)])
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_sigmoid_is_exact_in_its_tail_and_so_is_its_logarithm(dtype, far, repeats, traced):
+    x = dg.asarray([far, far / 2, far / 4] * repeats, dtype=dtype)
+    sigmoid = dg.function(dg.sigmoid) if traced else dg.sigmoid
+
+    value, pullback = dg.vjp(sigmoid, x)
+
+    expected = np.exp(x.numpy().astype("float64"))
+    expected /= 1 + expected
+    tolerance = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(value.numpy(), expected, rtol=tolerance, atol=0)
+    slope = pullback(dg.ones_like(x))[0].numpy()
+    np.testing.assert_allclose(slope, expected * (1 - expected), rtol=tolerance, atol=0)
+
+
 @pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
 def test_sigmoid_cross_entropy_has_slope_half_minus_label_at_zero(label):
     slope = gradient(lambda x: dg.sigmoid_cross_entropy(labels=label, logits=x), [0.0])

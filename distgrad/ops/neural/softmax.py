@@ -24,8 +24,12 @@ from distgrad.shapes import integer, normalize_axis
 
 
 def _sigmoid_compose(xp: Namespace, x: Array) -> Array:
-    # By tanh, which saturates: exp(-x) would overflow, with a warning, for large negative x.
-    return 0.5 * (xp.tanh(0.5 * x) + 1)
+    if x.dtype in xp.complex_dtypes:
+        return 0.5 * (xp.tanh(0.5 * x) + 1)
+    # (1 + tanh(x / 2)) / 2 would round to 0 far below 0, and its logarithm be -inf.
+    e = xp.exp(-xp.abs(x))
+    tail = e / (1 + e)
+    return xp.where(x < 0, tail, 1 - tail)
 
 
 SIGMOID = unary(
@@ -38,7 +42,7 @@ SIGMOID = unary(
 
 
 def sigmoid(x: Any, /) -> Any:
-    """Return 1 / (1 + exp(-x)), element by element, without overflow."""
+    """Return 1 / (1 + exp(-x)), element by element, without overflow, and exact far below 0 too."""
     return apply(SIGMOID, x)
 
 
