@@ -60,6 +60,23 @@ def flatten_like(treedef: TreeDef, nest: Tree) -> list[Any]:
     return found
 
 
+def spread(prefix: Tree, treedef: TreeDef) -> list[Any]:
+    """Return for each leaf of a structure what a prefix says of the part in which the leaf is.
+
+    A prefix has the structure from the top down to some depth, not the same everywhere; what stands
+    at its ends, None included, holds for all that is below.
+
+    Raises
+    ------
+    ValueError
+        If the prefix has another structure.
+    """
+    nest = unflatten(treedef, ["*"] * treedef.num_leaves)
+    said = optree.broadcast_prefix(prefix, nest, none_is_leaf=True, namespace=_NAMESPACE)
+    whole = optree.tree_leaves(nest, none_is_leaf=True, namespace=_NAMESPACE)
+    return [each for each, leaf in zip(said, whole, strict=True) if leaf is not None]
+
+
 def unflatten(treedef: TreeDef, leaves: list[Any]) -> Tree:
     """Return a nest of the given structure with the given leaves."""
     return optree.tree_unflatten(treedef, leaves)

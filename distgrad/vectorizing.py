@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from distgrad import tree
 from distgrad.backend.kernels import Kernels
@@ -34,9 +34,11 @@ def vmap(
         Takes and returns nests of arrays, and sees one example. Where its way depends on values,
         it says so by `cond`, `while_loop` or `where`, not by Python's ``if``.
     in_axes : int, None, or sequence of such or of nests, one for each argument
-        The axis of each argument to map over; None where an argument is the same for all.
-    out_axes : int, or nest like the result
-        Where the batch axis goes in each output.
+        The axis of each argument to map over; None where an argument is the same for all. For an
+        argument that is a nest, also a nest that begins like it: an entry holds for all below.
+    out_axes : int, None, or nest that begins like the result
+        Where the batch axis goes in each output; None where an output is the same for all examples
+        and is to have none.
     chunk_size : int, optional
         How many examples to compute at once; fewer take less memory. All by default.
 
@@ -50,6 +52,8 @@ def vmap(
     ------
     ShapeError
         If arguments differ in the length of their batch axis, or none is mapped.
+    ValueError
+        If `in_axes` or `out_axes` does not fit, or is None for an output that differs.
     BatchedValueError
         If `f` asks for the value of an array.
 
@@ -92,19 +96,18 @@ def vmap(
         ]
         given = partial(f, **kwargs) if kwargs else f
         step = size if chunk_size is None else chunk_size
-        parts = []
+        parts: list[list[Any]] = []
         result_treedef: Any = None
         for start in range(0, max(size, 1), max(step, 1)):
             some = [
                 leaf if axis is None or step >= size else leaf[start : start + step]
                 for leaf, axis in zip(front, axes, strict=True)
             ]
-            count = min(step, size - start)
-            outputs, result_treedef = _run(given, some, axes, treedef, count)
+            outputs, result_treedef = _run(given, some, axes, treedef, min(step, size - start))
             parts.append(outputs)
-        whole = parts[0] if len(parts) == 1 else [concat(each) for each in zip(*parts, strict=True)]
-        places = _leaf_places(out_axes, result_treedef, len(whole))
-        moved = [_front_to_axis(x, place) for x, place in zip(whole, places, strict=True)]
+        places = _spread("out_axes", out_axes, result_treedef)
+        outcomes = zip(zip(*parts, strict=True), places, strict=True)
+        moved = [_whole(number, *outcome) for number, outcome in enumerate(outcomes)]
         return tree.unflatten(result_treedef, moved)
 
     return mapped
@@ -112,8 +115,8 @@ def vmap(
 
 def _run(
     f: Callable[..., Any], leaves: list[Tensor], axes: list[int | None], treedef: Any, size: int
-) -> tuple[list[Tensor], Any]:
-    """Return the outputs for one chunk, with the batch axis in front of each."""
+) -> tuple[list[_Output], Any]:
+    """Return the outputs for one chunk, and the structure in which they came."""
     with deeper() as level, warning_once():
         kernels = kernels_at(level)
         backend: Any = kernels.backend
@@ -136,13 +139,35 @@ def _shared(leaf: Any) -> Any:
         return leaf
 
 
-def _unwrapped(output: Any, kernels: Kernels, size: int) -> Tensor:
+class _Output(NamedTuple):
+    """An output for one chunk of examples: with a batch axis in front, if they differ in it."""
+
+    value: Tensor
+    differs: bool
+    size: int
+
+
+def _unwrapped(output: Any, kernels: Kernels, size: int) -> _Output:
     tensor = asarray(output)
-    if tensor.kernels is kernels:
-        if tensor.array.is_batched:
-            return tensor.array.value
-        tensor = tensor.array.value
-    return broadcast_to(tensor, (size, *tensor.shape))
+    if tensor.kernels is not kernels:
+        return _Output(tensor, False, size)
+    return _Output(tensor.array.value, tensor.array.is_batched, size)
+
+
+def _whole(number: int, chunks: Sequence[_Output], place: Any) -> Tensor:
+    """Return an output of all examples, with the batch axis in its place, if it has one."""
+    if place is None:
+        if chunks[0].differs:
+            raise ValueError(
+                f"vmap: out_axes is None for output {number}, which differs from example to "
+                "example; expected an integer"
+            )
+        return chunks[0].value
+    parts = [
+        value if differs else broadcast_to(value, (size, *value.shape))
+        for value, differs, size in chunks
+    ]
+    return _front_to_axis(parts[0] if len(parts) == 1 else concat(parts), place)
 
 
 def _leaf_axes(in_axes: Axes, args: Sequence[Any]) -> list[int | None]:
@@ -157,20 +182,33 @@ def _leaf_axes(in_axes: Axes, args: Sequence[Any]) -> list[int | None]:
             "or one of these for each argument"
         )
     result: list[int | None] = []
-    for axes, arg in zip(given, args, strict=True):
-        count = len(tree.flatten(arg)[0])
-        if axes is None or isinstance(axes, int):
-            result.extend([axes] * count)
-        else:
-            treedef = tree.flatten(arg)[1]
-            result.extend(cast("list[int | None]", treedef.flatten_up_to(axes)))
+    for place, (axes, arg) in enumerate(zip(given, args, strict=True)):
+        result += _spread(f"in_axes of argument {place}", axes, tree.flatten(arg)[1])
     return result
+
+
+def _spread(what: str, axes: Axes, treedef: Any) -> list[Any]:
+    """Return the entry of each leaf of a structure."""
+    if axes is None or isinstance(axes, int):
+        return [axes] * treedef.num_leaves
+    try:
+        return tree.spread(axes, treedef)
+    except ValueError as error:
+        raise ValueError(
+            f"vmap: {what} is {axes!r}, which does not begin like the nest it is for; expected an "
+            f"integer or None, or a nest of such ({error})"
+        ) from error
 
 
 def _batch_size(leaves: list[Tensor], axes: list[int | None]) -> int:
     sizes: dict[int, int] = {}
     for position, (leaf, axis) in enumerate(zip(leaves, axes, strict=True)):
         if axis is not None:
+            if not leaf.ndim:
+                raise ShapeError(
+                    f"vmap: array {position} is mapped over axis {axis}, but has no axes; expected "
+                    "None in in_axes for what is the same for all examples"
+                )
             length = leaf.shape[normalize_axis("vmap", axis, leaf.ndim)]
             sizes.setdefault(length, position)
     if not sizes:
@@ -195,9 +233,3 @@ def _front_to_axis(x: Tensor, axis: int) -> Tensor:
     order = list(range(1, x.ndim))
     order.insert(place, 0)
     return permute_dims(x, order)
-
-
-def _leaf_places(out_axes: Axes, treedef: Any, count: int) -> list[int]:
-    if isinstance(out_axes, int):
-        return [out_axes] * count
-    return list(treedef.flatten_up_to(out_axes))

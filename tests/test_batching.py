@@ -155,6 +155,27 @@ def test_axes_are_named_for_arguments_leaves_and_results():
     np.testing.assert_allclose(found["shift"].numpy(), 2 * X)
 
 
+def test_an_entry_of_the_axes_holds_for_all_below_it():
+    arg = {"data": (X, [X, None]), "shared": {"w": W, "more": [W]}}
+
+    def f(arg, y):
+        x, (other, _) = arg["data"]
+        return {"found": (x @ arg["shared"]["w"] * y, other), "w": arg["shared"]}
+
+    mapped = dg.vmap(
+        f,
+        in_axes=({"data": 0, "shared": None}, None),
+        out_axes={"found": 1, "w": None},
+        chunk_size=2,
+    )
+    found = mapped(arg, 2.0)
+
+    np.testing.assert_allclose(found["found"][0].numpy(), 2.0 * (X @ W).T)
+    np.testing.assert_array_equal(found["found"][1].numpy(), X.T)
+    np.testing.assert_array_equal(found["w"]["w"].numpy(), W)
+    np.testing.assert_array_equal(found["w"]["more"][0].numpy(), W)
+
+
 def test_keyword_arguments_and_unmapped_flags_are_the_same_for_all_examples():
     def f(x, mode, *, scale):
         return x * scale if mode == "double" else x
@@ -254,6 +275,10 @@ def test_every_operation_has_a_batching_rule_that_equals_a_loop(sample, places):
         (lambda x: x, (X,), {"in_axes": None}, ShapeError, "no argument is mapped"),
         (lambda x: x, (X,), {"in_axes": 2}, ShapeError, "axis is 2"),
         (lambda x: x, (X,), {"in_axes": (0, 0)}, ValueError, "for 1 arguments"),
+        (lambda x: x, ({"a": X},), {"in_axes": ({"b": 0},)}, ValueError, "in_axes of argument 0"),
+        (lambda x, y: x * y, (X, 2.0), {}, ShapeError, "None in in_axes"),
+        (lambda x: x, (X,), {"out_axes": None}, ValueError, "None for output 0, which differs"),
+        (lambda x: {"a": x}, (X,), {"out_axes": {"b": 0}}, ValueError, "out_axes is {'b': 0}"),
         (lambda x: x, (X,), {"chunk_size": 0}, ValueError, "chunk_size is 0"),
     ],
 )
