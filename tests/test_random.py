@@ -543,3 +543,9 @@ def test_misuse_is_named_with_what_was_expected(name):
 
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(("logits", "axis"), [(1.0, -1), (np.zeros((2, 3)), 2)])
+def test_categorical_refuses_an_axis_that_is_not_there(logits, axis):
+    with pytest.raises(errors.ShapeError, match="categorical: axis"):
+        Generator(0).categorical(logits, axis=axis)

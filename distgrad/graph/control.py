@@ -15,7 +15,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.batching import Batched
-from distgrad.callables import require_callable
+from distgrad.callables import pair, require_callable
 from distgrad.core.op import Spec
 from distgrad.core.seam import VALUES
 from distgrad.eager import asarray
@@ -236,8 +236,14 @@ def scan(
     ------
     ShapeError
         If the arrays differ in length, or are empty.
+    TypeError
+        If `f` returns no pair.
     """
     require_callable("scan", f)
+
+    def step_of_two(carry: Any, x: Any) -> tuple[Any, Any]:
+        return pair("scan", f(carry, x), "(carry, y)")
+
     carry = tree.map(asarray, initial)
     sequences, xs_treedef = tree.flatten(tree.map(asarray, xs))
     length = _common_length(sequences)
@@ -251,11 +257,13 @@ def scan(
         return state, ys
 
     if not _tracing():
-        last, rows = steps(lambda c, x: f(c, tree.unflatten(xs_treedef, x)), carry, sequences)
+        last, rows = steps(
+            lambda c, x: step_of_two(c, tree.unflatten(xs_treedef, x)), carry, sequences
+        )
         return last, tree.map(lambda *each: stack([asarray(y) for y in each]), *rows)
 
     one = [sequence[0] for sequence in sequences]
-    body = Body(f, (carry, tree.unflatten(xs_treedef, one)))
+    body = Body(step_of_two, (carry, tree.unflatten(xs_treedef, one)))
     carried = len(tree.flatten(carry)[0])
     refuse_difference("scan", "initial", body.leaves[:carried], "carry", body.specs[:carried])
 

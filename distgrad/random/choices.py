@@ -9,6 +9,7 @@ from distgrad.ops.elementwise.comparison import less_equal
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.reducing.running import cumulative_sum
 from distgrad.ops.shaping.structure import astype, expand_dims, permute_dims
+from distgrad.shapes import normalize_axis
 
 
 def places_by_weight(weights: Any, u: Any) -> Any:
@@ -26,9 +27,9 @@ def places_by_weight(weights: Any, u: Any) -> Any:
     return sum_over(astype(less_equal(sums, level), int64), axis=-1)
 
 
-def axis_to_back(x: Any, axis: int) -> Any:
+def axis_to_back(operation: str, x: Any, axis: int) -> Any:
     """Return a tensor with one axis moved to the back."""
-    place = axis % x.ndim
+    place = normalize_axis(operation, axis, x.ndim)
     if place == x.ndim - 1:
         return x
     return permute_dims(x, (*(a for a in range(x.ndim) if a != place), place))

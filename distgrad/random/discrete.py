@@ -167,8 +167,8 @@ def categorical(
     -----
     The first class whose cumulated probability exceeds a uniform number.
     """
-    weights = softmax(asarray(logits, backend=source._home(logits)), axis=axis)
-    weights = axis_to_back(weights, axis)
+    scores = axis_to_back("categorical", asarray(logits, backend=source._home(logits)), axis)
+    weights = softmax(scores, axis=-1)
     wanted = weights.shape[:-1] if shape is None else as_shape(shape)
     broadcast("categorical", wanted, weights.shape[:-1])
     return places_by_weight(weights, uniform(source, wanted, dtype=weights.dtype))

@@ -12,9 +12,9 @@ from typing import Any
 from distgrad import tree
 from distgrad.core.op import Keep, Op
 from distgrad.core.seam import LISTENERS, Listener
-from distgrad.dtypes import is_differentiable
+from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import beside
-from distgrad.errors import ShapeError, UnconnectedError
+from distgrad.errors import DTypeError, ShapeError, UnconnectedError
 from distgrad.ops.shaping.structure import astype
 from distgrad.sparse import IndexedSlices, made
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy, value_of
@@ -44,6 +44,8 @@ class ForwardAccumulator:
         If a tangent has not its primal's shape.
     TypeError
         If a primal is no Tensor or Variable.
+    DTypeError
+        If a tangent is complex, and its primal real.
 
     Examples
     --------
@@ -95,6 +97,11 @@ class ForwardAccumulator:
                 f"{primal.shape}; expected the same shape"
             )
         if direction.dtype != primal.dtype:
+            if is_complex(direction.dtype) and not is_complex(primal.dtype):
+                raise DTypeError(
+                    f"ForwardAccumulator: tangent {position} is {direction.dtype}, its primal "
+                    f"{primal.dtype}; expected a real tangent for a real primal"
+                )
             direction = astype(direction, primal.dtype)
         self._tangents[value.key] = direction
 

@@ -45,7 +45,7 @@ def grad(f: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False) -> 
     ShapeError
         If the result is no scalar.
     DTypeError
-        If an argument holds integers, or the result is complex.
+        If an argument holds integers, or the result does or is complex.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[An
     with GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(fresh)
         result = f(*fresh)
-    value = without_rest("vjp", result)[0] if has_aux else result
+    value = tree.map(_as_value, without_rest("vjp", result)[0] if has_aux else result)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         """Return the cotangents of the primals from that of the value."""
@@ -266,6 +266,11 @@ def _fresh(operation: str, argument: Any, place: int) -> Any:
     return tree.map(convert, argument)
 
 
+def _as_value(result: Any) -> Any:
+    """Return a result as it is where it is a tensor: a number has no derivative, but a value."""
+    return result if isinstance(result, Operators) else asarray(result)
+
+
 def _scalar(result: Any) -> Any:
     if not isinstance(result, Operators):
         raise TypeError(
@@ -276,6 +281,11 @@ def _scalar(result: Any) -> Any:
         raise ShapeError(
             f"grad: the function returned shape {result.shape}; expected a scalar: take dg.sum or "
             "dg.mean of it, or use dg.vjp"
+        )
+    if not is_differentiable(result.dtype):
+        raise DTypeError(
+            f"grad: the function returned {result.dtype}, which has no derivative; expected a "
+            "floating scalar"
         )
     if is_complex(result.dtype):
         raise DTypeError(

@@ -126,16 +126,22 @@ def jacfwd(
 
 
 def hessian(
-    f: Callable[..., Any], argnums: ArgNums = 0, *, chunk_size: int | None = None
+    f: Callable[..., Any],
+    argnums: ArgNums = 0,
+    has_aux: bool = False,
+    *,
+    chunk_size: int | None = None,
 ) -> Callable[..., Any]:
     """Return a function that computes the Hessian of a scalar function, all columns at once.
 
     Parameters
     ----------
     f : callable
-        Returns a real scalar.
+        Returns a real scalar, or with `has_aux` a pair of it and anything.
     argnums : int or sequence of int
         The positional arguments to differentiate with respect to.
+    has_aux : bool
+        Whether `f` returns a pair.
     chunk_size : int, optional
         How many columns to compute at once. All by default.
 
@@ -143,14 +149,15 @@ def hessian(
     -------
     callable
         Takes the arguments of `f`; returns arrays of shape ``(*argument.shape, *argument.shape)``,
-        in a nest like the argument in a nest like the argument.
+        in a nest like the argument in a nest like the argument. With `has_aux` a pair of that and
+        the rest.
 
     Notes
     -----
     Forward mode over reverse mode.
     """
     require_callable("hessian", f)
-    return jacfwd(grad(f, argnums), argnums, chunk_size=chunk_size)
+    return jacfwd(grad(f, argnums, has_aux), argnums, has_aux, chunk_size=chunk_size)
 
 
 def _real(operation: str, x: Tensor) -> Tensor:

@@ -152,6 +152,15 @@ def test_an_assignment_in_a_body_is_refused_by_name():
         dg.function(lambda x: dg.cond(x > 0, lambda: v.assign(x).value(), lambda: x))(at(1.0))
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_step_of_scan_that_returns_no_pair_is_refused(traced):
+    def f(xs):
+        return dg.scan(lambda c, x: dg.stack([c, x]), xs[0], xs)  # of length 2, but no pair
+
+    with pytest.raises(TypeError, match=r"scan: .* expected \(carry, y\)"):
+        (dg.function(f) if traced else f)(dg.asarray([1.0, 2.0, 3.0]))
+
+
 @pytest.mark.parametrize("xs", [np.ones((0, 2)), (np.ones(2), np.ones(3)), ()])
 def test_scan_over_nothing_or_unequal_lengths_is_refused(xs):
     with pytest.raises(ShapeError, match="expected one length"):

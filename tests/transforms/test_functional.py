@@ -95,6 +95,18 @@ def test_jvp_of_a_value_that_does_not_depend_on_the_primal_is_zero():
     np.testing.assert_array_equal(tangent[1].numpy(), [0.0])
 
 
+def test_vjp_takes_a_number_among_the_results_as_jvp_does():
+    value, pullback = dg.vjp(lambda x: (x * 2.0, 3.0), 1.0)
+
+    assert [float(v) for v in value] == [2.0, 3.0]
+    assert float(pullback((1.0, 1.0))[0]) == 2.0
+
+
+def test_a_complex_tangent_of_a_real_primal_is_refused():
+    with pytest.raises(DTypeError, match="expected a real tangent"):
+        dg.jvp(lambda x: x * 2.0, (1.0,), (1j,))
+
+
 def test_variables_inside_do_not_leak_into_the_gradient():
     w = dg.Variable(3.0)
     with dg.GradientTape() as tape:
@@ -111,6 +123,7 @@ def test_variables_inside_do_not_leak_into_the_gradient():
         (lambda x: 2.0, (1.0,), TypeError, "returned a float"),
         (lambda x: x * 1.0, (2,), DTypeError, "dtype int64"),
         (lambda x: x * 1j, (2.0,), DTypeError, "real scalar"),
+        (lambda x: dg.sum(x > 1.0), (2.0,), DTypeError, "returned int64, which has no derivative"),
     ],
 )
 def test_what_cannot_be_differentiated_is_refused(f, args, error, message):

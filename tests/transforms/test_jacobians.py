@@ -80,6 +80,13 @@ def test_hessian_agrees_with_differences_of_the_gradient_in_every_order_of_modes
         np.testing.assert_allclose(hessian(X).numpy(), expected, atol=1e-8)
 
 
+def test_the_rest_of_the_result_is_handed_through_a_hessian():
+    found, rest = dg.hessian(lambda x: (x * x * x, {"twice": 2.0 * x}), has_aux=True)(3.0)
+
+    assert float(found) == 18.0
+    assert float(rest["twice"]) == 6.0
+
+
 def test_a_tape_differentiates_a_jacobian():
     w = dg.Variable(W)
     with dg.GradientTape() as tape:
