@@ -12,7 +12,7 @@ import distgrad as dg
 from distgrad.compat.tensorflow.dtypes import DType, as_dtype, spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError, UnfitNumberError
 from distgrad.dtypes import as_dtype as native_dtype
-from distgrad.dtypes import is_differentiable
+from distgrad.dtypes import is_differentiable, is_real_floating
 from distgrad.tensor import Operators
 
 _INTEGER_DTYPES = (np.dtype("int32"), np.dtype("int64"))
@@ -82,14 +82,14 @@ def _brought(name: str, position: int, value: Any, dtype: np.dtype[Any]) -> Any:
         given = dtype_of(value)
         if given == dtype:
             return value.read()
-    elif type(value) in (float, int) and dtype.kind in "fc":
+    elif type(value) in (float, int) and is_differentiable(dtype):
         return value  # the kernels convert it
     elif isinstance(value, (np.ndarray, np.generic)):
         return dg.asarray(value.astype(dtype))
     else:
         found = converted(value)
         given = dtype_of(found)
-        if given == dtype or _KIND_ORDER.find(given.kind) <= _KIND_ORDER.find(dtype.kind):
+        if given == dtype or _rank(given) <= _rank(dtype):
             return dg.astype(found, dtype)
         if isinstance(value, (int, float, complex)):
             raise UnfitNumberError(
@@ -102,6 +102,11 @@ def _brought(name: str, position: int, value: Any, dtype: np.dtype[Any]) -> Any:
         f"to be a {spoken(dtype)} tensor but is a {spoken(given)} tensor; bring both to one dtype, "
         f"such as tf.cast(x, tf.{dtype.name})"
     )
+
+
+def _rank(dtype: np.dtype[Any]) -> int:
+    """Return the place of a dtype's kind in that order; to NumPy, bfloat16 is of the kind "V"."""
+    return _KIND_ORDER.find("f" if is_real_floating(dtype) else dtype.kind)
 
 
 # What TensorFlow calls these operations in its messages.
@@ -192,7 +197,7 @@ def _host(value: Any, wanted: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
     except ValueError as error:
         raise ValueError("Can't convert non-rectangular Python sequence to Tensor.") from error
     if wanted is not None:
-        if _KIND_ORDER.find(host.dtype.kind) > max(_KIND_ORDER.find(wanted.kind), 0) and host.size:
+        if host.size and _rank(host.dtype) > _rank(wanted):
             shown_value = value if not isinstance(value, (list, tuple)) else host.flat[0].item()
             raise TypeError(
                 f"Cannot convert {shown_value!r} to EagerTensor of dtype {spoken(wanted)}"

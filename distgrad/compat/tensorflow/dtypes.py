@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distgrad import dtypes as native
+from distgrad.promotion import finfo
 
 
 class DType:
@@ -124,6 +125,8 @@ class DType:
 
 
 def _limits(dtype: np.dtype[Any]) -> Any:
+    if dtype.name == "bfloat16":
+        return finfo(dtype)
     return np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
 
 
