@@ -7,6 +7,7 @@ from functools import partial, update_wrapper, wraps
 from typing import Any
 
 import distgrad as dg
+from distgrad.callables import pair, require_callable
 from distgrad.compat.tensorflow.values import (
     Tensor,
     convert_to_tensor,
@@ -29,7 +30,8 @@ class custom_gradient:
     ValueError
         If ``grad_fn`` returns another number of gradients than there are arguments, or variables.
     TypeError
-        If `f` reads variables and ``grad_fn`` does not take the keyword argument ``variables``.
+        If `f` returns no such pair, or reads variables and ``grad_fn`` does not take the keyword
+        argument ``variables``.
 
     Examples
     --------
@@ -62,7 +64,9 @@ class custom_gradient:
         """Return the result of the function, which tapes differentiate by its gradient."""
 
         def native(*inner: Any, **options: Any) -> Any:
-            result, grad_fn = self._function(*wrap_nest(list(inner)), **options)
+            found = self._function(*wrap_nest(list(inner)), **options)
+            result, grad_fn = pair("custom_gradient", found, "a pair (result, grad_fn)")
+            require_callable("custom_gradient", grad_fn, "grad_fn, the second value returned,")
             return unwrap_nest(result), on_native(grad_fn)
 
         native.__name__ = getattr(self._function, "__name__", "custom_gradient")

@@ -53,3 +53,17 @@ def test_what_tensorflow_does_not_have_is_an_ordinary_missing_attribute():
         tf.nn.nonsense  # noqa: B018
     with pytest.raises(tf.errors.UnimplementedError, match="k=1 is not offered yet"):
         tf.linalg.set_diag(tf.ones([2, 2]), tf.ones([1]), k=1)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x * x, "the function returned a Tensor; expected a pair"),  # of length 2
+        (lambda x: (x, lambda dy: dy, 3), "the function returned 3 values; expected a pair"),
+        (lambda x: None, "the function returned a NoneType; expected a pair"),
+        (lambda x: (x * x, x), "grad_fn, the second value returned, is of type Tensor"),
+    ],
+)
+def test_a_custom_gradient_says_what_its_function_has_to_return(function, words):
+    with pytest.raises(TypeError, match=words):
+        tf.custom_gradient(function)(tf.constant([1.0, 2.0]))
