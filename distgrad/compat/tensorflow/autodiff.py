@@ -84,8 +84,6 @@ class GradientTape(dg.GradientTape):
         """
         _refuse_others("target", target)
         _refuse_others("source", sources)
-        if isinstance(target, (list, tuple)) and not target:
-            return tree.map(lambda _: None, sources)
         if "on_ready" in hooks:
             hooks["on_ready"] = _with_handles(hooks["on_ready"])
         found = super().gradient(

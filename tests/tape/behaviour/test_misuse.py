@@ -234,6 +234,16 @@ def test_no_sources_and_no_targets_give_no_gradients(lib):
     assert tape.gradient([], x) is None
 
 
+@row("M16")
+def test_no_targets_give_zeros_where_zeros_are_asked_for(lib):
+    tape, _, x = recorded(lib)
+
+    found = tape.gradient([], x, unconnected_gradients="zero")
+
+    assert found.dtype == x.dtype
+    assert not found.numpy().any()
+
+
 @row("M17", "T9")
 def test_unknown_policy_for_unconnected_sources_is_refused(lib):
     tape, y, x = recorded(lib)
