@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import Any
 from distgrad import tree
 from distgrad.core.op import Keep, Op
 from distgrad.core.seam import LISTENERS, Listener
+from distgrad.debug import user_stacklevel
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.eager import beside
 from distgrad.errors import DTypeError, ShapeError, UnconnectedError
@@ -47,6 +49,11 @@ class ForwardAccumulator:
     DTypeError
         If a tangent is complex, and its primal real.
 
+    Warns
+    -----
+    UserWarning
+        If a primal holds integers or truth values: it has no tangent.
+
     Examples
     --------
     >>> import distgrad as dg
@@ -64,6 +71,12 @@ class ForwardAccumulator:
     """
 
     def __init__(self, primals: Any, tangents: Any) -> None:
+        for name, nest in (("primals", primals), ("tangents", tangents)):
+            if nest is None:
+                raise TypeError(
+                    f"ForwardAccumulator: {name} is None; expected a Tensor, a Variable or a nest "
+                    "of them"
+                )
         leaves, treedef = tree.flatten(primals)
         try:
             given = treedef.flatten_up_to(tangents) if treedef.num_nodes > 1 else [tangents]
@@ -85,6 +98,13 @@ class ForwardAccumulator:
                 "Tensor or a Variable: convert it with dg.asarray and compute with that"
             )
         value: Any = primal
+        if not is_differentiable(value.dtype):
+            warnings.warn(
+                f"ForwardAccumulator: primal {position} has dtype {value.dtype}; expected a "
+                "floating dtype (e.g. float32): it has no tangent; convert it with astype first",
+                stacklevel=user_stacklevel(),
+            )
+            return
         if value.key in self._tangents:
             raise ValueError(
                 f"ForwardAccumulator: primal {position} was specified as a primal multiple times; "

@@ -150,3 +150,21 @@ def test_entering_an_active_accumulator_is_refused():
         y = x * 2
 
     assert float(accumulator.jvp(y)) == 2.0
+
+
+def test_a_primal_of_integers_warns_and_has_no_tangent():
+    n = dg.asarray([1, 2])
+    with pytest.warns(UserWarning, match="primal 0 has dtype int64; expected a floating dtype"):
+        accumulator = dg.ForwardAccumulator(n, n)
+    with accumulator:
+        y = n * 2
+
+    assert accumulator.jvp(y) is None
+
+
+@pytest.mark.parametrize("name", ["primals", "tangents"])
+def test_none_is_no_nest_of_primals_or_tangents(name):
+    given = {"primals": dg.asarray(1.0), "tangents": 1.0, name: None}
+
+    with pytest.raises(TypeError, match=f"ForwardAccumulator: {name} is None; expected"):
+        dg.ForwardAccumulator(**given)
