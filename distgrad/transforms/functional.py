@@ -162,20 +162,29 @@ def jvp(
     return (value, tangent, result[1]) if has_aux else (value, tangent)
 
 
-def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+def hvp(
+    f: Callable[..., Any],
+    primals: Sequence[Any],
+    tangents: Sequence[Any],
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
     """Return the gradient of a scalar function and its Hessian-vector product.
 
     Parameters
     ----------
     f : callable
-        Returns a real scalar.
+        Returns a real scalar, or with `has_aux` a pair of it and anything.
     primals, tangents : sequence of nests of floating values
         The arguments of `f`, and the direction.
+    has_aux : bool
+        Whether the function returns a pair.
 
     Returns
     -------
     gradient, product : tuple of nests of Tensor
         For each primal the gradient, and the Hessian times the direction.
+    rest : object
+        With `has_aux`, the rest of what `f` returned.
 
     Notes
     -----
@@ -183,9 +192,8 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     """
     require_callable("hvp", f)
     _require_sequences("hvp", primals, tangents)
-    gradient = grad(f, argnums=tuple(range(len(primals))))
-    value, product = jvp(gradient, primals, tangents)[:2]
-    return value, product
+    gradient = grad(f, tuple(range(len(primals))), has_aux)
+    return jvp(gradient, primals, tangents, has_aux)
 
 
 def fresh_arguments(

@@ -141,7 +141,7 @@ def hessian(
     argnums : int or sequence of int
         The positional arguments to differentiate with respect to.
     has_aux : bool
-        Whether `f` returns a pair.
+        Whether the function returns a pair.
     chunk_size : int, optional
         How many columns to compute at once. All by default.
 

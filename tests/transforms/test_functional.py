@@ -134,3 +134,12 @@ def test_what_cannot_be_differentiated_is_refused(f, args, error, message):
 def test_an_argument_that_is_not_there_is_refused():
     with pytest.raises(TypeError, match="argnums names argument 2"):
         dg.grad(lambda x: x, argnums=2)(1.0)
+
+
+def test_hvp_passes_on_what_the_function_returns_beside_its_value():
+    x, v = dg.asarray([1.0, 2.0]), dg.asarray([3.0, 4.0])
+    gradients, products, rest = dg.hvp(lambda x: (dg.sum(x**3), "kept"), (x,), (v,), has_aux=True)
+
+    np.testing.assert_allclose(gradients[0].numpy(), [3, 12])
+    np.testing.assert_allclose(products[0].numpy(), [18, 48])
+    assert rest == "kept"

@@ -124,3 +124,15 @@ def test_chunks_bound_the_memory_of_the_unit_arrays_too(jacobian):
         tracemalloc.stop()
 
     assert peak < size * size * 8 / 20  # a twentieth of the identity matrix
+
+
+def test_a_hessian_passes_on_what_the_function_returns_beside_its_value():
+    def f(x, y):
+        return dg.sum(x**3 * y), {"sum": dg.sum(x)}
+
+    x, y = dg.asarray([1.0, 2.0]), dg.asarray([3.0, 4.0])
+    columns, rest = dg.hessian(f, argnums=1, has_aux=True)(y, x)
+    expected = dg.hessian(lambda y, x: f(y, x)[0], argnums=1)(y, x)
+
+    np.testing.assert_array_equal(columns.numpy(), expected.numpy())
+    assert rest["sum"].numpy() == 7
