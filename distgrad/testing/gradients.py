@@ -120,7 +120,7 @@ def check_gradients(
     ValueError
         If `order` or `modes` is none of the above, or nothing can be differentiated.
     TypeError
-        If `f` returns anything but tensors.
+        If `args` is no tuple or list, or `f` returns anything but tensors.
 
     Notes
     -----
@@ -134,6 +134,11 @@ def check_gradients(
     >>> check_gradients(lambda x: dg.sum(x**3), [dg.asarray([1.0, 2.0], dtype="float64")])
     """
     chosen = _checked_modes(modes)
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(
+            f"check_gradients: args is a {type(args).__name__}; expected a tuple or list with one "
+            "for each argument of the function, such as (x,)"
+        )
     if order < 1:
         raise ValueError(f"check_gradients: order is {order}; expected 1 or more")
     leaves, treedef = tree.flatten(list(args))

@@ -161,3 +161,8 @@ def test_the_difference_is_as_precise_as_its_tolerance_says(dtype):
 
     # 1000 is the allowance for large fifth derivatives; exp has small ones
     assert abs(given - np.exp(0.7)) < difference_tolerance(one.dtype) / 100
+
+
+def test_a_bare_argument_is_refused_before_it_is_taken_apart():
+    with pytest.raises(TypeError, match=r"args is a Tensor; expected a tuple or list .* \(x,\)"):
+        check_gradients(dg.sum, dg.asarray([1.0, 2.0]))
