@@ -24,7 +24,7 @@ import numpy as np
 from distgrad import tree
 from distgrad.distributed.averaging.accumulation import GradientAccumulator
 from distgrad.distributed.averaging.gradient_tape import DistributedGradientTape
-from distgrad.distributed.launching.launch import detect, world
+from distgrad.distributed.launching.launch import detect, ranks_of
 from distgrad.distributed.launching.supervision import RESTARTS_VARIABLE
 from distgrad.distributed.verbs.collectives import barrier
 from distgrad.distributed.verbs.communicator import Communicator
@@ -189,7 +189,7 @@ class _Injection:
         def gradient(
             tape: DistributedGradientTape, target: Any, sources: Any, *args: Any, **options: Any
         ) -> Any:
-            comm = world() if tape._communicator is None else tape._communicator
+            comm = ranks_of(tape._communicator)
             fault = self._due(comm)
             if fault is None:
                 return original(tape, target, sources, *args, **options)
@@ -206,7 +206,7 @@ class _Injection:
 
         @wraps(original_gradients)
         def gradients(accumulator: GradientAccumulator, *args: Any, **options: Any) -> Any:
-            comm = world() if accumulator._comm is None else accumulator._comm
+            comm = ranks_of(accumulator._comm)
             fault = self._due(comm)
             if fault is None:
                 return original_gradients(accumulator, *args, **options)

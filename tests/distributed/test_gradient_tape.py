@@ -291,3 +291,14 @@ def test_an_outer_tape_is_told_that_averages_have_no_gradient_yet():
 def test_an_unknown_average_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'mean'; expected one of 'examples', 'ranks', 'sum'"):
         DistributedGradientTape(dg.GradientTape(), average="mean")
+
+
+def test_what_is_no_tape_is_refused_at_once():
+    with pytest.raises(TypeError, match="tape is of type SerialCommunicator; expected a tape"):
+        DistributedGradientTape(SerialCommunicator())
+
+
+@pytest.mark.parametrize("shards", ["all", 2.5, 0])
+def test_a_number_of_logical_shards_is_a_whole_one(shards):
+    with pytest.raises(ValueError, match=f"deterministic is {shards!r}; expected True or a number"):
+        DistributedGradientTape(dg.GradientTape(), deterministic=shards)

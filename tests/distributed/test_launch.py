@@ -212,9 +212,11 @@ def test_importing_the_layer_imports_no_mpi_and_touches_no_hook():
         lambda comm: dist.allreduce(1.0, comm=comm),
         lambda comm: dist.shard([1.0], comm),
         lambda comm: dist.broadcast_variables([], comm=comm),
-        lambda comm: dist.DistributedGradientTape(None, comm).gradient(None, []),
+        lambda comm: dist.DistributedGradientTape(dg.GradientTape(), comm).gradient(None, []),
         lambda comm: dist.DistributedOptimizer(SGD(0.1), comm).build(dg.Variable(1.0)),
         lambda comm: next(dist.join([], comm)),
+        lambda comm: dist.GradientAccumulator([dg.Variable(1.0)], comm).add([dg.ones(())], 1),
+        dist.last_report,
     ],
 )
 def test_a_communicator_that_is_none_of_ours_is_named_with_what_is_one(call):

@@ -30,7 +30,7 @@ from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
 from distgrad.distributed.batches.sharding import checked_examples, examples_here
 from distgrad.distributed.compression.protocol import Compression
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
 from distgrad.dtypes import is_differentiable
@@ -46,17 +46,17 @@ def number_of_shards(function: str, deterministic: bool | int | None) -> int | N
     Raises
     ------
     ValueError
-        If it is a number less than 1.
+        If it is no integer, or less than 1.
     """
     if deterministic is None or deterministic is False:
         return None
-    count = LOGICAL_SHARDS if deterministic is True else int(deterministic)
-    if count < 1:
+    count = LOGICAL_SHARDS if deterministic is True else deterministic
+    if not isinstance(count, (int, np.integer)) or count < 1:
         raise ValueError(
-            f"{function}: deterministic is {deterministic}; expected True or a number of logical "
+            f"{function}: deterministic is {deterministic!r}; expected True or a number of logical "
             "shards, 1 or more"
         )
-    return count
+    return int(count)
 
 
 class GradientAccumulator:
@@ -183,7 +183,7 @@ class GradientAccumulator:
         return self._finiteness.skipped
 
     def _started(self) -> RunningMean | OrderedGradients:
-        comm = world() if self._comm is None else self._comm
+        comm = ranks_of(self._comm)
         # What was added for ranks that are no more, of which one was lost, is no part of a sum.
         if self._sums is None or self._sums.comm is not comm:
             if self._count is None:

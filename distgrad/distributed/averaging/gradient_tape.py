@@ -93,7 +93,7 @@ class DistributedGradientTape:
     UnsupportedOptionError
         If more than one of compression, reduction, Adasum and deterministic is asked for.
     ValueError, TypeError
-        If there is no such average, reduction or compression.
+        If there is no such average, reduction or compression, or `tape` is no tape.
 
     References
     ----------
@@ -124,6 +124,11 @@ class DistributedGradientTape:
         nonfinite: str = "keep",
         reduction: str = "native",
     ) -> None:
+        if not hasattr(tape, "gradient"):
+            raise TypeError(
+                f"DistributedGradientTape: tape is of type {type(tape).__name__}; expected a tape, "
+                "as dg.GradientTape() makes one"
+            )
         self._is_tuned = bucket_bytes == AUTO
         if self._is_tuned:
             bucket_bytes = BUCKET_BYTES

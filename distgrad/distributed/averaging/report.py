@@ -13,7 +13,7 @@ import numpy as np
 
 from distgrad.core.spans import COMMUNICATION, WAITING, span
 from distgrad.distributed.averaging.weights import seconds_in, slots_with
-from distgrad.distributed.launching.launch import world
+from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Array, Communicator
 
 Result = TypeVar("Result")
@@ -212,4 +212,4 @@ def last_report(comm: Communicator | None = None) -> CommReport:
     >>> report.buckets, report.bytes, report.algorithm
     (1, 4, 'allreduce')
     """
-    return _last.get(world() if comm is None else comm, CommReport())
+    return _last.get(ranks_of(comm), CommReport())
