@@ -23,6 +23,11 @@ fail() {
     exit 1
 }
 
+# Print the comment that the script $1 begins with.
+say_usage() {
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$1"
+}
+
 # One BLAS thread a rank: ranks times threads beyond the cores make every rank slower.
 use_one_thread_per_rank() {
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -131,3 +131,29 @@ def test_a_fresh_checkout_trains_from_zero(tmp_path):
     assert second.returncode == 0, second.stdout + second.stderr
     assert "install" not in second.stdout
     assert seconds < 20
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_printed_once_and_makes_no_environment(checkout, option):
+    result = checkout.run("quickstart", option)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("scripts/quickstart [-h]") == 1
+    assert not (checkout.root / ".environments").exists()
+
+
+def test_help_shows_the_arguments_of_the_job_where_they_can_be_asked_for(checkout):
+    checkout.make_environment("quickstart", "mpi,examples", python=SHOW_ARGUMENTS)
+
+    result = checkout.run("quickstart", "-h")
+
+    assert result.stdout.endswith(f"<{checkout.root.resolve()}/scripts/train_digits.py><-h>\n")
+
+
+def test_a_missing_launcher_is_said(checkout):
+    checkout.make_environment("quickstart", "mpi,examples")
+
+    result = checkout.run("quickstart", PATH="/usr/bin:/bin")
+
+    assert result.returncode == 1
+    assert "there is no mpirun in" in result.stderr
