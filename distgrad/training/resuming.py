@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from distgrad.variable import Variable
 
 # What a training cannot change on its way and still be the same training.
 FIXED = ("seed", "dtype", "global_batch")
+
+# What it may change; it is then no longer the training that it would have been without a pause.
+SCHEDULED = ("steps", "learning_rate")
 
 KEPT = 3  # checkpoints: one may be damaged by the disk, and one is being written
 
@@ -125,6 +129,17 @@ class Checkpoints:
         for name, saved, own in pairs:
             if saved is not None and saved != own:
                 raise JobError(f"--resume: the checkpoint was saved with {name} {saved}, not {own}")
+        for argument in SCHEDULED:
+            saved, own = there.get(argument), arguments[argument]
+            if self._job.world.rank == 0 and saved is not None and saved != own:
+                name = f"--{argument.replace('_', '-')}"
+                print(
+                    f"{self._job.name}: warning: --resume: the checkpoint was saved with {name} "
+                    f"{saved}; what follows from {name} {own}, such as a schedule of the learning "
+                    f"rate, holds from here on alone: the curve is not that of one run with {own}",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     # --- save -------------------------------------------------------------------------------------
 
@@ -140,7 +155,7 @@ class Checkpoints:
             return
         try:
             if self._saved != step:
-                arguments = {n: vars(self._job.arguments)[n] for n in FIXED}
+                arguments = {n: vars(self._job.arguments)[n] for n in (*FIXED, *SCHEDULED)}
                 self._manager.save(
                     {"job": _nest(self._state)},
                     step=step,

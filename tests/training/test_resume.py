@@ -69,14 +69,26 @@ def test_a_finished_job_that_is_resumed_says_the_same_again(jobs, tmp_path):
     assert jobs.curve(tmp_path / "m.jsonl") == before
 
 
-def test_more_steps_may_follow(jobs, tmp_path):
+def test_more_steps_may_follow_with_a_warning(jobs, tmp_path):
     first = (*ALL, "--checkpoint-dir", tmp_path / "saved", "--metrics", tmp_path / "m.jsonl")
     jobs.wait(jobs.start(*first, "--steps", 8))
     jobs.wait(jobs.start(*first, "--steps", 20, "--resume"))
+    said = jobs.output()
     jobs.wait(jobs.start(*ALL, "--steps", 20, "--metrics", tmp_path / "whole.jsonl"))
 
     assert jobs.curve(tmp_path / "m.jsonl")[:20] == jobs.curve(tmp_path / "whole.jsonl")[:20]
     assert jobs.records(tmp_path / "m.jsonl")[-1]["final"] is True
+    assert said.count("saved with --steps 8; what follows from --steps 20, such as a schedule") == 1
+
+
+def test_what_has_not_changed_is_no_reason_for_a_warning(jobs, tmp_path):
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*arguments))
+
+    assert jobs.wait(jobs.start(*arguments, "--resume")) == 0
+    assert "warning" not in jobs.output()
+    assert jobs.wait(jobs.start(*arguments, "--resume", "--learning-rate", 0.5)) == 0
+    assert "warning: --resume: the checkpoint was saved with --learning-rate" in jobs.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
