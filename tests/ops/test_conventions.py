@@ -238,6 +238,22 @@ def test_the_sigmoid_is_exact_in_its_tail_and_so_is_its_logarithm(dtype, far, re
     np.testing.assert_allclose(slope, expected * (1 - expected), rtol=tolerance, atol=0)
 
 
+@pytest.mark.parametrize("repeats", [1, 10000])
+@pytest.mark.parametrize(("dtype", "far"), [("float32", -80), ("float64", -700)])
+def test_silu_is_exact_in_its_tail(dtype, far, repeats):
+    x = dg.asarray([far, far / 2, far / 4] * repeats, dtype=dtype)
+
+    value, pullback = dg.vjp(dg.nn.silu, x)
+
+    wide = x.numpy().astype("float64")
+    sigmoid = np.exp(wide) / (1 + np.exp(wide))
+    tolerance = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(value.numpy(), wide * sigmoid, rtol=tolerance, atol=0)
+    slope = pullback(dg.ones_like(x))[0].numpy()
+    expected = sigmoid * (1 + wide * (1 - sigmoid))
+    np.testing.assert_allclose(slope, expected, rtol=tolerance, atol=0)
+
+
 @pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
 def test_sigmoid_cross_entropy_has_slope_half_minus_label_at_zero(label):
     slope = gradient(lambda x: dg.sigmoid_cross_entropy(labels=label, logits=x), [0.0])
