@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from distgrad.batching import Batched
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS
-from distgrad.errors import TraceError
+from distgrad.errors import TraceError, UnsupportedOptionError
 from distgrad.tape.backward import backpropagate, connected_to
 from distgrad.tape.recorder import Recorder
 from distgrad.tape.transposition import Values, transposed
@@ -94,6 +94,74 @@ class CapturedPath(Recorder):
             return None
         ends = [_identities(output) for output in outputs]
         return Captured(self.records, values, ends, [_identities(value) for value in values])
+
+
+class CapturedTensors:
+    """A listener that notes which tensors a function reads that others follow and are no inputs.
+
+    Parameters
+    ----------
+    name : str
+        Of the function, for messages.
+    outside : sequence of Listener
+        Who may follow captured values.
+    inputs : sequence of Tensor or Variable
+        The inputs of the call.
+
+    Attributes
+    ----------
+    tensors : list of Tensor
+        Those that were captured.
+    """
+
+    def __init__(self, name: str, outside: Sequence[Any], inputs: Sequence[Any]) -> None:
+        self.tensors: list[Tensor] = []
+        self._name, self._outside = name, outside
+        self._known: set[int] = {key for each in inputs for key in _identities(each).values()}
+
+    def hear_read(self, variable: Variable) -> None:
+        """Take no notice of a trainable variable: others do."""
+        if variable.trainable:
+            self._known.add(variable.key)
+
+    def follows(self, key: int) -> bool:
+        """Return whether somebody outside follows a value: calls within ask for what they hold."""
+        return any(each.follows(key) for each in self._outside)
+
+    def hear(
+        self,
+        op: Op,
+        keys: Sequence[int],
+        arrays: tuple[Any, ...],
+        params: dict[str, Any],
+        output: Any,
+        kernels: Any,
+    ) -> None:
+        """Note what an operation reads (called by the seam)."""
+        for key, array in zip(keys, arrays, strict=True):
+            if key and key not in self._known:
+                self.meet(Tensor(array, kernels, key))
+        self._known.update(each.key for each in (output if op.outputs != 1 else (output,)))
+
+    def meet(self, tensor: Tensor) -> None:
+        """Note a tensor, if somebody follows it and it is not known.
+
+        Raises
+        ------
+        UnsupportedOptionError
+            If it belongs to a batch, and is another one when the function runs again.
+        """
+        if tensor.key in self._known:
+            return
+        self._known.add(tensor.key)
+        if not self.follows(tensor.key):
+            return
+        if isinstance(tensor.array, Batched):
+            raise UnsupportedOptionError(
+                f"{self._name}: within vmap the function holds on to a tensor of shape "
+                f"{tensor.shape} that is differentiated; pass it as an argument"
+            )
+        self.tensors.append(tensor)
 
 
 class Captured(NamedTuple):

@@ -34,11 +34,13 @@ class Call:
     Attributes
     ----------
     specs : list of (shape, dtype, backend)
-        Of each input, the captured variables last.
+        Of each input; behind the arguments come the captured variables, then the tensors held.
     places : int
         How many inputs are positional arguments.
     captured : list of Variable
         The trainable variables that the function read and that are no arguments.
+    held : list of Tensor
+        The tensors that the function held on to and somebody differentiates, noted by `hold`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Call:
         # A variable stays itself; a tensor is held by those who keep it.
         self._slots = [_INPUT if isinstance(slot, Operators) else slot for slot in slots]
         self.captured: list[Variable] = []
+        self.held: list[Tensor] = []
         self._own = len(self.inputs)
         self.specs = [(each.shape, each.dtype, each.backend) for each in self.inputs]
 
@@ -87,6 +90,12 @@ class Call:
         self.inputs += self.captured
         self.specs += [(v.shape, v.dtype, v.backend) for v in self.captured]
 
+    def hold(self, tensors: Sequence[Tensor]) -> None:
+        """Note tensors that the function reads each time, after the variables."""
+        self.held = list(tensors)
+        self.inputs += self.held
+        self.specs += [(t.shape, t.dtype, t.backend) for t in self.held]
+
     @contextmanager
     def again(self, primals: Sequence[Any]) -> Iterator[list[Any]]:
         """Run the function again in a ``with`` block: captured variables have the values of then.
@@ -96,14 +105,15 @@ class Call:
         list
             Under which tensors or variables tapes know the inputs in the block.
         """
-        own, others = list(primals[: self._own]), list(primals[self._own :])
+        end = self._own + len(self.captured)
+        own, others = list(primals[: self._own]), list(primals[self._own : end])
         keeper = VALUES.get()
         if keeper is None or not self.captured:
-            yield [*own, *self.captured]
+            yield [*own, *self.captured, *self.held]
             return
         pairs = zip(self.captured, others, strict=True)
         with keeper.bound({variable.key: (variable, value) for variable, value in pairs}):
-            yield [*own, *others]
+            yield [*own, *others, *self.held]
 
     def announce(self, rules: Rules, result: Any, path: CapturedPath | None = None) -> Any:
         """Tell those who listen of the call, and return its result; see `distgrad.tape.calls`."""

@@ -10,10 +10,11 @@ from distgrad import tree
 from distgrad.autocasting import Autocasting
 from distgrad.callables import require_callable
 from distgrad.core.op import Composed, Kind
-from distgrad.core.seam import AUTOCAST, VALUES, apply
+from distgrad.core.seam import AUTOCAST, LISTENERS, VALUES, apply
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
 from distgrad.tape.calls import Rules
+from distgrad.tape.captured import CapturedTensors
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Operators, Tensor
@@ -30,7 +31,8 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     f : callable
         A function of nests of tensors, positional or by keyword, that gives the same result when
         it is run again: random numbers must come from a generator or key among the arguments.
-        Variables that it reads get gradients as well; tensors that it captures do not, pass them.
+        Variables that it reads and tensors that it captures get gradients as well; within `vmap`
+        captured tensors of the batch have to be passed.
 
     Notes
     -----
@@ -67,10 +69,15 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call(name_of(f, "recompute_grad"), args, kwargs, converts=False)
         read, narrow = VariablesRead(), AUTOCAST.get()
-        with listening((*bystanders(), read)):
+        held = CapturedTensors(call.name, LISTENERS.get(), call.inputs)
+        with listening((*bystanders(), read, held)):
             positional, named = call.arguments()
             result = f(*positional, **named)
+        for output in tree.flatten(result)[0]:
+            if isinstance(output, Tensor):
+                held.meet(output)
         call.capture(read.variables)
+        call.hold(held.tensors)
 
         def again(primals: Values) -> list[Tensor]:
             positional, named = call.arguments(primals)

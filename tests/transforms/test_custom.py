@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
-from distgrad.errors import DTypeError, ShapeError, TraceError
+from distgrad.errors import DTypeError, ShapeError, TraceError, UnsupportedOptionError
 
 
 @dg.custom_gradient
@@ -248,6 +248,61 @@ def test_recomputation_reaches_captured_variables():
         y = again(dg.asarray(0.6))
 
     assert float(tape.gradient(y, w)) == pytest.approx(0.36 / np.cosh(0.78) ** 2, rel=1e-5)
+
+
+MATRIX = np.array([[1.0, 2.0], [3.0, 4.0]])
+
+
+def holding(wrap):
+    """Return a function of a matrix, through a function within that holds on to it."""
+
+    def inner(matrix, x):
+        return dg.sin(matrix @ x) * dg.sum(matrix)
+
+    return lambda matrix: dg.sum(wrap(lambda x: inner(matrix, x))(dg.asarray([0.5, -1.0])))
+
+
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        dg.grad,
+        dg.hessian,
+        lambda f: dg.jacfwd(dg.jacfwd(f)),
+        lambda f: dg.jacrev(dg.jacrev(f)),
+        lambda f: dg.function(dg.grad(f)),
+        lambda f: dg.grad(dg.function(f)),
+        lambda f: lambda x: dg.jvp(f, (x,), (dg.ones_like(x),))[1],
+        lambda f: dg.grad(lambda x: dg.recompute_grad(lambda y: y * f(x))(dg.sum(x))),
+        lambda f: dg.grad(lambda x: dg.recompute_grad(lambda: f(x))()),
+    ],
+    ids=[
+        *("gradient", "hessian", "forward twice", "reverse twice", "traced gradient"),
+        *("gradient of a trace", "forward", "within another", "within another without inputs"),
+    ],
+)
+def test_recomputation_reaches_captured_tensors(derivative):
+    found = derivative(holding(dg.recompute_grad))(dg.asarray(MATRIX))
+
+    expected = derivative(holding(lambda f: f))(dg.asarray(MATRIX))
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-13)
+
+
+def test_recomputation_reaches_what_was_computed_before_and_is_returned_as_it_is():
+    v = dg.Variable([1.0, 2.0])
+    with dg.GradientTape(persistent=True) as tape:
+        squares = v * v
+        weighed = dg.recompute_grad(lambda s: dg.sum(squares * s))(3.0 * v)
+        same, total = dg.recompute_grad(lambda: (squares, dg.sum(squares)))()
+
+    assert tape.gradient(weighed, v).numpy().tolist() == [9.0, 36.0]
+    assert tape.gradient(weighed, squares).numpy().tolist() == [3.0, 6.0]
+    assert tape.gradient(same, v).numpy().tolist() == [2.0, 4.0]
+    assert tape.gradient(total, v).numpy().tolist() == [2.0, 4.0]
+
+
+def test_recomputation_refuses_captured_tensors_of_a_batch():
+    with pytest.raises(UnsupportedOptionError, match=r"within vmap .* pass it"):
+        dg.vmap(dg.grad(holding(dg.recompute_grad)))(dg.stack([MATRIX, MATRIX]))
 
 
 def test_recomputation_keeps_no_value_of_the_function():
