@@ -144,7 +144,7 @@ def test_gradients_of_ranks_that_are_no_more_are_forgotten(monkeypatch):
     old, new = dist.RecordedCommunicator(size=3), dist.RecordedCommunicator(size=2)
     x = dg.Variable([1.0], name="x")
     accumulator = dist.GradientAccumulator(x)
-    here = "distgrad.distributed.averaging.accumulation.world"
+    here = "distgrad.distributed.launching.launch.world"
     monkeypatch.setattr(here, lambda: old)
     accumulator.add(dg.asarray([100.0]), examples=1)
 

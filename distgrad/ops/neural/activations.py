@@ -12,12 +12,19 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op
 from distgrad.core.seam import apply
-from distgrad.dtypes import DType, as_dtype, float64
+from distgrad.dtypes import DType
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import multiply, negative, operand, subtract
 from distgrad.ops.elementwise.transcendental import tanh
 from distgrad.ops.neural.softmax import sigmoid, softmax, softplus
-from distgrad.ops.rules.families import elementwise_spec, expand_to, fit, quotient, sum_of
+from distgrad.ops.rules.families import (
+    elementwise_spec,
+    expand_to,
+    fit,
+    lifted,
+    quotient,
+    sum_of,
+)
 from distgrad.ops.shaping.structure import reshape
 from distgrad.shapes import normalize_axis
 
@@ -48,7 +55,7 @@ def activation(
     of_output = keep is Keep.OUTPUT
 
     def compose(xp: Namespace, x: Array, **params: Any) -> Array:
-        return value(xp, _real(xp, x), **params)
+        return value(xp, lifted(xp, x), **params)
 
     def vjp(
         xp: Namespace, g: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
@@ -61,7 +68,7 @@ def activation(
         return getattr(xp, pulling)(tangents[0], y if of_output else xs[0], **params)
 
     def pull_compose(xp: Namespace, g: Array, kept: Array, **params: Any) -> Array:
-        return pull(xp, _real(xp, g), _real(xp, kept), **params)
+        return pull(xp, lifted(xp, g), lifted(xp, kept), **params)
 
     def pull_vjp(
         xp: Namespace, a: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
@@ -99,11 +106,6 @@ def activation(
 
 def _of_first(g: Any, kept: Any) -> DType:
     return quotient(g)
-
-
-def _real(xp: Namespace, x: Array) -> Array:
-    """Return integers in float64, and what is floating as it is."""
-    return xp.astype(x, dtype=float64) if as_dtype(x.dtype).kind in "biu" else x
 
 
 # --- GELU -----------------------------------------------------------------------------------------

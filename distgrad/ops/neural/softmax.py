@@ -16,6 +16,7 @@ from distgrad.ops.rules.dual import derivative
 from distgrad.ops.rules.families import (
     floating,
     joint,
+    lifted,
     quotient,
     unary,
     undifferentiable,
@@ -27,6 +28,7 @@ def _sigmoid_compose(xp: Namespace, x: Array) -> Array:
     if x.dtype in xp.complex_dtypes:
         return 0.5 * (xp.tanh(0.5 * x) + 1)
     # (1 + tanh(x / 2)) / 2 would round to 0 far below 0, and its logarithm be -inf.
+    x = lifted(xp, x)
     e = xp.exp(-xp.abs(x))
     tail = e / (1 + e)
     return xp.where(x < 0, tail, 1 - tail)

@@ -115,6 +115,11 @@ def quotient(*operands: Any) -> DType:
     return dtype if is_differentiable(dtype) else float64
 
 
+def lifted(xp: Namespace, x: Array) -> Array:
+    """Return integers in float64, as `quotient` says, and what is floating as it is."""
+    return xp.astype(x, dtype=float64) if as_dtype(x.dtype).kind in "biu" else x
+
+
 def boolean(*operands: Any) -> DType:
     """Return bool, whatever the operands."""
     return bool_
