@@ -82,6 +82,11 @@ class Variable(Operators):
     backend : str or Backend, optional
         Where the value lives; by default where it is, or on the backend in force.
 
+    Raises
+    ------
+    TypeError
+        If the name is no string, or the value belongs to a transformation such as `vmap`.
+
     Examples
     --------
     >>> import distgrad as dg
@@ -103,6 +108,8 @@ class Variable(Operators):
         dtype: DTypeLike | None = None,
         backend: str | Backend | None = None,
     ) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"Variable: name is {name!r}; expected a string, or None")
         source = asarray(initial_value, dtype=dtype, backend=backend)
         self.key = new_key()
         self.name = "Variable" if name is None else name

@@ -87,6 +87,12 @@ def test_a_variable_has_a_name():
     assert dg.Variable(1.0, name="encoder/bias").name == "encoder/bias"
 
 
+@pytest.mark.parametrize("name", [3, b"weights", ["w"]])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(TypeError, match="expected a string, or None"):
+        dg.Variable(1.0, name=name)
+
+
 def test_a_variable_prints_its_name_and_what_it_holds():
     x = dg.Variable([1.0, 2.0], name="bias", trainable=False)
 

@@ -10,7 +10,8 @@ from distgrad import tree
 from distgrad.distributed.averaging.exchange import describe_sources
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
-from distgrad.distributed.verbs.communicator import Communicator, check_root
+from distgrad.distributed.verbs.checks import check_root
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.in_traces import refuse_trace
 from distgrad.variable import Variable
 

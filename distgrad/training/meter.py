@@ -71,8 +71,10 @@ class MeteredCommunicator:
             shared: Any = inner
             self.want_places, self.places = shared.want_places, shared.places
         if hasattr(inner, "split"):
-            whole: Any = inner  # what can be split has these, too
-            self.split, self.machine, self.count = self._split, whole.machine, whole.count
+            self.split = self._split
+        if hasattr(inner, "machine"):
+            whole: Any = inner
+            self.machine, self.count = whole.machine, whole.count
 
     @property
     def started(self) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distgrad import tree
 from distgrad.checkpoint import CheckpointMismatchError, Manager
+from distgrad.checkpoint.files import make_directories
 from distgrad.checkpoint.leaves import collect
 from distgrad.distributed import DistributedOptimizer
 from distgrad.errors import CheckpointError
@@ -87,11 +89,13 @@ class Checkpoints:
         Raises
         ------
         JobError
-            If it is of another job, or there is one and to go on is not wanted.
+            If it is of another job, or there is one and to go on is not wanted, or none could be
+            written.
         """
         if self._manager is None:
             return 0
-        newest = self._job.first_rank(self._newest)
+        manager = self._manager
+        newest = self._job.first_rank(lambda: _newest_of(manager))
         if self._job.world.size > 1:
             newest = int(self._job.sum_over_ranks([newest or 0])[0])
         if not newest:
@@ -115,11 +119,6 @@ class Checkpoints:
                 leaf.load_state(value)
         self._saved = found.step
         return found.step
-
-    def _newest(self) -> int:
-        if self._manager is None or not self._manager.directory.is_dir():
-            return 0
-        return self._manager.latest or 0
 
     def _compare(self, metadata: dict[str, Any]) -> None:
         arguments = vars(self._job.arguments)
@@ -195,6 +194,16 @@ def closed(state: Any) -> Iterator[Any]:
 def _nest(state: Any) -> Any:
     """Return what a checkpoint holds for a state."""
     return tree.map(lambda leaf: leaf.state() if _keeps_state(leaf) else leaf, state)
+
+
+def _newest_of(manager: Manager) -> int:
+    """Return the step of the newest checkpoint, 0 for none, once one is known to be writable."""
+    try:
+        make_directories(manager.directory)
+        with tempfile.TemporaryFile(dir=manager.directory):
+            return manager.latest or 0
+    except OSError as error:
+        raise JobError(f"--checkpoint-dir {manager.directory}: {error.strerror}") from error
 
 
 def _keeps_state(leaf: Any) -> bool:

@@ -102,9 +102,21 @@ def test_reductions_without_meaning_are_refused(dtype, op):
         wire_dtype(np.dtype(dtype), op)
 
 
-@pytest.mark.parametrize("root", [-1, 1])
+@pytest.mark.parametrize("colour", [-1, 2**31, "a", None, 0.5])
+def test_a_colour_that_is_no_number_from_0_on_is_refused(colour):
+    with pytest.raises(CommunicationError, match=f"colour is {colour!r}; expected a number from 0"):
+        SerialCommunicator().split(colour)
+
+
+def test_the_only_rank_is_a_part_of_its_own():
+    part = SerialCommunicator().split(3)
+
+    assert (part.rank, part.size, part.started) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("root", [-1, 1, "0", None])
 def test_a_root_that_is_no_rank_is_refused(root):
-    with pytest.raises(CommunicationError, match=f"root {root} is not a rank"):
+    with pytest.raises(CommunicationError, match=f"root {root!r} is not a rank"):
         SerialCommunicator().broadcast(np.ones(2), root)
 
 

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from distgrad.distributed.safety.guard import Failure, Guard, Waiting
+from distgrad.distributed.safety.guard import Failure, Guard
 from distgrad.distributed.safety.loss import Losses
+from distgrad.distributed.safety.waiting import Waiting
 from distgrad.errors import RemoteRankError
 
 
@@ -13,7 +14,7 @@ from distgrad.errors import RemoteRankError
 def guard():
     """Return rank 0's guard; rank 2 has left after 5 operations of communicator 1."""
     guard = object.__new__(Guard)  # MPI is needed to make one, not to ask it
-    guard.rank, guard.grace, guard.failure = 0, 2.0, None
+    guard.rank, guard.size, guard.grace, guard.failure = 0, 3, 2.0, None
     guard.losses = Losses(None, None)
     guard.doomed = []
     guard.doom = lambda seconds, code: guard.doomed.append((seconds, code))
@@ -36,6 +37,11 @@ def test_a_rank_that_left_before_an_operation_is_missed(guard):
     )
     assert raised.value.rank == 2
     assert guard.doomed == [(2.0, 1)]
+
+
+def test_an_operation_of_some_ranks_is_told_with_them(guard):
+    with pytest.raises(RemoteRankError, match=r"\(operation 6 among ranks 0, 2\)"):
+        guard.check(waiting(members=(2, 0)))
 
 
 def test_a_rank_that_left_after_its_part_is_not_missed(guard):

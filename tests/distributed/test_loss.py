@@ -3,8 +3,9 @@
 import pytest
 
 from distgrad.distributed.safety import loss
-from distgrad.distributed.safety.guard import Guard, Waiting
+from distgrad.distributed.safety.guard import Guard
 from distgrad.distributed.safety.loss import Losses, outlives
+from distgrad.distributed.safety.waiting import Waiting
 from distgrad.errors import RankLostError
 
 

@@ -135,6 +135,24 @@ world.allreduce(np.ones(3))
     assert any(text in job.stderr for text in found)
 
 
+def test_ranks_that_wait_among_others_are_told_with_them(run_broken):
+    job = run_broken(
+        """
+world = dist.init(timeout=1.0, grace=0.5)
+part = world.split(world.rank // 2)
+fault()
+dist.allreduce(1, comm=part if world.rank == 0 else None)
+""",
+        3,
+    )
+
+    # Whoever is the first to lose patience tells of the others: all are in operation 1.
+    assert re.search(
+        r"rank 0 (has waited 1\.\d s|waits) in .* \(operation 1 among ranks 0, 1\)", job.stderr
+    )
+    assert re.search(r"rank [12] (has waited 1\.\d s|waits) in .* \(operation 1\)", job.stderr)
+
+
 def test_a_rank_that_is_late_but_comes_is_waited_for(run_job):
     job = run_job(
         """

@@ -153,6 +153,17 @@ def test_a_directory_with_a_checkpoint_is_not_overwritten(jobs, tmp_path):
     assert "holds a checkpoint already (step 20); go on from it with --resume" in jobs.output()
 
 
+@pytest.mark.parametrize("place", ["taken", "taken/below"])
+def test_where_nothing_can_be_saved_nothing_is_begun(jobs, tmp_path, place):
+    (tmp_path / "taken").write_text("a file")
+    metrics = tmp_path / "m.jsonl"
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / place, "--metrics", metrics)
+
+    assert jobs.wait(jobs.start(*arguments)) == 1
+    assert f"--checkpoint-dir {tmp_path / place}: " in jobs.output()
+    assert lines(metrics) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -22,12 +22,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from distgrad.distributed.safety import stacks
 from distgrad.distributed.safety.loss import Losses
+from distgrad.distributed.safety.waiting import Place, in_words
 from distgrad.errors import RemoteRankError, StallError
 
 _TAG = 1  # the guard's communicator carries nothing else
@@ -37,40 +38,6 @@ _ANSWER_SECONDS = 1.0  # how long the stalled wait for an answer before they nam
 _ABORT_SECONDS = 5.0  # after which a process whose MPI_Abort hangs is ended without MPI
 _FORWARDING_SECONDS = 0.3  # Hydra drops what it has not forwarded yet when a rank aborts
 _TRACEBACK_CHARACTERS = 12_000  # a note has to fit where MPI needs no partner to send it
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Where a rank waits: in which operation of which communicator, and for whom."""
-
-    communicator: int
-    number: int
-    members: tuple[int, ...]  # ranks of the world
-    what: Callable[[], str]  # the operation in words, only needed when something is wrong
-
-
-class Place(Protocol):
-    """What is read of a `Waiting`: for another thread, of which it changes."""
-
-    @property
-    def communicator(self) -> int:
-        """Which one, as `Guard.enroll` numbers them."""
-        ...
-
-    @property
-    def number(self) -> int:
-        """How many operations were begun on it."""
-        ...
-
-    @property
-    def members(self) -> tuple[int, ...]:
-        """Its ranks, as those of the world."""
-        ...
-
-    @property
-    def what(self) -> Callable[[], str]:
-        """The operation in words."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -222,7 +189,7 @@ class Guard:
                 self.doom(self.grace, 1)
                 raise RemoteRankError(
                     f"rank {rank} {note['what']} after {begun} collective operations, but rank "
-                    f"{self.rank} waits for it in {waiting.what()} (operation {waiting.number}); "
+                    f"{self.rank} waits for it in {in_words(waiting, self.size)}; "
                     "do all ranks run the same number of steps?",
                     rank,
                 )
@@ -263,8 +230,8 @@ class Guard:
                 time.sleep(0.1)  # one after the other, or the lines of several would mix
         self.doom(self.grace, 1)
         raise StallError(
-            f"rank {self.rank} has waited {seconds:.1f} s in {waiting.what()} (operation "
-            f"{waiting.number}); not arrived: {'; '.join(where) or 'nobody is known to be missing'}"
+            f"rank {self.rank} has waited {seconds:.1f} s in {in_words(waiting, self.size)}; not "
+            f"arrived: {'; '.join(where) or 'nobody is known to be missing'}"
             f"; a longer deadline: dist.init(timeout=...) or DISTGRAD_TIMEOUT",
             missing,
         )
@@ -341,7 +308,7 @@ class Guard:
         elif kind == "stalled":
             waiting = self._waiting
             at = waiting and [waiting.communicator, waiting.number]
-            what = waiting and f"{waiting.what()} (operation {waiting.number})"
+            what = waiting and in_words(waiting, self.size)
             self.send({"kind": "answer", "at": at, "what": what}, [rank])
         elif kind == "answer":
             self._answers[rank] = note

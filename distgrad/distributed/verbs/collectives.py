@@ -18,6 +18,7 @@ from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.verbs.checks import check_root
 from distgrad.distributed.verbs.collective_ops import (
     ALLGATHER,
     ALLREDUCE,
@@ -27,7 +28,7 @@ from distgrad.distributed.verbs.collective_ops import (
     PRODUCT,
     REDUCE_SCATTER,
 )
-from distgrad.distributed.verbs.communicator import Communicator, check_root
+from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.entered import Entered, enter, enter_host
 from distgrad.distributed.verbs.in_traces import exchange_lengths, refuse_trace
 from distgrad.errors import BatchError, CommunicationError

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from distgrad.distributed.verbs.checks import check_colour, check_counts, check_root, check_rows
 from distgrad.errors import CommunicationError
 
 Array = np.ndarray[Any, Any]
@@ -160,6 +161,11 @@ class SerialCommunicator:
 
     def __repr__(self) -> str:
         return "<serial communicator>"
+
+    def split(self, colour: int) -> SerialCommunicator:
+        """Return a group of the ranks that give the same number: of this one."""
+        check_colour(colour)
+        return SerialCommunicator()
 
     def allreduce(self, array: Array, op: str = "sum", *, out: Array | None = None) -> Array:
         """Return a copy of the array, or `out` filled with it."""
@@ -355,31 +361,6 @@ def wire_dtype(dtype: np.dtype[Any], op: str) -> np.dtype[Any]:
     if (op == "bor" and wire.kind not in "iu") or (op in ("min", "max") and wire.kind == "c"):
         raise CommunicationError(f"allreduce: {op!r} is not defined for dtype {dtype}")
     return wire
-
-
-def check_root(root: int, size: int) -> None:
-    """Raise a `CommunicationError` unless `root` is a rank."""
-    if not 0 <= root < size:
-        raise CommunicationError(
-            f"broadcast: root {root} is not a rank; expected 0 to {size - 1} on {size} ranks"
-        )
-
-
-def check_rows(verb: str, array: Array, size: int) -> None:
-    """Raise a `CommunicationError` unless an array has a row for each rank."""
-    if np.ndim(array) == 0 or len(array) != size:
-        raise CommunicationError(
-            f"{verb}: the array has shape {np.shape(array)}; expected a row for each of {size} "
-            "ranks along the first axis"
-        )
-
-
-def check_counts(verb: str, array: Array, count: int) -> None:
-    """Raise a `CommunicationError` unless an array is as long as its rank's counts say."""
-    if np.shape(array) != (count,):
-        raise CommunicationError(
-            f"{verb}: the array has shape {np.shape(array)}; expected ({count},), as the counts say"
-        )
 
 
 def describe(verb: str, dtype: Any, shape: tuple[int, ...]) -> str:

@@ -16,15 +16,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from distgrad.distributed.safety.guard import Guard, Waiting
-from distgrad.distributed.verbs.communicator import (
-    Array,
+from distgrad.distributed.safety.guard import Guard
+from distgrad.distributed.safety.waiting import Waiting
+from distgrad.distributed.verbs.checks import (
+    check_colour,
     check_counts,
     check_root,
     check_rows,
-    describe,
-    wire_dtype,
 )
+from distgrad.distributed.verbs.communicator import Array, describe, wire_dtype
 from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
 from distgrad.distributed.verbs.places import Places, Size
 from distgrad.distributed.verbs.sums import Sums
@@ -329,7 +329,14 @@ class MPICommunicator:
         return MPICommunicator(self._communicator, self.guard, self.local_rank, background=True)
 
     def split(self, colour: int) -> MPICommunicator:
-        """Return a communicator of the ranks that give the same number; all ranks call this."""
+        """Return a communicator of the ranks that give the same number; all ranks call this.
+
+        Raises
+        ------
+        CommunicationError
+            If it is none, or negative, which MPI keeps for itself.
+        """
+        check_colour(colour)
         part = self._communicator.Split(colour, self.rank)
         made = MPICommunicator(part, self.guard, self.local_rank, background=self._background)
         part.Free()
