@@ -30,9 +30,8 @@ _SPELLINGS = (
 )
 
 
-@cache
-def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """Return how to read and to set OpenBLAS' number of threads; None for another BLAS."""
+def _functions(*names: str) -> list[Any] | None:
+    """Return functions of OpenBLAS by its own names for them; None for another BLAS."""
     try:
         core = import_module("numpy._core._multiarray_umath")
         # The search includes the libraries that this one was linked with.
@@ -40,15 +39,34 @@ def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     except (ImportError, OSError):
         return None
     for spelling in _SPELLINGS:
-        read = getattr(library, spelling.format("get_num_threads"), None)
-        write = getattr(library, spelling.format("set_num_threads"), None)
-        if read is not None and write is not None:
-            # It only looks at a number: not worth letting go of the interpreter's lock for.
-            quick = ctypes.PYFUNCTYPE(ctypes.c_int)
-            read = quick((read.__name__, library))
-            write.argtypes, write.restype = (ctypes.c_int,), None
-            return read, write
+        found = [getattr(library, spelling.format(name), None) for name in names]
+        if None not in found:
+            return found
     return None
+
+
+@cache
+def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """Return how to read and to set OpenBLAS' number of threads; None for another BLAS."""
+    found = _functions("get_num_threads", "set_num_threads")
+    if found is None:
+        return None
+    read, write = found
+    # It only looks at a number: not worth letting go of the interpreter's lock for.
+    quick = ctypes.PYFUNCTYPE(ctypes.c_int)(ctypes.cast(read, ctypes.c_void_p).value or 0)
+    write.argtypes, write.restype = (ctypes.c_int,), None
+    return quick, write
+
+
+@cache
+def blas_core() -> str:
+    """Return for which processor OpenBLAS' kernels are that it uses; "" for another BLAS."""
+    found = _functions("get_corename")
+    if found is None:
+        return ""
+    found[0].restype = ctypes.c_char_p
+    name: bytes = found[0]()
+    return name.decode()
 
 
 def available() -> int:

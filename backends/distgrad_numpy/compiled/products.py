@@ -19,12 +19,15 @@ import numpy as np
 from distgrad.core.destinations import destination
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
+from distgrad_numpy.threads import blas_core
 
 Array = np.ndarray[Any, Any]
 
-# Products of terms: with fewer, the call costs what it saves; with more, BLAS is as quick.
-_FEW, _FEW_RIGHT_TURNED = 1 << 20, 1 << 19
+# Products of terms: with fewer, the call costs what it saves (the second number where the right side
+# is turned, or BLAS has narrower registers); with more, BLAS is as quick, if it has none narrower.
+_FEW, _FEW_BUT_DEAR = 1 << 20, 1 << 19
 _MANY = 1 << 26
+_AS_WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")
 _SHARED = 1 << 22  # from here on threads share the rows, or the columns
 _LEAST_ROWS = 8  # fewer are not worth arranging the other side for
 _STEP = 6  # rows that threads get are multiples of this: as many as registers hold
@@ -80,6 +83,16 @@ def _function() -> Callable[..., None] | None:
 
 
 @cache
+def _blas_is_narrow() -> bool:
+    """Return whether BLAS is known to use half of the width of the processor's registers.
+
+    OpenBLAS has no kernels for some processors with AVX-512, takes those of older ones, and needs
+    twice the time.
+    """
+    return blas_core() not in ("", *_AS_WIDE)
+
+
+@cache
 def _fills(columns: int) -> bool:
     """Return whether nearly all of the columns are of use that are computed for some."""
     count: Any = library.from_file("products").product_columns  # type: ignore[union-attr]
@@ -106,7 +119,10 @@ def product(
     inner, columns = b.shape
     terms = rows * depth * columns
     turned, right_turned = not a.flags.c_contiguous, not b.flags.c_contiguous
-    if not (_FEW_RIGHT_TURNED if right_turned else _FEW) <= terms <= _MANY or inner != depth:
+    narrow = _blas_is_narrow()
+    if terms < (_FEW_BUT_DEAR if right_turned or narrow else _FEW) or inner != depth:
+        return None
+    if terms > _MANY and not narrow:
         return None
     if a.dtype != _FLOAT32 or b.dtype != _FLOAT32 or rows < _LEAST_ROWS or columns < _NARROWEST:
         return None

@@ -1,5 +1,6 @@
 """Products of matrices by a compiled kernel: what BLAS gives up to rounding, and a bias added."""
 
+import platform
 import threading
 
 import numpy as np
@@ -19,7 +20,7 @@ LAYOUTS = ["plain", "left turned", "right turned", "both turned"]
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
     """Let the kernel take products of any size, and of any number of columns."""
-    for limit in ("_FEW", "_FEW_RIGHT_TURNED", "_LEAST_ROWS", "_NARROWEST", "_IN_USE"):
+    for limit in ("_FEW", "_FEW_BUT_DEAR", "_LEAST_ROWS", "_NARROWEST", "_IN_USE"):
         monkeypatch.setattr(products, limit, 0)
     products._fills.cache_clear()
     if not products._fills(64):
@@ -187,6 +188,43 @@ def test_rows_of_a_stack_are_those_of_one_matrix():
 
     np.testing.assert_array_equal(affine.linear(x, kernel, bias), flat.reshape(6, 50, 128))
     np.testing.assert_array_equal(kernels.matmul(x, kernel) + bias, flat.reshape(6, 50, 128))
+
+
+@pytest.fixture
+def blas_for(monkeypatch):
+    """A function that makes BLAS say for which processor its kernels are."""
+
+    def says(core):
+        monkeypatch.setattr(products, "blas_core", lambda: core)
+        products._blas_is_narrow.cache_clear()
+
+    yield says
+    products._blas_is_narrow.cache_clear()
+
+
+@pytest.mark.parametrize("core", ["", "SkylakeX", "Cooperlake", "SapphireRapids"])
+def test_large_products_are_left_to_a_blas_with_registers_as_wide(core, blas_for):
+    blas_for(core)
+
+    assert products.product(normal(512, 512), normal(512, 257)) is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_large_products_are_taken_from_a_blas_for_older_processors(layout, blas_for):
+    blas_for("Haswell")
+    a, b = factors((1024, 517, 300), layout)
+
+    found = products.product(a, b)
+
+    scale = np.abs(a).astype(np.float64) @ np.abs(b)
+    assert np.all(np.abs(found - a.astype(np.float64) @ b) <= 1e-6 * scale)
+
+
+def test_blas_says_for_which_processor_its_kernels_are():
+    known = {*products._AS_WIDE, "Haswell", "Zen", "Sandybridge", "Nehalem", "Prescott"}
+    core = threads.blas_core()
+
+    assert core == "" or core in known or platform.machine() != "x86_64"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.complex64])
