@@ -17,6 +17,7 @@ from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
 from distgrad_numpy.compiled.offers import function
 from distgrad_numpy.compiled.panels import aligned, dense
+from distgrad_numpy.products import matmul
 
 Array = np.ndarray[Any, Any]
 
@@ -82,7 +83,7 @@ def _over_examples(x: Array, units: int, run: Callable[..., None], *arguments: A
 
 def _product(x: Array, kernel: Array) -> Array:
     """Return x @ kernel for all steps."""
-    flat: Array = np.matmul(x.reshape(-1, x.shape[-1]), kernel)
+    flat: Array = matmul(x.reshape(-1, x.shape[-1]), kernel)
     return flat.reshape(*x.shape[:2], kernel.shape[1])
 
 
@@ -107,11 +108,10 @@ def _weight_cotangents(x: Array, h: Array, outputs: Array, own: Array, past: Arr
     """Return the cotangents of both kernels, from those of the sums that they go into."""
     flat_own, flat_past = (each.reshape(-1, each.shape[-1]) for each in (own, past))
     batch, units = h.shape
-    # Long sums of few products, for which BLAS is as quick as panels.
-    to_recurrent = np.matmul(outputs[:-1].reshape(-1, units).T, flat_past[batch:])
+    to_recurrent = matmul(outputs[:-1].reshape(-1, units).T, flat_past[batch:])
     if h.any():
-        to_recurrent += np.matmul(h.T, flat_past[:batch])
-    return [np.matmul(x.reshape(-1, x.shape[-1]).T, flat_own), to_recurrent]
+        to_recurrent += matmul(h.T, flat_past[:batch])
+    return [matmul(x.reshape(-1, x.shape[-1]).T, flat_own), to_recurrent]
 
 
 # --- LSTM -----------------------------------------------------------------------------------------

@@ -129,12 +129,15 @@ static void lstm_vjp(index_t begin, index_t end, index_t steps, index_t batch, i
             const float *cell = cells + at, *g_output = g_outputs + at;
             const float *to_output = to_h + row * wide, *g_cell = g_cells ? g_cells + at : nullptr;
             float *to_cell = to_c + row * units, *sum = sums + 4 * at;
+            // Not in the loop below: vectors of what is not there, masked out, cost a hundred cycles.
+            if (g_cell)
+                for (index_t u = 0; u < units; ++u) to_cell[u] += g_cell[u];
 #pragma omp simd
             for (index_t u = 0; u < units; ++u) {
                 const float i = own[u], f = own[u + units];
                 const float g = own[u + 2 * units], o = own[u + 3 * units];
                 const float squashed = squash(cell[u]), to_out = to_output[u] + g_output[u];
-                float to = to_cell[u] + (g_cell ? g_cell[u] : 0.0f);
+                float to = to_cell[u];
                 // c also has the cotangent that comes by way of h = o tanh(c).
                 to += to_out * (o * (1.0f - squashed * squashed));
                 sum[u] = to * (g * (i * (1.0f - i)));
