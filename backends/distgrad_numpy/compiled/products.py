@@ -23,8 +23,8 @@ from distgrad_numpy.threads import blas_core
 
 Array = np.ndarray[Any, Any]
 
-# Products of terms: with fewer, the call costs what it saves (the second number where the right side
-# is turned, or BLAS has narrower registers); with more, BLAS is as quick, if it has none narrower.
+# Products of terms: with fewer, the call costs what it saves (the second number is for a right side
+# that is turned, or a BLAS with narrower registers); with more, another BLAS is as quick.
 _FEW, _FEW_BUT_DEAR = 1 << 20, 1 << 19
 _MANY = 1 << 26
 _AS_WIDE = ("SkylakeX", "Cooperlake", "SapphireRapids")
