@@ -1,6 +1,5 @@
 """Products of matrices by a compiled kernel: what BLAS gives up to rounding, and a bias added."""
 
-import platform
 import threading
 
 import numpy as np
@@ -221,10 +220,9 @@ def test_large_products_are_taken_from_a_blas_for_older_processors(layout, blas_
 
 
 def test_blas_says_for_which_processor_its_kernels_are():
-    known = {*products._AS_WIDE, "Haswell", "Zen", "Sandybridge", "Nehalem", "Prescott"}
     core = threads.blas_core()
 
-    assert core == "" or core in known or platform.machine() != "x86_64"
+    assert core.isalnum() == (threads._openblas() is not None)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.complex64])
