@@ -22,6 +22,41 @@ from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
 
+class _Outside:
+    """What values are known within a call; what else others follow has been captured.
+
+    Parameters
+    ----------
+    followers : sequence of Listener
+        Who may follow captured values.
+    inputs : sequence of Tensor or Variable
+        The inputs of the call.
+    """
+
+    def __init__(self, followers: Sequence[Any], inputs: Sequence[Any]) -> None:
+        self._followers = followers
+        self._known: set[int] = {key for each in inputs for key in _identities(each).values()}
+
+    def knows(self, key: int) -> None:
+        """Note a value that was computed within, or is left to others."""
+        self._known.add(key)
+
+    def knows_result(self, op: Op, output: Any) -> None:
+        """Note what an operation has computed within."""
+        self._known.update(each.key for each in (output if op.outputs != 1 else (output,)))
+
+    def follows(self, key: int) -> bool:
+        """Return whether somebody follows a value."""
+        return any(each.follows(key) for each in self._followers)
+
+    def is_captured(self, key: int) -> bool:
+        """Return whether a value turns up for the first time that was captured."""
+        if key in self._known:
+            return False
+        self._known.add(key)
+        return self.follows(key)
+
+
 class CapturedPath(Recorder):
     """A recorder that, while a function runs, follows what others follow and is no input of it.
 
@@ -36,10 +71,8 @@ class CapturedPath(Recorder):
 
     def __init__(self, outside: Sequence[Any], inputs: Sequence[Any]) -> None:
         super().__init__()
-        self._outside = outside
+        self._outside = _Outside(outside, inputs)
         self._captured: dict[int, Tensor] = {}
-        # Inputs, and what was computed of anything: what else turns up has been captured.
-        self._known: set[int] = {key for each in inputs for key in _identities(each).values()}
 
     @contextmanager
     def hearing(self) -> Iterator[None]:
@@ -54,7 +87,7 @@ class CapturedPath(Recorder):
     def hear_read(self, variable: Variable) -> None:
         """Leave a trainable variable to the rule (called by the seam)."""
         if variable.trainable:
-            self._known.add(variable.key)
+            self._outside.knows(variable.key)
 
     def hear(
         self,
@@ -70,13 +103,10 @@ class CapturedPath(Recorder):
             if key:
                 self._meet(key, array, kernels)
         super().hear(op, keys, arrays, params, output, kernels)
-        self._known.update(each.key for each in (output if op.outputs != 1 else (output,)))
+        self._outside.knows_result(op, output)
 
     def _meet(self, key: int, array: Any, kernels: Any) -> None:
-        if key in self._known:
-            return
-        self._known.add(key)
-        if any(each.follows(key) for each in self._outside):
+        if self._outside.is_captured(key):
             self.follow(key)
             self._captured[key] = Tensor(array, kernels, key)
 
@@ -116,17 +146,16 @@ class CapturedTensors:
 
     def __init__(self, name: str, outside: Sequence[Any], inputs: Sequence[Any]) -> None:
         self.tensors: list[Tensor] = []
-        self._name, self._outside = name, outside
-        self._known: set[int] = {key for each in inputs for key in _identities(each).values()}
+        self._name, self._outside = name, _Outside(outside, inputs)
 
     def hear_read(self, variable: Variable) -> None:
         """Take no notice of a trainable variable: others do."""
         if variable.trainable:
-            self._known.add(variable.key)
+            self._outside.knows(variable.key)
 
     def follows(self, key: int) -> bool:
         """Return whether somebody outside follows a value: calls within ask for what they hold."""
-        return any(each.follows(key) for each in self._outside)
+        return self._outside.follows(key)
 
     def hear(
         self,
@@ -139,9 +168,9 @@ class CapturedTensors:
     ) -> None:
         """Note what an operation reads (called by the seam)."""
         for key, array in zip(keys, arrays, strict=True):
-            if key and key not in self._known:
+            if key:
                 self.meet(Tensor(array, kernels, key))
-        self._known.update(each.key for each in (output if op.outputs != 1 else (output,)))
+        self._outside.knows_result(op, output)
 
     def meet(self, tensor: Tensor) -> None:
         """Note a tensor, if somebody follows it and it is not known.
@@ -151,10 +180,7 @@ class CapturedTensors:
         UnsupportedOptionError
             If it belongs to a batch, and is another one when the function runs again.
         """
-        if tensor.key in self._known:
-            return
-        self._known.add(tensor.key)
-        if not self.follows(tensor.key):
+        if not self._outside.is_captured(tensor.key):
             return
         if isinstance(tensor.array, Batched):
             raise UnsupportedOptionError(
