@@ -21,7 +21,6 @@ NUMBERS = (bool, int, float, complex, np.generic)
 CONVERTING = ("array", "asarray", "asanyarray", "ascontiguousarray")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 LEVELS = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2, "c": 3}
-HOSTS = {"cupy": np, "cupyx.scipy.special": scipy.special}
 
 
 class RefusedError(TypeError):
