@@ -5,6 +5,7 @@ import pytest
 
 import distgrad as dg
 import distgrad.distributed as dist
+from distgrad.errors import CommunicationError
 from distgrad.testing.collectives import CASES, assert_same, on_one_process, on_this_rank, target
 
 
@@ -61,3 +62,11 @@ def test_arrays_of_another_byte_order_travel_as_numbers():
     np.testing.assert_array_equal(dist.alltoall(x), np.tile(own, world.size))
     np.testing.assert_allclose(dist.average(x), plain)
     np.testing.assert_array_equal(world.allreduce(x), world.size * plain)
+
+
+@pytest.mark.parametrize("colour", [None, "a", -1, 0.5])
+def test_a_colour_that_is_no_number_is_refused_before_anything_is_sent(colour):
+    with pytest.raises(CommunicationError, match=f"split: colour is {colour!r}; expected a number"):
+        dist.world().split(colour)
+
+    assert dist.allreduce(1) == dist.world().size

@@ -72,6 +72,16 @@ def test_reading_starts_again_from_zero():
     assert (cost.seconds, cost.bytes_sent) == (0, 0)
 
 
+def test_a_part_of_a_single_process_is_measured_with_it():
+    whole = MeteredCommunicator(SerialCommunicator())
+
+    part = whole.split(0)
+
+    assert (part.rank, part.size) == (0, 1)
+    assert not hasattr(whole, "machine")
+    assert part.allreduce(np.ones(2)).tolist() == [1.0, 1.0]
+
+
 def test_a_single_process_communicates_nothing():
     metered = MeteredCommunicator(SerialCommunicator())
     metered.allreduce(np.ones(3))
