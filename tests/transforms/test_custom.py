@@ -293,10 +293,12 @@ def test_recomputation_reaches_what_was_computed_before_and_is_returned_as_it_is
         squares = v * v
         weighed = dg.recompute_grad(lambda s: dg.sum(squares * s))(3.0 * v)
         same, total = dg.recompute_grad(lambda: (squares, dg.sum(squares)))()
+        alone = dg.recompute_grad(lambda: squares)()
 
     assert tape.gradient(weighed, v).numpy().tolist() == [9.0, 36.0]
     assert tape.gradient(weighed, squares).numpy().tolist() == [3.0, 6.0]
     assert tape.gradient(same, v).numpy().tolist() == [2.0, 4.0]
+    assert tape.gradient(alone, v).numpy().tolist() == [2.0, 4.0]
     assert tape.gradient(total, v).numpy().tolist() == [2.0, 4.0]
 
 
