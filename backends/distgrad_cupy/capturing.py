@@ -181,7 +181,7 @@ class Captured:
         with graphs.preparing(), cuda.using_allocator(self._pool.malloc), stream:
             self._room = graphs.products.workspace()
             self._given = [module.empty(a.shape, a.dtype) for a in arrays]
-            copy_all(self._run, [module.ascontiguousarray(a) for a in arrays], self._given)
+            copy_all(self._run, [module.asarray(a, order="C") for a in arrays], self._given)
             with graphs.products.own(self._room):
                 run(self._given)  # so that the pool has memory for all that follows
                 self._graph, outputs = _recorded(graphs, stream, run, self._given)
@@ -225,7 +225,7 @@ class Captured:
             if stream.ptr != self._stream:  # the last launch still reads and writes the arrays
                 stream.wait_event(self._done)
                 self._stream = stream.ptr
-            own = [module.ascontiguousarray(array) for array in arrays]
+            own = [module.asarray(array, order="C") for array in arrays]
             copy_all(self._run, own, self._given)
             self._graph.launch(stream)
             found = [
@@ -257,7 +257,7 @@ def _recorded(graphs: Graphs, stream: Any, run: Run, given: list[Array]) -> tupl
         stream.begin_capture()
         try:
             outputs = [
-                each if id(each) in passed else module.ascontiguousarray(each)
+                each if id(each) in passed else module.asarray(each, order="C")
                 for each in run(given)
             ]
         except BaseException as error:  # raised below, once the stream is free

@@ -37,6 +37,8 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
         "fft": partial(_transformed, run, "fft"),
         "ifft": partial(_transformed, run, "ifft"),
         "floor_divide": partial(_floor_divide, run),
+        "scatter_max": partial(_scatter_extreme, run, "scatter_max"),
+        "scatter_min": partial(_scatter_extreme, run, "scatter_min"),
     }
 
 
@@ -116,3 +118,38 @@ def _floor_divide(run: Runner, a: Any, b: Any) -> Array:
 
 def _is_infinite(module: Any, operand: Any) -> Any:
     return module.isinf(operand) if hasattr(operand, "dtype") else math.isinf(operand)
+
+
+# --- extremes at places ---------------------------------------------------------------------------
+
+
+def _scatter_extreme(
+    run: Runner, name: str, values: Array, *arrays: Array, index: Any, shape: Any
+) -> Array:
+    """Return the extremes of values at the places of a subscript, NaN where one of them is.
+
+    Notes
+    -----
+    CuPy's `maximum.at` rounds double precision to single and passes over NaN. Integers in the
+    order of the numbers have neither fault: of a positive number its bits, of a negative one the
+    bits but for the sign turned over.
+    """
+    module, dtype = run.module, as_dtype(values.dtype)
+    joined = partial(_adapted, run, name, index=index, shape=shape)
+    if dtype.kind in "biu" and dtype.itemsize < 4:
+        wide = joined(values.astype(np.int32), *arrays)
+        limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return module.clip(wide, *limits).astype(dtype)  # the identity of places without values
+    if dtype.kind in "biu":
+        return joined(values, *arrays)
+    wide_dtype = np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+    whole = np.dtype(f"i{wide_dtype.itemsize}")
+    lowest, highest = np.iinfo(whole).min, np.iinfo(whole).max
+    undefined, untouched = (highest, lowest) if name == "scatter_max" else (lowest, highest)
+    numbers = module.asarray(values, order="C").astype(wide_dtype, copy=False)
+    bits = numbers.view(whole)
+    ordered = module.where(bits < 0, bits ^ highest, bits)
+    found = joined(module.where(module.isnan(numbers), undefined, ordered), *arrays)
+    result = module.where(found < 0, found ^ highest, found).view(wide_dtype)
+    identity = -np.inf if name == "scatter_max" else np.inf
+    return module.where(found == untouched, identity, result).astype(dtype, copy=False)

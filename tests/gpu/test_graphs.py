@@ -166,11 +166,11 @@ def test_results_stay_what_they_are_when_the_graph_runs_again(cupy_backend):
 
 
 def test_what_waits_for_the_device_goes_on_by_the_executor(cupy_backend, said):
-    f = dg.function(lambda x: dg.linalg.inv(x @ x.T + dg.eye(3, dtype="float32")))
-    x = array((3, 5))
+    f = dg.function(lambda x, shift: dg.linalg.inv(x @ x.T + shift))
+    x, eye = array((3, 5)), dg.asarray(np.eye(3, dtype=np.float32), backend="cupy")
 
     for _ in range(5):
-        found = f(x).numpy()
+        found = f(x, eye).numpy()
 
     np.testing.assert_allclose(found, np.linalg.inv(x.numpy() @ x.numpy().T + np.eye(3)), rtol=1e-3)
     # Whether cuSOLVER can be captured is its own affair; a function that is not says so once.

@@ -6,7 +6,9 @@ import pytest
 from distgrad.testing import rules
 from distgrad.testing.samples import samples
 
-PORTABLE = [sample for sample in samples() if sample.operation != "transfer"]
+# Of the device, not of values: where something lies, and where it is moved to.
+PLACES = ("transfer", "to_device")
+PORTABLE = [sample for sample in samples() if sample.operation not in PLACES]
 DIFFERENTIABLE = [sample for sample in PORTABLE if sample.sources]
 COMPLEX = [sample.rotated() for sample in DIFFERENTIABLE if sample.takes_complex]
 
