@@ -4,8 +4,9 @@ CuPy's `add.at` adds by atomics, whose order, and so whose rounding, differs fro
 positions are sorted first, stably, and each run of equal ones is added up by a thread for each
 column: a position that occurs n times takes n steps, one after the other. So it is always, not only
 where somebody asks for it: the same training gives the same bits, and atomics on few rows are slow.
-Complex numbers and integers, indices of several axes and positions that lie on the host are CuPy's;
-sums of integers are the same in every order.
+Indices of several axes and positions that lie on the host are CuPy's, and so are integers, whose
+sums are the same in every order. It adds neither complex numbers, here added by parts, nor what is
+narrower than it has atomics for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.core.op import Placeholder
+from distgrad.dtypes import as_dtype
 from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for
 
 Array = Any
@@ -42,10 +44,19 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
 
 
 def _scatter_add(run: Runner, values: Array, *arrays: Array, index: Any, shape: Any) -> Array:
+    scatter = partial(_scatter_add, run, index=index, shape=shape)
+    dtype, kind = values.dtype, as_dtype(values.dtype).kind
+    if kind == "c":
+        result = run.module.empty(shape, dtype)
+        result.real, result.imag = scatter(values.real, *arrays), scatter(values.imag, *arrays)
+        return result
+    wide = np.int32 if kind in "biu" else np.float32
+    if dtype.name not in ELEMENTS and dtype.itemsize < 4:
+        return scatter(values.astype(wide), *arrays).astype(dtype)
     fits = index == _ROWS and arrays[0].dtype.kind in "iu" and arrays[0].size > 0
-    if not fits or values.dtype.name not in ELEMENTS or not prod(shape):
-        scatter = ADAPTERS["scatter_add"]
-        return scatter(run.namespace().backend, values, *arrays, index=index, shape=shape)
+    if not fits or dtype.name not in ELEMENTS or not prod(shape):
+        by_cupy = ADAPTERS["scatter_add"]
+        return by_cupy(run.namespace().backend, values, *arrays, index=index, shape=shape)
     result = run.module.zeros(shape, values.dtype)
     rows = run.module.broadcast_to(values, (*arrays[0].shape, *shape[1:]))
     _add_runs(run, rows, arrays[0], result, onto=False)

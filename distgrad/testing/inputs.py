@@ -24,6 +24,8 @@ Interval: TypeAlias = tuple[float, float]
 ANY: Interval = (-2.1, 2.0)  # both signs, no 0
 SHIFTED: Interval = (-1.9, 2.15)  # like ANY, with no value in common
 
+Invariants: TypeAlias = Callable[..., tuple[Any, ...]]
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -47,6 +49,9 @@ class Sample:
         ``invariants(module, *outputs) -> tuple`` in the names that NumPy and distgrad share: what
         of the results is not left to the kernel's choice, such as the phases of eigenvectors.
         Where it is given, results and differences are compared in these alone.
+    scale : float
+        The size of the numbers whose differences the results are, where these vanish: two
+        kernels agree up to rounding of this size.
     """
 
     operation: str
@@ -55,7 +60,8 @@ class Sample:
     params: dict[str, Any] = field(default_factory=dict)
     is_static: bool = True
     takes_complex: bool | None = None
-    invariants: Callable[..., tuple[Any, ...]] | None = None
+    invariants: Invariants | None = None
+    scale: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.operation}-{self.variant}"

@@ -25,7 +25,7 @@ from distgrad.errors import TraceError
 from distgrad.ops.picking.gathering import Rows
 from distgrad.tape.records import kept
 from distgrad.testing.gradients import rounding_tolerance
-from distgrad.testing.inputs import HostArray, Sample
+from distgrad.testing.inputs import HostArray, Invariants, Sample
 from distgrad.vectorizing import vmap
 
 
@@ -165,11 +165,11 @@ def check_agreement(sample: Sample, backend: str | Backend, reference: str = "nu
                 f"{sample}: the result is {spec_of(given)}, on {reference} it is {spec_of(wanted)}"
             )
     for given, wanted in zip(done.settled(), expected.settled(), strict=True):
-        assert_close(given, wanted, f"{sample}: result")
+        assert_close(given, wanted, f"{sample}: result", sample.scale)
     if not sample.sources:
         return
     if sample.invariants is not None:
-        _check_settled_derivatives(done, expected)
+        _check_settled_derivatives(done, expected, sample.invariants)
         return
     needs = _mask(sample, sample.sources)
     cotangent = expected.random_cotangent()
@@ -183,18 +183,22 @@ def check_agreement(sample: Sample, backend: str | Backend, reference: str = "nu
         assert_close(given, wanted, f"{sample}: tangent")
 
 
-def _check_settled_derivatives(done: Call, expected: Call) -> None:
+def _check_settled_derivatives(done: Call, expected: Call, invariants: Invariants) -> None:
     """Check the derivatives of what is settled; those of phases depend on which a kernel chose."""
     sample = done.sample
     tangents = [t for t in expected.random_tangents(sample.sources) if t is not None]
     cotangents = [_random(each, seed=100 + n) for n, each in enumerate(expected.settled())]
-    derivatives = [_settled_derivatives(each, tangents, cotangents) for each in (done, expected)]
+    derivatives = [
+        _settled_derivatives(each, invariants, tangents, cotangents) for each in (done, expected)
+    ]
     for what, given, wanted in zip(("cotangent", "tangent"), *derivatives, strict=True):
         for number, (one, other) in enumerate(zip(given, wanted, strict=True)):
             assert_close(one.numpy(), other.numpy(), f"{sample}: {what} {number}")
 
 
-def _settled_derivatives(done: Call, tangents: Any, cotangents: Any) -> tuple[Any, Any]:
+def _settled_derivatives(
+    done: Call, invariants: Invariants, tangents: Any, cotangents: Any
+) -> tuple[Any, Any]:
     """Return the cotangents of a call's sources and the tangents of what is settled of it."""
     sample, asarray = done.sample, done.kernels.backend.asarray
     arrays: list[Any] = list(done.arrays)
@@ -203,8 +207,7 @@ def _settled_derivatives(done: Call, tangents: Any, cotangents: Any) -> tuple[An
     def settled(*sources: Any) -> list[Any]:
         for place, each in zip(sample.sources, sources, strict=True):
             arrays[place] = each
-        assert sample.invariants is not None
-        return [*sample.invariants(dg, *each_of(apply(sample.op, *arrays, **sample.params)))]
+        return [*invariants(dg, *each_of(apply(sample.op, *arrays, **sample.params)))]
 
     pullback = dg.vjp(settled, *own)[1]
     pulled = pullback([dg.asarray(asarray(each)) for each in cotangents])
@@ -318,8 +321,11 @@ def _check_batched(sample: Sample, chosen: Sequence[int], one_by_one: bool) -> N
 # --- comparisons and directions -------------------------------------------------------------------
 
 
-def assert_close(given: Any, expected: Any, what: str) -> None:
-    """Check that two arrays agree in shape, and in value up to rounding in the narrower dtype."""
+def assert_close(given: Any, expected: Any, what: str, scale: float = 0.0) -> None:
+    """Check that two arrays agree in shape, and in value up to rounding in the narrower dtype.
+
+    What may be rounded away is relative to the greatest value expected, and to `scale`.
+    """
     given, expected = np.asarray(given), np.asarray(expected)
     if given.shape != expected.shape:
         raise AssertionError(f"{what}: shape {given.shape}; expected {expected.shape}")
@@ -330,7 +336,7 @@ def assert_close(given: Any, expected: Any, what: str) -> None:
         given,
         expected,
         rtol=tolerance,
-        atol=tolerance * float(finite.max(initial=0.0)),
+        atol=tolerance * float(finite.max(initial=scale)),
         err_msg=what,
     )
 
