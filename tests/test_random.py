@@ -529,6 +529,20 @@ MISUSE = {
     "negative state": (lambda: Generator.from_state([1, 2, -3]), ValueError, "three integers"),
     "floating index": (lambda: Generator(0).fold_in(0.5), TypeError, "expected an integer"),
     "too many": (lambda: Generator(0).choice(3, 4, replace=False), ValueError, "no more than"),
+    "probabilities above 1": (
+        lambda: Generator(0).choice(2, 3, p=[5.0, 5.0]),
+        ValueError,
+        r"p adds up to 10; expected 1, as of p / p.sum\(\)",
+    ),
+    "probabilities below 1": (lambda: Generator(0).choice(2, p=[0.5, 0.499]), ValueError, "0.999"),
+    "negative probability": (
+        lambda: Generator(0).choice(2, p=dg.asarray([1.5, -0.5])),
+        ValueError,
+        "a probability in p is -0.5; expected 0 or more",
+    ),
+    "no probability": (lambda: Generator(0).choice(2, p=[math.nan, 1]), ValueError, "p is nan"),
+    "no options": (lambda: Generator(0).choice(0, p=np.zeros(0)), ValueError, "adds up to 0"),
+    "complex probabilities": (lambda: Generator(0).choice(1, p=[1j]), errors.DTypeError, "choice"),
     "rate": (lambda: Generator(0).poisson([1.0, -0.5]), ValueError, "a rate is -0.5; expected 0"),
     "no rate": (lambda: Generator(0).poisson(math.nan), ValueError, "a rate is nan"),
     "dtype of counts": (lambda: Generator(0).poisson(1.0, dtype="bool"), errors.DTypeError, "bool"),
@@ -543,6 +557,28 @@ def test_misuse_is_named_with_what_was_expected(name):
 
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_choice_takes_probabilities_that_add_up_to_one_within_their_precision(dtype):
+    p = np.full(7, 1 / 7, dtype)  # seven halves of a unit in the last place off, at most
+
+    assert host(Generator(0).choice(7, 5, p=p)).shape == (5,)
+
+
+def test_choice_takes_integer_probabilities():
+    assert host(Generator(0).choice(3, 4, p=[0, 1, 0])).tolist() == [1, 1, 1, 1]
+
+
+def test_choice_with_unknown_probabilities_draws_by_their_shares():
+    def draw(p):
+        return Generator(0).choice(4, 9, p=p)
+
+    p = dg.asarray([0.1, 0.4, 0.3, 0.2])
+
+    for way in (dg.function(draw), lambda p: dg.vmap(draw)(dg.stack([p]))[0]):
+        assert host(way(p)).tolist() == host(draw(p)).tolist()
+        assert host(way(2 * p)).tolist() == host(draw(p)).tolist()
 
 
 @pytest.mark.parametrize(("logits", "axis"), [(1.0, -1), (np.zeros((2, 3)), 2)])

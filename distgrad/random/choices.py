@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
-from distgrad.dtypes import int64
+import numpy as np
+
+from distgrad.dtypes import default_dtype, int64
+from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.comparison import less_equal
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.reducing.running import cumulative_sum
 from distgrad.ops.shaping.structure import astype, expand_dims, permute_dims
+from distgrad.promotion import finfo
+from distgrad.random.arguments import floating_dtype
 from distgrad.shapes import normalize_axis
 
 
@@ -44,3 +50,38 @@ def check_without_replacement(wanted: int, count: int, p: Any) -> None:
             f"choice: {wanted} are to be drawn without replacement of {count}; expected no "
             "more than there are"
         )
+
+
+def as_probabilities(p: Any, count: int) -> Any:
+    """Return the probabilities of so many options, in a floating dtype.
+
+    Parameters
+    ----------
+    p : Tensor
+        One for each option; integers become the default dtype.
+    count : int
+        How many options there are.
+
+    Raises
+    ------
+    ShapeError
+        If there are more or fewer probabilities than options.
+    ValueError
+        If one is negative or not finite, or their sum differs from 1 by more than the square root
+        of their dtype's precision, as in NumPy. What a transformation holds has no values to look
+        at, and passes.
+    """
+    if p.shape != (count,):
+        raise ShapeError(f"choice: p has shape {p.shape}; expected ({count},)")
+    if p.dtype.kind in "biu":
+        p = astype(p, default_dtype())
+    floating_dtype("choice", p.dtype)
+    if p.kernels.level:
+        return p
+    values = np.asarray(p.numpy(), np.float64)
+    if bad := [value for value in values.tolist() if not 0 <= value < np.inf]:
+        raise ValueError(f"choice: a probability in p is {bad[0]}; expected 0 or more")
+    total = float(values.sum())
+    if abs(total - 1) > sqrt(finfo(p.dtype).eps):
+        raise ValueError(f"choice: p adds up to {total:.6g}; expected 1, as of p / p.sum()")
+    return p

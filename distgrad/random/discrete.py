@@ -27,7 +27,12 @@ from distgrad.ops.random import (
 )
 from distgrad.ops.shaping.structure import broadcast_to, reshape
 from distgrad.random.arguments import as_integer, as_shape, floating_dtype, is_number
-from distgrad.random.choices import axis_to_back, check_without_replacement, places_by_weight
+from distgrad.random.choices import (
+    as_probabilities,
+    axis_to_back,
+    check_without_replacement,
+    places_by_weight,
+)
 from distgrad.random.continuous import uniform
 from distgrad.random.source import Rows, Source
 from distgrad.shapes import broadcast
@@ -210,14 +215,17 @@ def choice(
     replace : bool
         Whether an option may be drawn again.
     p : Tensor or array, optional
-        The probability of each option; equal ones by default. Needs `replace`.
+        The probability of each option; equal ones by default. They add up to 1, to the square
+        root of their dtype's precision. Needs `replace`.
     axis : int
         The axis of the options.
 
     Raises
     ------
     ValueError
-        If more are to be drawn without replacement than there are, or with probabilities.
+        If more are to be drawn without replacement than there are, or with probabilities; if a
+        probability is negative, or they do not add up to 1. In a traced function and in `vmap`,
+        where their values are not known, they are taken as shares of their sum.
     """
     among = None if isinstance(options, int) else asarray(options, backend=source._home(options))
     count = options if among is None else among.shape[axis]
@@ -228,8 +236,6 @@ def choice(
     elif p is None:
         places = integers(source, 0, count, wanted)
     else:
-        weights = asarray(p, backend=source._home(p))
-        if weights.shape != (count,):
-            raise ShapeError(f"choice: p has shape {weights.shape}; expected ({count},)")
+        weights = as_probabilities(asarray(p, backend=source._home(p)), count)
         places = places_by_weight(weights, uniform(source, wanted, dtype=weights.dtype))
     return places if among is None else take(among, places, axis=axis)
