@@ -124,11 +124,33 @@ def _one_result(name: str) -> Callable[..., Any]:
 # --- factorisations -------------------------------------------------------------------------------
 
 
-def eigh(backend: Any, a: Any) -> tuple[Any, ...]:
-    """Return eigenvalues and eigenvectors of the Hermitian matrices with these lower triangles."""
-    (wide,), narrow = _widened(backend, a)
-    results = _computed(backend, "eigh", wide)
+def eigh(backend: Any, a: Any, upper: bool = False) -> tuple[Any, ...]:
+    """Return eigenvalues and eigenvectors of the Hermitian matrices with these triangles."""
+    results, narrow = _of_triangle(backend, "eigh", a, upper)
     return tuple(results) if narrow is None else tuple(_cast(backend, r, narrow) for r in results)
+
+
+def eigvalsh(backend: Any, a: Any, upper: bool = False) -> Any:
+    """Return the eigenvalues of the Hermitian matrices with these triangles."""
+    result, narrow = _of_triangle(backend, "eigvalsh", a, upper)
+    return result if narrow is None else _cast(backend, result, narrow)
+
+
+def _of_triangle(backend: Any, name: str, a: Any, upper: bool) -> tuple[Any, Any]:
+    """Return what comes of one triangle of matrices, and the dtype it is to have if narrower.
+
+    LAPACK answers otherwise for the upper triangle than for its adjoint: with other signs.
+    """
+    (wide,), narrow = _widened(backend, a)
+    if not upper:
+        return _computed(backend, name, wide), narrow
+    if backend.speaks_numpy:
+        return _computed(backend, name, wide, UPLO="U"), narrow
+    module = backend.module  # the array API standard has no argument for the triangle
+    turned = module.matrix_transpose(wide)
+    if as_dtype(wide.dtype).kind == "c":
+        turned = module.conj(turned)
+    return _computed(backend, name, turned), narrow
 
 
 def svd(backend: Any, a: Any, full_matrices: bool = False) -> tuple[Any, ...]:
@@ -308,8 +330,9 @@ def _pade(backend: Any, a: Any) -> Any:
 
 
 LINALG: dict[str, Callable[..., Any]] = {
-    **{name: _one_result(name) for name in ("cholesky", "eigvalsh", "inv", "solve", "det")},
+    **{name: _one_result(name) for name in ("cholesky", "inv", "solve", "det")},
     "eigh": eigh,
+    "eigvalsh": eigvalsh,
     "svd": svd,
     "svdvals": svdvals,
     "qr": qr,

@@ -12,15 +12,14 @@ from distgrad.ops.linalg.matrices import (
     as_row,
     check_square,
     complex_of,
-    cotangent_of_lower,
+    cotangent_of_triangle,
     diagonal_of,
     floating_of,
-    hermitian_from_lower,
+    hermitian_from_triangle,
     inverse_gaps,
     real_of,
     with_diagonal,
 )
-from distgrad.ops.linalg.parts import adjoint as adjoint_of
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import brought_back, conjugate, real_cotangent
 
@@ -42,7 +41,7 @@ class EigResult(NamedTuple):
 # --- Hermitian matrices ---------------------------------------------------------------------------
 
 
-def _eigh_spec(a: Spec) -> tuple[Spec, Spec]:
+def _eigh_spec(a: Spec, *, upper: bool = False) -> tuple[Spec, Spec]:
     check_square("eigh", a)
     shape = tuple(a.shape)
     return Spec(shape[:-1], real_of(a)), Spec(shape, floating_of(a))
@@ -54,12 +53,13 @@ def _eigh_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) -
     inner = inverse_gaps(xp, values) * (adjoint(xp, vectors) @ to_vectors)
     on_diagonal = real_cotangent(xp, to_values)
     inner = inner + with_diagonal(xp, on_diagonal, tuple(vectors.shape))
-    return (cotangent_of_lower(xp, vectors @ inner @ adjoint(xp, vectors)),)
+    return (cotangent_of_triangle(xp, vectors @ inner @ adjoint(xp, vectors), **params),)
 
 
 def _eigh_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
     values, vectors = y
-    inner = adjoint(xp, vectors) @ hermitian_from_lower(xp, tangents[0]) @ vectors
+    pushed = hermitian_from_triangle(xp, tangents[0], **params)
+    inner = adjoint(xp, vectors) @ pushed @ vectors
     moved = real_cotangent(xp, diagonal_of(xp, inner))
     return moved, vectors @ (inverse_gaps(xp, values) * inner)
 
@@ -120,30 +120,30 @@ def eigh(a: Any, /, UPLO: Literal["L", "U"] = "L") -> EighResult:
     .. [1] Giles, "Collected matrix derivative results for forward and reverse mode algorithmic
        differentiation", 2008, section 3.1.
     """
-    return EighResult(*apply(EIGH, _lower_triangle("eigh", a, UPLO)))
+    return EighResult(*apply(EIGH, a, **_triangle("eigh", UPLO)))
 
 
-def _lower_triangle(operation: str, a: Any, triangle: str) -> Any:
-    """Return what has in its lower triangle the one that is to be read."""
-    if not isinstance(triangle, str) or triangle.upper() not in ("L", "U"):
-        raise ValueError(f"{operation}: UPLO is {triangle!r}; expected 'L' or 'U'")
-    return a if triangle.upper() == "L" else adjoint_of(a)
+def _triangle(operation: str, name: str) -> dict[str, bool]:
+    """Return the metadata of the operation for a triangle."""
+    if not isinstance(name, str) or name.upper() not in ("L", "U"):
+        raise ValueError(f"{operation}: UPLO is {name!r}; expected 'L' or 'U'")
+    return {"upper": True} if name.upper() == "U" else {}
 
 
-def _eigvalsh_spec(a: Spec) -> Spec:
+def _eigvalsh_spec(a: Spec, *, upper: bool = False) -> Spec:
     check_square("eigvalsh", a)
     return Spec(tuple(a.shape[:-1]), real_of(a))
 
 
 def _eigvalsh_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    _, vectors = xp.eigh(xs[0])
+    _, vectors = xp.eigh(xs[0], **params)
     weighted = vectors * as_row(xp, real_cotangent(xp, g))
-    return (cotangent_of_lower(xp, weighted @ adjoint(xp, vectors)),)
+    return (cotangent_of_triangle(xp, weighted @ adjoint(xp, vectors), **params),)
 
 
 def _eigvalsh_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    _, vectors = xp.eigh(xs[0])
-    pushed = hermitian_from_lower(xp, tangents[0]) @ vectors
+    _, vectors = xp.eigh(xs[0], **params)
+    pushed = hermitian_from_triangle(xp, tangents[0], **params) @ vectors
     return xp.sum(real_cotangent(xp, conjugate(xp, vectors) * pushed), axis=-2)
 
 
@@ -164,7 +164,7 @@ def eigvalsh(a: Any, /, UPLO: Literal["L", "U"] = "L") -> Any:
     if a gradient is asked for. The derivative is finite and right also where eigenvalues coincide,
     for functions that are symmetric in them, such as their sum.
     """
-    return apply(EIGVALSH, _lower_triangle("eigvalsh", a, UPLO))
+    return apply(EIGVALSH, a, **_triangle("eigvalsh", UPLO))
 
 
 # --- any square matrices --------------------------------------------------------------------------

@@ -153,26 +153,27 @@ def with_diagonal(xp: Namespace, values: Array, shape: Shape, offset: int = 0) -
 # --- Hermitian matrices, of which the lower triangle is read --------------------------------------
 
 
-def hermitian_from_lower(xp: Namespace, x: Array) -> Array:
-    """Return the Hermitian matrices whose lower triangles these are."""
-    below = xp.tril(x, k=-1)
+def hermitian_from_triangle(xp: Namespace, x: Array, upper: bool = False) -> Array:
+    """Return the Hermitian matrices whose lower, or upper, triangles these are."""
+    half = xp.triu(x, k=1) if upper else xp.tril(x, k=-1)
     diagonal = diagonal_of(xp, x)
     if diagonal.dtype in xp.complex_dtypes:
         diagonal = xp.astype(xp.real(diagonal), dtype=as_dtype(x.dtype))
-    return below + adjoint(xp, below) + with_diagonal(xp, diagonal, tuple(x.shape))
+    return half + adjoint(xp, half) + with_diagonal(xp, diagonal, tuple(x.shape))
 
 
-def cotangent_of_lower(xp: Namespace, g: Array) -> Array:
-    """Return the cotangent of lower triangles from that of their Hermitian matrices.
+def cotangent_of_triangle(xp: Namespace, g: Array, upper: bool = False) -> Array:
+    """Return the cotangent of lower, or upper, triangles from that of their Hermitian matrices.
 
-    The adjoint of `hermitian_from_lower`: what stands above the diagonal is read nowhere, so its
-    cotangent is 0, and the lower triangle gets the cotangents of both.
+    The adjoint of `hermitian_from_triangle`: what stands on the other side of the diagonal is read
+    nowhere, so its cotangent is 0, and the triangle that is read gets the cotangents of both.
     """
-    below = xp.tril(g + adjoint(xp, g), k=-1)
+    both = g + adjoint(xp, g)
+    half = xp.triu(both, k=1) if upper else xp.tril(both, k=-1)
     diagonal = diagonal_of(xp, g)
     if diagonal.dtype in xp.complex_dtypes:
         diagonal = xp.astype(xp.real(diagonal), dtype=as_dtype(g.dtype))
-    return below + with_diagonal(xp, diagonal, tuple(g.shape))
+    return half + with_diagonal(xp, diagonal, tuple(g.shape))
 
 
 # --- quotients at coinciding values ---------------------------------------------------------------

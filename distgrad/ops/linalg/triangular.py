@@ -11,12 +11,12 @@ from distgrad.ops.linalg.matrices import (
     adjoint,
     check_matrices,
     check_square,
-    cotangent_of_lower,
+    cotangent_of_triangle,
     diagonal_of,
     first_columns,
     first_rows,
     floating_of,
-    hermitian_from_lower,
+    hermitian_from_triangle,
     other_columns,
     with_diagonal,
 )
@@ -43,11 +43,11 @@ def _cholesky_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs
     inner = _half_lower(xp, back @ g)
     half = xp.solve_triangular(back, inner, lower=False, unit_diagonal=False)
     whole = xp.solve_triangular(back, adjoint(xp, half), lower=False, unit_diagonal=False)
-    return (cotangent_of_lower(xp, adjoint(xp, whole)),)
+    return (cotangent_of_triangle(xp, adjoint(xp, whole)),)
 
 
 def _cholesky_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    moved = hermitian_from_lower(xp, tangents[0])
+    moved = hermitian_from_triangle(xp, tangents[0])
     half = xp.solve_triangular(y, moved, lower=True, unit_diagonal=False)
     whole = xp.solve_triangular(y, adjoint(xp, half), lower=True, unit_diagonal=False)
     return y @ _half_lower(xp, adjoint(xp, whole))

@@ -76,6 +76,9 @@ def _spectral() -> Iterator[Sample]:
     matrices = {variant: heavy(shape) for variant, shape in (_SQUARE | _NOTHING).items()}
     for variant, matrix in matrices.items():
         yield Sample("eigh", variant, (matrix,), invariants=_without_phases)
+    upper = (heavy((2, 3, 3)),), {"upper": True}
+    yield Sample("eigh", "upper", *upper, invariants=_without_phases)
+    yield Sample("eigvalsh", "upper", *upper)
     for variant, matrix in (matrices | {"conjugate-pair": rotation}).items():
         for name in ("eig", "eigvals"):
             yield Sample(name, variant, (matrix,), invariants=_in_order)
