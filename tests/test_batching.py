@@ -227,9 +227,69 @@ def test_an_operation_without_a_rule_is_computed_one_by_one_with_one_warning():
     np.testing.assert_array_equal(found.numpy(), loop(pick, CUBES, masks))
 
 
+LINES = np.sort(RNG.integers(0, 6, (5, 7)), axis=1)  # with many ties
+SOUGHT = RNG.integers(-1, 8, (5, 2, 3))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("lines", "sought"),
+    [
+        (LINES, SOUGHT),
+        (LINES.astype(float), SOUGHT / 2),
+        (LINES, SOUGHT / 2),
+        (LINES.astype(np.float32), SOUGHT),
+        (np.sort(X, axis=1), X[::-1]),
+        (LINES, SOUGHT[:, 0, 0]),
+        (LINES[:, :0], SOUGHT),
+        (LINES, SOUGHT[:, :0]),
+        (np.sort(np.where(X > 0, X, np.nan), axis=1), np.where(X < 0.5, X, np.nan)),
+    ],
+)
+def test_each_example_searches_its_own_line(lines, sought, side):
+    def find(line, values):
+        return dg.searchsorted(line, values, side=side)
+
+    expected = [np.searchsorted(*pair, side=side) for pair in zip(lines, sought, strict=True)]
+
+    np.testing.assert_array_equal(dg.vmap(find)(lines, sought).numpy(), expected)
+    np.testing.assert_array_equal(dg.function(dg.vmap(find))(lines, sought).numpy(), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_example_finds_the_same_in_its_own_line(side):
+    for sought in (2, 2.5, np.array([3, 0, 2, 2])):
+        expected = [np.searchsorted(line, sought, side=side) for line in LINES]
+
+        found = dg.vmap(lambda line, s=sought: dg.searchsorted(line, s, side=side))(LINES)
+
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("sought", [SOUGHT, SOUGHT[:, 0, 0] / 2])
+def test_each_example_finds_its_own_in_one_line(sought, side):
+    found = dg.vmap(lambda each: dg.searchsorted(LINES[0], each, side=side))(sought)
+
+    np.testing.assert_array_equal(found.numpy(), np.searchsorted(LINES[0], sought, side=side))
+
+
+def test_batches_of_batches_search_their_own_lines():
+    lines, sought = np.stack([LINES, LINES + 1]), np.stack([SOUGHT, SOUGHT + 2])
+    expected = [
+        [np.searchsorted(*pair) for pair in zip(*group, strict=True)]
+        for group in zip(lines, sought, strict=True)
+    ]
+
+    found = dg.vmap(dg.vmap(dg.searchsorted))(lines, sought)
+
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
 # Whose result's shape depends on values, so that examples may differ in it; and the search in
-# another order for each example, which no kernel offers.
-WITHOUT_RULE = {"nonzero", "unique", "searchsorted"}
+# sorted lines, which samples put in another order.
+WITHOUT_RULE = {"nonzero", "unique"}
+IN_ORDER = {"searchsorted"}
 
 
 def _mapped_samples():
@@ -237,7 +297,7 @@ def _mapped_samples():
         arrays = [i for i, x in enumerate(sample.operands) if isinstance(x, np.ndarray)]
         masks = any(sample.operands[i].dtype == bool for i in arrays if i)
         by_mask = masks and any("index" in name for name in sample.params)
-        if arrays and not by_mask and sample.op.name not in {*WITHOUT_RULE, "transfer"}:
+        if arrays and not by_mask and sample.op.name not in {*WITHOUT_RULE, *IN_ORDER, "transfer"}:
             yield pytest.param(sample, arrays, id=str(sample))
 
 

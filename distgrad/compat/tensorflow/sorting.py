@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,10 +106,9 @@ def searchsorted(
     wanted = tensor_dtype(out_type, int32)
     if rows.ndim == 1:
         return Tensor(dg.astype(dg.searchsorted(rows, sought, side=side), wanted))
-    lines = dg.unstack(dg.reshape(rows, (-1, rows.shape[-1])))
-    pairs = zip(lines, dg.unstack(dg.reshape(sought, (-1, sought.shape[-1]))), strict=True)
-    places = [dg.searchsorted(line, each, side=side) for line, each in pairs]
-    return Tensor(dg.astype(dg.reshape(dg.stack(places), sought.shape), wanted))
+    lines = [dg.reshape(each, (prod(each.shape[:-1]), each.shape[-1])) for each in (rows, sought)]
+    places = dg.vmap(lambda line, each: dg.searchsorted(line, each, side=side))(*lines)
+    return Tensor(dg.astype(dg.reshape(places, sought.shape), wanted))
 
 
 class Unique(NamedTuple):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from distgrad.core.op import Array, Kind, Namespace, Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import int64
+from distgrad.dtypes import as_dtype, int64
 from distgrad.errors import ShapeError, TraceError
 from distgrad.ops.picking.indexing import take
-from distgrad.ops.rules.families import undifferentiable
+from distgrad.ops.rules.batching import seen_shape, with_batch
+from distgrad.ops.rules.families import joint, undifferentiable
 from distgrad.shapes import Axis, normalize_axes, reduced, shape_given
 
 # --- counting -----------------------------------------------------------------------------------
@@ -103,8 +105,37 @@ def _searchsorted_spec(x1: Spec, x2: Any, *, side: str) -> Spec:
 def _searchsorted_batch(
     xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
 ) -> Array:
-    # One order for the whole batch serves all at once; orders of their own go one by one.
-    return NotImplemented if batched[0] else xp.searchsorted(*arrays, **params)
+    lines, sought = arrays
+    if not batched[0]:  # one order for the whole batch serves all at once
+        return xp.searchsorted(lines, sought, **params)
+    dtype = joint(lines, sought)
+    shape = seen_shape(sought, batched[1])
+    if hasattr(sought, "shape"):
+        whole = with_batch(xp, size, xp.astype(sought, dtype=dtype), batched[1])
+        rows = xp.reshape(whole, shape=(size, prod(shape)))
+    else:
+        rows = xp.full(shape=(size, 1), fill_value=sought, dtype=dtype)
+    return xp.reshape(_places_in_rows(xp, lines, rows, **params), shape=(size, *shape))
+
+
+def _places_in_rows(xp: Namespace, lines: Array, rows: Array, side: str) -> Array:
+    """Return where elements of rows go into sorted lines: one line for each row.
+
+    In the stable order of both together stand before an element those of the line, whose number
+    is sought, and those of the row that are before it in the row's own order. Of equal elements
+    those come first that are put in first.
+    """
+    lines = xp.astype(lines, dtype=as_dtype(rows.dtype))
+    both = xp.concat(*((rows, lines) if side == "left" else (lines, rows)), axis=1)
+    start = 0 if side == "left" else lines.shape[1]
+    among_both = _ranks(xp, both)[:, start : start + rows.shape[1]]
+    return among_both - _ranks(xp, rows)
+
+
+def _ranks(xp: Namespace, rows: Array) -> Array:
+    """Return the place of each element in the stable order of its row."""
+    order = {"axis": 1, "descending": False, "stable": True}
+    return xp.argsort(xp.argsort(rows, **order), **order)
 
 
 SEARCHSORTED = undifferentiable("searchsorted", _searchsorted_spec, batch=_searchsorted_batch)
