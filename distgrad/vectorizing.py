@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, NamedTuple
 
 from distgrad import tree
@@ -45,8 +45,10 @@ def vmap(
     Returns
     -------
     callable
-        Takes arguments with a batch axis each, returns results with one. Keyword arguments are the
-        same for all examples, and so is what `in_axes` maps over None, which may be anything.
+        Takes arguments with a batch axis each, returns results with one. What `in_axes` maps over
+        None is the same for all examples, and may be anything. Arrays given by keyword are mapped
+        over their first axis, whatever `in_axes` says; what has no axes, as a number or a flag, is
+        the same for all.
 
     Raises
     ------
@@ -70,6 +72,10 @@ def vmap(
     it costs about one backward pass of the batch, and its memory is the batch times the weights,
     which `chunk_size` bounds.
 
+    Keyword arguments follow JAX, which maps them, and refuses those without axes. In
+    ``torch.func.vmap`` they are the same for all examples: pass such arrays by position, with None
+    in `in_axes`, or by ``functools.partial``.
+
     Examples
     --------
     >>> import distgrad as dg
@@ -83,18 +89,19 @@ def vmap(
 
     @wraps(f)
     def mapped(*args: Any, **kwargs: Any) -> Any:
-        leaves, treedef = tree.flatten(list(args))
+        nest = (list(args), kwargs)
+        leaves, treedef = tree.flatten(nest)
         axes = _leaf_axes(in_axes, args)
+        axes += [0 if _has_axes(leaf) else None for leaf in leaves[len(axes) :]]
         leaves = [
             asarray(leaf) if axis is not None else _shared(leaf)
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
-        size = _batch_size(leaves, axes)
+        size = _batch_size(leaves, axes, nest)
         front = [
             leaf if axis is None else _axis_to_front(leaf, axis)
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
-        given = partial(f, **kwargs) if kwargs else f
         step = size if chunk_size is None else chunk_size
         parts: list[list[Any]] = []
         result_treedef: Any = None
@@ -103,7 +110,7 @@ def vmap(
                 leaf if axis is None or step >= size else leaf[start : start + step]
                 for leaf, axis in zip(front, axes, strict=True)
             ]
-            outputs, result_treedef = _run(given, some, axes, treedef, min(step, size - start))
+            outputs, result_treedef = _run(f, some, axes, treedef, min(step, size - start))
             parts.append(outputs)
         places = _spread("out_axes", out_axes, result_treedef)
         outcomes = zip(zip(*parts, strict=True), places, strict=True)
@@ -124,7 +131,8 @@ def _run(
             leaf if axis is None else Tensor(Batched(leaf, True, backend), kernels)
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
-        result = f(*tree.unflatten(treedef, wrapped))
+        args, kwargs = tree.unflatten(treedef, wrapped)
+        result = f(*args, **kwargs)
     outputs, result_treedef = tree.flatten(result)
     return [_unwrapped(output, kernels, size) for output in outputs], result_treedef
 
@@ -137,6 +145,11 @@ def _shared(leaf: Any) -> Any:
         return asarray(leaf)
     except DTypeError:  # a flag or a name, which says what to do
         return leaf
+
+
+def _has_axes(leaf: Any) -> bool:
+    """Return whether a keyword argument is an array that can be mapped."""
+    return bool(getattr(_shared(leaf), "ndim", 0))
 
 
 class _Output(NamedTuple):
@@ -200,7 +213,7 @@ def _spread(what: str, axes: Axes, treedef: Any) -> list[Any]:
         ) from error
 
 
-def _batch_size(leaves: list[Tensor], axes: list[int | None]) -> int:
+def _batch_size(leaves: list[Any], axes: list[int | None], nest: Any) -> int:
     sizes: dict[int, int] = {}
     for position, (leaf, axis) in enumerate(zip(leaves, axes, strict=True)):
         if axis is not None:
@@ -212,11 +225,26 @@ def _batch_size(leaves: list[Tensor], axes: list[int | None]) -> int:
             length = leaf.shape[normalize_axis("vmap", axis, leaf.ndim)]
             sizes.setdefault(length, position)
     if not sizes:
-        raise ShapeError("vmap: no argument is mapped; expected in_axes with an integer in it")
+        raise ShapeError(
+            "vmap: no argument is mapped; expected in_axes with an integer in it, or an array by "
+            "keyword"
+        )
     if len(sizes) > 1:
-        found = " and ".join(f"{size} (array {place})" for size, place in sizes.items())
-        raise ShapeError(f"vmap: the mapped axes have lengths {found}; expected one length")
+        found = " and ".join(f"{size} ({_name(place, nest)})" for size, place in sizes.items())
+        raise ShapeError(
+            f"vmap: the mapped axes have lengths {found}; expected one length, and by position, "
+            "with None in in_axes, what is the same for all examples"
+        )
     return next(iter(sizes))
+
+
+def _name(place: int, nest: Any) -> str:
+    """Return what a leaf of the arguments and the keyword arguments is called in messages."""
+    args, kwargs = nest
+    by_keyword = place - len(tree.paths(args))
+    return (
+        f"array {place}" if by_keyword < 0 else f"keyword argument {tree.paths(kwargs)[by_keyword]}"
+    )
 
 
 def _axis_to_front(x: Tensor, axis: int) -> Tensor:

@@ -176,13 +176,39 @@ def test_an_entry_of_the_axes_holds_for_all_below_it():
     np.testing.assert_array_equal(found["w"]["more"][0].numpy(), W)
 
 
-def test_keyword_arguments_and_unmapped_flags_are_the_same_for_all_examples():
-    def f(x, mode, *, scale):
-        return x * scale if mode == "double" else x
+def test_numbers_by_keyword_and_unmapped_flags_are_the_same_for_all_examples():
+    def f(x, mode, *, scale, by=None, axes=(0,)):
+        return dg.sum(x * scale * by, axis=axes) if mode == "double" else x
 
-    found = dg.vmap(f, in_axes=(0, None))(X, "double", scale=2.0)
+    mapped = dg.vmap(f, in_axes=(0, None))
 
-    np.testing.assert_array_equal(found.numpy(), 2 * X)
+    found = mapped(X, "double", scale=2.0, by=dg.asarray(3.0), axes=[0])
+
+    np.testing.assert_allclose(found.numpy(), 6 * X.sum(1))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_arrays_by_keyword_are_mapped_over_their_first_axis(chunk_size):
+    def f(x, *, y, more):
+        return x @ (y + more["z"])
+
+    mapped = dg.vmap(f, in_axes=1, chunk_size=chunk_size)
+    keywords = {"y": dg.Variable(X), "more": {"z": X[::-1].copy()}}
+
+    found = mapped(X.T, **keywords)
+
+    np.testing.assert_allclose(found.numpy(), np.sum(X * (X + X[::-1]), axis=1))
+
+
+def test_examples_may_come_by_keyword_alone():
+    for in_axes in (0, ()):
+        found = dg.vmap(lambda *, x: x * x, in_axes)(x=X)
+        np.testing.assert_allclose(found.numpy(), X * X)
+
+
+def test_an_array_by_keyword_that_is_no_batch_is_refused_by_its_name():
+    with pytest.raises(ShapeError, match=r"5 \(array 1\) and 3 \(keyword argument w.*by position"):
+        dg.vmap(lambda s, x, w: s * x @ w, in_axes=(None, 0))(2.0, X, w=W)
 
 
 def test_a_value_that_all_examples_share_may_steer_python():
