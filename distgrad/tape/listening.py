@@ -128,23 +128,26 @@ class ListeningTape(Recorder):
                     f"{value.dtype}: its gradient will be None; convert it with astype first",
                     stacklevel=user_stacklevel(),
                 )
-                continue
             self._watch(value)
 
     def _watch(self, value: Any) -> None:
-        self.follow(value.key)
+        if is_differentiable(value.dtype):
+            self.follow(value.key)
         if isinstance(value, Variable):
             self._variables[value.key] = value
 
     def hear_read(self, variable: Variable) -> None:
         """Watch a trainable variable that is about to be read (called by the seam)."""
-        if variable.key in self._variables or not (self._watch_accessed and variable.trainable):
-            return
         # A tape whose gradient was asked for in another thread still listens, but is spent.
+        if variable.key in self._variables or self._spent:
+            return
+        if not (self._watch_accessed and variable.trainable):
+            return
+        self._variables[variable.key] = variable
         value = variable._value  # of a variable cut over ranks something else, without an array
         usual = value.__class__ is Tensor and is_numpys_real(value.array.dtype)
-        if (usual or is_differentiable(variable.dtype)) and not self._spent:
-            self._watch(variable)
+        if usual or is_differentiable(variable.dtype):
+            self.follow(variable.key)
 
     @contextmanager
     def stop_recording(self) -> Iterator[None]:
@@ -197,7 +200,11 @@ class ListeningTape(Recorder):
         self._closed = True
 
     def watched_variables(self) -> tuple[Variable, ...]:
-        """Return the variables that the tape watches, in the order of their creation."""
+        """Return the variables that the tape watches, in the order of their creation.
+
+        As in TensorFlow these are the trainable ones that were read, of whatever dtype, and those
+        given to `watch`; the gradients of integer ones are None.
+        """
         return tuple(self._variables[key] for key in sorted(self._variables))
 
     def _refuse_if_spent(self, method: str = "gradient") -> None:

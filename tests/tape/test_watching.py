@@ -32,6 +32,30 @@ def test_watched_variables_come_in_the_order_of_their_creation():
     assert type(tape.watched_variables()) is tuple
 
 
+def test_integer_variables_are_watched_and_have_no_gradient():
+    count, weight = dg.Variable([2, 3], name="count"), dg.Variable([1.0, 4.0], name="weight")
+    with dg.GradientTape(persistent=True) as tape:
+        y = dg.sum(count * weight)
+
+    assert [v.name for v in tape.watched_variables()] == ["count", "weight"]
+    with pytest.warns(UserWarning, match="source 0 has dtype int64"):
+        found = tape.gradient(y, tape.watched_variables())
+    assert found[0] is None
+    assert found[1].tolist() == [2.0, 3.0]
+    assert "count" not in str(tape.graph())
+
+
+def test_integer_variables_given_to_watch_are_listed():
+    count = dg.Variable([2, 3], name="count", trainable=False)
+    with (
+        dg.GradientTape(watch_accessed_variables=False) as tape,
+        pytest.warns(UserWarning, match="must be floating"),
+    ):
+        tape.watch(count)
+
+    assert [v.name for v in tape.watched_variables()] == ["count"]
+
+
 def test_watched_variables_stay_known_after_the_gradient():
     x = dg.Variable(3.0, name="x")
     with dg.GradientTape() as tape:

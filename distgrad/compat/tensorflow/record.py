@@ -16,7 +16,6 @@ from distgrad.compat.tensorflow.errors import InternalError
 from distgrad.compat.tensorflow.values import on_native, unwrap_nest
 from distgrad.core.op import Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS
-from distgrad.dtypes import is_differentiable
 from distgrad.eager import emit
 from distgrad.tape.handmade import as_given, to_tensors
 from distgrad.tape.recorder import Recorder
@@ -184,7 +183,7 @@ class VariableWatcher:
 
     def hear_read(self, variable: Any) -> None:
         """Note a variable that is about to be read (called by the seam)."""
-        if variable.trainable and is_differentiable(variable._value.dtype):
+        if variable.trainable:
             self._variables.setdefault(variable.key, variable)
 
     def hear(self, *_: Any) -> None:

@@ -333,6 +333,21 @@ def test_watched_variables_come_in_the_order_of_creation_and_survive_the_gradien
 
 
 @row("V19")
+def test_watched_variables_are_the_trainable_ones_of_every_dtype(lib):
+    count, flags = lib.Variable([1, 2]), lib.Variable([True, False])
+    weights, z = lib.Variable([1.0, 2.0]), lib.Variable([1j, 2.0])
+    fixed = lib.Variable([3, 4], trainable=False)
+    with lib.GradientTape() as tape:
+        for variable in (weights, count, z, fixed):
+            variable + variable
+        flags == flags  # noqa: B015, PLR0124
+
+    watched = [id(v) for v in tape.watched_variables()]
+
+    assert watched == [id(v) for v in (count, flags, weights, z)]
+
+
+@row("V19")
 def test_reset_clears_the_watched_variables(lib):
     x = lib.Variable(1.0)
     with lib.GradientTape() as tape:
