@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from distgrad.core.op import Op
 from distgrad.core.seam import apply
+from distgrad.errors import DTypeError
 from distgrad.ops.elementwise import arithmetic, bitwise, comparison
 from distgrad.ops.picking import indexing
 from distgrad.ops.picking.updates import Updates
@@ -42,6 +45,29 @@ def _unary(op: Op) -> Callable[[Any], Any]:
     return operator
 
 
+def _times(self: Any, other: Any, /) -> Any:
+    if other.__class__ is _MATRIX:
+        raise _no_matrix("t @ m")
+    return apply(arithmetic.MULTIPLY, self, other)
+
+
+def _reflected_times(self: Any, other: Any, /) -> Any:
+    if other.__class__ is _MATRIX:
+        raise _no_matrix("m @ t")
+    return apply(arithmetic.MULTIPLY, other, self)
+
+
+_MATRIX = getattr(np, "matrix", None)  # NumPy advises against it
+
+
+def _no_matrix(product: str) -> DTypeError:
+    return DTypeError(
+        "multiply: an operand of * is a np.matrix, whose * is the matrix product; expected a "
+        f"tensor, an array or a number: {product} is that product, np.asarray(m) multiplies by "
+        "element"
+    )
+
+
 class PythonOperators:
     """Operators and subscripts; ``t += x`` has none of its own, so it binds the name anew."""
 
@@ -50,7 +76,7 @@ class PythonOperators:
     # np.add(array, tensor) and array + tensor come to __array_ufunc__ of `Operators`.
     __add__, __radd__ = _binary(arithmetic.ADD), _reflected(arithmetic.ADD)
     __sub__, __rsub__ = _binary(arithmetic.SUBTRACT), _reflected(arithmetic.SUBTRACT)
-    __mul__, __rmul__ = _binary(arithmetic.MULTIPLY), _reflected(arithmetic.MULTIPLY)
+    __mul__, __rmul__ = _times, _reflected_times
     __truediv__, __rtruediv__ = _binary(arithmetic.DIVIDE), _reflected(arithmetic.DIVIDE)
     __floordiv__ = _binary(arithmetic.FLOOR_DIVIDE)
     __rfloordiv__ = _reflected(arithmetic.FLOOR_DIVIDE)

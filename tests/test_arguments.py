@@ -221,6 +221,20 @@ def test_masked_elements_are_refused_with_a_remedy(take):
         take(MASKED)
 
 
+@pytest.mark.parametrize("make", [dg.asarray, dg.Variable])
+def test_the_matrix_product_of_a_numpy_matrix_is_not_taken_for_one_of_elements(make):
+    with pytest.warns(PendingDeprecationWarning):
+        m = np.matrix([[1.0, 2.0], [3.0, 4.0]])
+    t = make([[1.0, 1.0], [0.0, 2.0]])
+
+    with pytest.raises(dg.errors.DTypeError, match=r"whose [*] is the matrix product.* t @ m is"):
+        t * m
+    with pytest.raises(dg.errors.DTypeError, match=r"whose [*] is the matrix product.* m @ t is"):
+        m * t
+    assert (m @ t).tolist() == [[1.0, 5.0], [3.0, 11.0]]
+    assert (t * np.asarray(m)).tolist() == (m.A * t).tolist() == [[1.0, 2.0], [0.0, 8.0]]
+
+
 def test_a_masked_array_without_masked_elements_is_an_array():
     whole = np.ma.masked_array([1.0, 2.0], mask=[False, False])
 
