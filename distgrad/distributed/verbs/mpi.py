@@ -1,15 +1,13 @@
 """The MPI communicator: the verbs over mpi4py, on a communicator of its own, safe to wait in.
 
-Messages travel as buffers only (mpi4py's upper-case calls): nothing is pickled. Each verb starts a
-non-blocking operation and polls until it is complete, so that a rank that fails or leaves is heard
-of (`distgrad.distributed.safety.guard`).
+Messages travel as buffers only (mpi4py's upper-case calls): nothing is pickled. Each verb says of
+which non-blocking requests it consists; `Operations` waits for them.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -17,7 +15,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from distgrad.distributed.safety.guard import Guard
-from distgrad.distributed.safety.waiting import Waiting
 from distgrad.distributed.verbs.checks import (
     check_colour,
     check_counts,
@@ -26,16 +23,13 @@ from distgrad.distributed.verbs.checks import (
 )
 from distgrad.distributed.verbs.communicator import Array, describe, wire_dtype
 from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
+from distgrad.distributed.verbs.operations import Operations
 from distgrad.distributed.verbs.places import Places, Size
 from distgrad.distributed.verbs.sums import Sums
-from distgrad.errors import CommunicationError
 
 # Elements a message. MPI counts are C ints: from 2^31 on Open MPI refuses and Intel MPI returns
 # wrong numbers at once; 2^28 elements of 16 bytes are safe on every MPI that was tried.
 MESSAGE_ELEMENTS = 2**28
-
-_EVENT_SECONDS = 0.0005  # of sleep between two looks at what another thread does
-_QUICK_TESTS = 10  # polls before the core is given up between two of them
 
 
 def load_mpi() -> Any:
@@ -80,10 +74,7 @@ class MPICommunicator:
         background: bool = False,
     ) -> None:
         self._background = background
-        self._what: Callable[[], str] = lambda: "no operation"
         self.guard = guard
-        self.started = 0
-        self.blocked_nanoseconds = 0  # spent in verbs by whoever called them
         self._mpi = mpi = guard.mpi
         self._communicator = communicator.Dup()
         # Whatever mpi4py.rc.errors says: an error becomes an exception that names the operation.
@@ -97,13 +88,29 @@ class MPICommunicator:
         self.local_rank: int = (
             _local_rank(mpi, self._communicator) if local_rank is None else local_rank
         )
-        self._identity, self._members = guard.enroll(self._communicator, lambda: self.started)
+        identity, members = guard.enroll(self._communicator, lambda: self.started)
+        self._operations = Operations(guard, identity, members, background=background)
+        self._run = self._operations.run
         self._reductions = {
             "sum": mpi.SUM, "prod": mpi.PROD, "min": mpi.MIN, "max": mpi.MAX, "bor": mpi.BOR
         }  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<MPI communicator: rank {self.rank} of {self.size}>"
+
+    @property
+    def started(self) -> int:
+        """How many operations this rank has begun."""
+        return self._operations.started
+
+    @started.setter
+    def started(self, value: int) -> None:
+        self._operations.started = value
+
+    @property
+    def blocked_nanoseconds(self) -> int:
+        """How long whoever called verbs was in them."""
+        return self._operations.blocked_nanoseconds
 
     def allreduce(self, array: Array, op: str = "sum", *, out: Array | None = None) -> Array:
         """Return the elementwise reduction of all ranks' arrays; see `Communicator`."""
@@ -352,8 +359,7 @@ class MPICommunicator:
 
     def count(self, what: str) -> None:
         """Count an operation that consists of some of parts made by `split`."""
-        self.started += 1
-        self._what = lambda: what
+        self._operations.begin(lambda: what)
 
     def wait_for(self, done: threading.Event) -> None:
         """Return once another thread, which uses this communicator, has set the event.
@@ -363,63 +369,12 @@ class MPICommunicator:
         RemoteRankError, StallError
             If that thread waits for a rank that failed, left or has not come before the deadline.
         """
-        if not done.is_set():
-            self.guard.wait(lambda: done.wait(_EVENT_SECONDS), _Elsewhere(self))
+        self._operations.wait_for(done)
 
     def abort(self, code: int = 1) -> NoReturn:
         """End all ranks at once, with this exit code."""
         self.guard.abort(code)
         raise SystemExit(code)  # not reached: MPI_Abort ends the process
-
-    def _run(self, requests: Callable[[], Iterator[Any]], what: Callable[[], str]) -> None:
-        """Complete the requests of one operation, one after the other."""
-        guard = self.guard
-        begun = time.perf_counter_ns()
-        self.started += 1
-        self._what = what
-        waiting = Waiting(self._identity, self.started, self._members, what)
-        if guard.alarmed:
-            guard.check(waiting)
-        # Not in a `finally`: what an exception interrupts stays open, for ever.
-        guard.opened(1)
-        try:
-            for request in requests():
-                if self._background:
-                    request.Wait()  # in C and without the interpreter's lock: others compute
-                else:
-                    self._complete(request.Test, waiting)
-        except self._mpi.Exception as error:
-            if guard.losses.heard(error):
-                guard.alarmed = True
-                raise guard.losses.error(self.rank, f"in {what()}") from error
-            raise CommunicationError(
-                f"rank {self.rank}: MPI failed in {what()}: {error.Get_error_string()}; "
-                "do all ranks send the same shapes and dtypes?"
-            ) from error
-        guard.opened(-1)
-        self.blocked_nanoseconds += time.perf_counter_ns() - begun
-
-    def _complete(self, completed: Callable[[], bool], waiting: Waiting) -> None:
-        for _ in range(_QUICK_TESTS):
-            if completed():
-                return
-        self.guard.wait(completed, waiting)
-
-
-class _Elsewhere:
-    """Where the thread of a communicator waits; it goes from operation to operation meanwhile."""
-
-    def __init__(self, of: MPICommunicator) -> None:
-        self._of = of
-        self.communicator = of._identity
-        self.members = of._members
-
-    @property
-    def number(self) -> int:
-        return self._of.started
-
-    def what(self) -> str:
-        return self._of._what()
 
 
 def _local_rank(mpi: Any, communicator: Any) -> int:
