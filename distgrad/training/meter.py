@@ -75,6 +75,8 @@ class MeteredCommunicator:
         if hasattr(inner, "machine"):
             whole: Any = inner
             self.machine, self.count = whole.machine, whole.count
+        if hasattr(inner, "name_next"):
+            self.name_next = inner.name_next
         self._more: Any = inner  # for verbs beyond the protocol, of which it may lack any
 
     @property

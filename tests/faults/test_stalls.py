@@ -71,6 +71,15 @@ while True:
     assert "not arrived: rank 1" in said
 
 
+CALL = """
+world = dist.init(timeout=1.0, grace=0.5)
+dist.barrier()
+fault()
+if world.rank == 1:
+    time.sleep(60)
+{call}
+"""
+
 HALVES = """
 from distgrad.distributed.verbs import places
 world = dist.init(timeout=1.0, grace=0.5)
@@ -106,6 +115,26 @@ def test_a_rank_that_is_lost_within_a_sum_in_both_ranks_gradients_is_named(run_b
 
     assert heard in job.by_rank(0)
     assert not heard or "in allreduce (sum) of float32[1048576]" in job.by_rank(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("dist.allreduce(np.ones(3), op='max')", "allreduce (op='max') of x float64[3]"),
+        ("dist.barrier()", "barrier"),
+        (
+            "dist.broadcast_variables([dg.Variable([1.0], name='w')])",
+            "broadcast_variables(root=0) of w float32[1]",
+        ),
+    ],
+)
+def test_who_waits_before_a_collective_hears_of_the_call_and_not_of_its_comparison(
+    run_broken, call, words
+):
+    job = run_broken(CALL.format(call=call))
+
+    said = job.by_rank(0)
+    assert f"s in {words}, which ranks compare first (operation 3); not arrived: rank 1" in said
 
 
 def test_the_deadline_may_come_from_the_environment(run_broken):

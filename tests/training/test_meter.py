@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from distgrad.distributed import Communicator, RecordedCommunicator, SerialCommunicator
+from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.training import MeteredCommunicator
 
 
@@ -39,6 +40,20 @@ def test_results_are_the_inner_ones():
     assert metered.allreduce(np.ones(2), out=out) is out
     np.testing.assert_array_equal(out, 3)
     np.testing.assert_array_equal(metered.allgather(np.ones(2)), np.ones((3, 2)))
+
+
+def test_names_for_the_next_verb_reach_the_inner_one():
+    class Named(RecordedCommunicator):
+        names = ()
+
+        def name_next(self, what):
+            self.names = (*self.names, what())
+
+    metered = MeteredCommunicator(Named(size=2))
+    agree(metered, Plan("sums", (Entry("w", "float32", (3,)),)))
+
+    assert metered._inner.names == ("sums of w float32[3], which ranks compare first",)
+    assert not hasattr(MeteredCommunicator(RecordedCommunicator(size=2)), "name_next")
 
 
 def test_bytes_are_those_given_to_others():

@@ -99,17 +99,33 @@ def agree(
     message[2:4] = ~message[:2]
     if slots is not None:
         message[4:] = slots
-    combined = communicator.allreduce(message, "bor")
+    combined = _united(communicator, message, plan, call)
     if slots is not None:
         slots[...] = combined[4:]
     differs = (combined[:4] != message[:4]).tolist()
     if differs[0] or differs[2]:
-        operation = f"{plan.operation}, of call {call}," if call else plan.operation
-        _explain(communicator, Plan(operation, plan.entries), number)
+        _explain(communicator, Plan(_of_call(plan.operation, call), plan.entries), number)
     if differs[1] or differs[3]:
-        union = communicator.allreduce(np.array(present, np.uint8), "bor")
+        union = _united(communicator, np.array(present, np.uint8), plan, call)
         return [bool(each) for each in union]
     return list(present)
+
+
+def _united(communicator: Communicator, message: Array, plan: Plan, call: int) -> Array:
+    """Return the bitwise or of all ranks' messages; who waits in vain hears what it was for."""
+
+    def what() -> str:
+        operation = _of_call(plan.operation.partition("; ")[0], call)
+        return f"{_named(operation, plan.entries)}, which ranks compare first"
+
+    name_next = getattr(communicator, "name_next", None)
+    if name_next is not None:
+        name_next(what)
+    return communicator.allreduce(message, "bor")
+
+
+def _of_call(operation: str, call: int) -> str:
+    return f"{operation}, of call {call}," if call else operation
 
 
 def number_of_slots(ranks: int) -> int:
@@ -208,8 +224,11 @@ def _most_common(values: Sequence[Any]) -> Any:
 
 def _step(step: tuple[str, int], entries: tuple[Entry, ...]) -> str:
     operation, number = step
-    what = f" of {entries[0]}" if len(entries) == 1 else ""
-    return f"{operation}{what} (operation {number + 1})"
+    return f"{_named(operation, entries)} (operation {number + 1})"
+
+
+def _named(operation: str, entries: tuple[Entry, ...]) -> str:
+    return f"{operation} of {entries[0]}" if len(entries) == 1 else operation
 
 
 def in_words(ranks: Sequence[int]) -> str:

@@ -40,7 +40,9 @@ class Communicator(Protocol):
     there is no ``reduction="hierarchical"``. And ``add_up_weighed(message, factor)``, which adds up
     messages where they lie, each times its rank's factor: without it, they are multiplied before.
     Where there are ``places``, messages may lie in memory that another rank sees; all ranks call
-    ``want_places(sizes)``, which has some found for the messages of a step.
+    ``want_places(sizes)``, which has some found for the messages of a step. ``name_next(what)`` has
+    errors of the next verb call it ``what()``: the ranks' comparison before a collective goes by
+    the collective's name.
 
     Attributes
     ----------

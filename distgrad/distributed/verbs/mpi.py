@@ -361,6 +361,10 @@ class MPICommunicator:
         """Count an operation that consists of some of parts made by `split`."""
         self._operations.begin(lambda: what)
 
+    def name_next(self, what: Callable[[], str]) -> None:
+        """Call the next operation by these words, where others are waited for in vain."""
+        self._operations.name_next(what)
+
     def wait_for(self, done: threading.Event) -> None:
         """Return once another thread, which uses this communicator, has set the event.
 

@@ -51,6 +51,7 @@ class Operations:
         self._guard = guard
         self._background = background
         self._what: Callable[[], str] = lambda: "no operation"
+        self._next_name: Callable[[], str] | None = None
 
     @property
     def number(self) -> int:
@@ -61,10 +62,15 @@ class Operations:
         """Return the present operation in words."""
         return self._what()
 
-    def begin(self, what: Callable[[], str]) -> None:
-        """Count an operation, and note how it is called."""
+    def name_next(self, what: Callable[[], str]) -> None:
+        """Call the next operation by another name than its own, such as what it prepares."""
+        self._next_name = what
+
+    def begin(self, what: Callable[[], str]) -> Callable[[], str]:
+        """Count an operation, and return how it is called."""
         self.started += 1
-        self._what = what
+        self._what, self._next_name = self._next_name or what, None
+        return self._what
 
     def run(self, requests: Callable[[], Iterator[Any]], what: Callable[[], str]) -> None:
         """Complete the requests of one operation, one after the other.
@@ -78,7 +84,7 @@ class Operations:
         """
         guard = self._guard
         begun = time.perf_counter_ns()
-        self.begin(what)
+        what = self.begin(what)
         waiting = Waiting(self.communicator, self.started, self.members, what)
         if guard.alarmed:
             guard.check(waiting)
