@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from distgrad.backends_in_force import depth
 from distgrad.batching import Batched
 from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS
-from distgrad.errors import TraceError, UnsupportedOptionError
+from distgrad.errors import TraceError
 from distgrad.tape.backward import backpropagate, connected_to
 from distgrad.tape.recorder import Recorder
 from distgrad.tape.transposition import Values, transposed
@@ -44,6 +45,10 @@ class _Outside:
     def knows_result(self, op: Op, output: Any) -> None:
         """Note what an operation has computed within."""
         self._known.update(each.key for each in (output if op.outputs != 1 else (output,)))
+
+    def has(self, key: int) -> bool:
+        """Return whether a value is known."""
+        return key in self._known
 
     def follows(self, key: int) -> bool:
         """Return whether somebody follows a value."""
@@ -131,8 +136,6 @@ class CapturedTensors:
 
     Parameters
     ----------
-    name : str
-        Of the function, for messages.
     outside : sequence of Listener
         Who may follow captured values.
     inputs : sequence of Tensor or Variable
@@ -142,11 +145,15 @@ class CapturedTensors:
     ----------
     tensors : list of Tensor
         Those that were captured.
+    of_batch : bool
+        Whether the function reads a value of a batch that is no input, followed or not.
     """
 
-    def __init__(self, name: str, outside: Sequence[Any], inputs: Sequence[Any]) -> None:
+    def __init__(self, outside: Sequence[Any], inputs: Sequence[Any]) -> None:
         self.tensors: list[Tensor] = []
-        self._name, self._outside = name, _Outside(outside, inputs)
+        self.of_batch = False
+        self._depth = depth()  # the values of a `vmap` within the function are on a higher level
+        self._outside = _Outside(outside, inputs)
 
     def hear_read(self, variable: Variable) -> None:
         """Take no notice of a trainable variable: others do."""
@@ -173,21 +180,12 @@ class CapturedTensors:
         self._outside.knows_result(op, output)
 
     def meet(self, tensor: Tensor) -> None:
-        """Note a tensor, if somebody follows it and it is not known.
-
-        Raises
-        ------
-        UnsupportedOptionError
-            If it belongs to a batch, and is another one when the function runs again.
-        """
-        if not self._outside.is_captured(tensor.key):
-            return
-        if isinstance(tensor.array, Batched):
-            raise UnsupportedOptionError(
-                f"{self._name}: within vmap the function holds on to a tensor of shape "
-                f"{tensor.shape} that is differentiated; pass it as an argument"
-            )
-        self.tensors.append(tensor)
+        """Note a tensor, if somebody follows it and it is not known."""
+        array, level = tensor.array, tensor.kernels.level
+        if isinstance(array, Batched) and array.is_batched and level <= self._depth:
+            self.of_batch = self.of_batch or not self._outside.has(tensor.key)
+        if self._outside.is_captured(tensor.key):
+            self.tensors.append(tensor)
 
 
 class Captured(NamedTuple):

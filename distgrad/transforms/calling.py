@@ -96,6 +96,12 @@ class Call:
         self.inputs += self.held
         self.specs += [(t.shape, t.dtype, t.backend) for t in self.held]
 
+    def pass_also(self, tensors: Sequence[Tensor]) -> None:
+        """Note more inputs, that are given to the function as the arguments are."""
+        self.inputs += tensors
+        self._own += len(tensors)
+        self.specs += [(t.shape, t.dtype, t.backend) for t in tensors]
+
     @contextmanager
     def again(self, primals: Sequence[Any]) -> Iterator[list[Any]]:
         """Run the function again in a ``with`` block: captured variables have the values of then.

@@ -13,6 +13,8 @@ from distgrad.core.op import Composed, Kind
 from distgrad.core.seam import AUTOCAST, LISTENERS, VALUES, apply
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
+from distgrad.errors import TraceError, UnsupportedOptionError
+from distgrad.graph.bodies import Body
 from distgrad.tape.calls import Rules
 from distgrad.tape.captured import CapturedTensors
 from distgrad.tape.forward import ForwardAccumulator
@@ -31,8 +33,8 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     f : callable
         A function of nests of tensors, positional or by keyword, that gives the same result when
         it is run again: random numbers must come from a generator or key among the arguments.
-        Variables that it reads and tensors that it captures get gradients as well; within `vmap`
-        captured tensors of the batch have to be passed.
+        Variables that it reads and tensors that it captures get gradients as well; where these are
+        of a batch of `vmap`, the function is traced, as by `function`.
 
     Notes
     -----
@@ -69,13 +71,21 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call(name_of(f, "recompute_grad"), args, kwargs, converts=False)
         read, narrow = VariablesRead(), AUTOCAST.get()
-        held = CapturedTensors(call.name, LISTENERS.get(), call.inputs)
+        held = CapturedTensors(LISTENERS.get(), call.inputs)
         with listening((*bystanders(), read, held)):
             positional, named = call.arguments()
             result = f(*positional, **named)
         for output in tree.flatten(result)[0]:
             if isinstance(output, Tensor):
                 held.meet(output)
+        if held.of_batch and (body := _traced(call, f, required=bool(held.tensors))):
+            call.pass_also(body.externals)
+
+            def run(primals: Values) -> list[Tensor]:
+                with Autocasting(narrow):
+                    return body.run(primals)
+
+            return call.announce(_rules(call, run, functions=()), result)
         call.capture(read.variables)
         call.hold(held.tensors)
 
@@ -87,35 +97,73 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
                 each.read() if isinstance(each, Operators) else asarray(each) for each in outputs
             ]
 
-        def pull(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
-            primals = _held_back(primals, cotangents)
-            with call.again(primals) as sources:
-                wanted = [
-                    source if need and is_differentiable(source.dtype) else None
-                    for source, need in zip(sources, needs, strict=True)
-                ]
-                asked = [source for source in wanted if source is not None]
-                with GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(asked)
-                    targets = again(primals)
-                pairs = [
-                    (target, cotangent)
-                    for target, cotangent in zip(targets, cotangents, strict=True)
-                    if is_differentiable(target.dtype)
-                ]
-                found = iter(tape.gradient([t for t, _ in pairs], asked, [c for _, c in pairs]))
-            return [None if source is None else next(found) for source in wanted]
-
-        def push(primals: Values, tangents: Values) -> Values:
-            with call.again(primals) as sources:
-                moving = [(s, t) for s, t in zip(sources, tangents, strict=True) if t is not None]
-                with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as pushed:
-                    targets = again(primals)
-            return list(pushed.jvp(targets))
-
-        return call.announce(Rules(call.name, pull, push, functions=(f,)), result)
+        return call.announce(_rules(call, again, functions=(f,)), result)
 
     return wrapper
+
+
+def _rules(
+    call: Call, again: Callable[[Values], list[Tensor]], functions: tuple[Callable[..., Any], ...]
+) -> Rules:
+    """Return the rules of a call that differentiate what computes its outputs again."""
+
+    def pull(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
+        primals = _held_back(primals, cotangents)
+        with call.again(primals) as sources:
+            wanted = [
+                source if need and is_differentiable(source.dtype) else None
+                for source, need in zip(sources, needs, strict=True)
+            ]
+            asked = [source for source in wanted if source is not None]
+            with GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(asked)
+                targets = again(primals)
+            pairs = [
+                (target, cotangent)
+                for target, cotangent in zip(targets, cotangents, strict=True)
+                if is_differentiable(target.dtype)
+            ]
+            found = iter(tape.gradient([t for t, _ in pairs], asked, [c for _, c in pairs]))
+        return [None if source is None else next(found) for source in wanted]
+
+    def push(primals: Values, tangents: Values) -> Values:
+        with call.again(primals) as sources:
+            moving = [(s, t) for s, t in zip(sources, tangents, strict=True) if t is not None]
+            with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as pushed:
+                targets = again(primals)
+        return list(pushed.jvp(targets))
+
+    return Rules(call.name, pull, push, functions=functions)
+
+
+def _traced(call: Call, f: Callable[..., Any], *, required: bool) -> Body | None:
+    """Return a function as a graph, which has what it captures as inputs.
+
+    What it holds on to of a batch belongs to another batch, or to none, when it runs again.
+
+    Parameters
+    ----------
+    call : Call
+        Whose arguments the function takes.
+    f : callable
+        The function.
+    required : bool
+        Whether it is an error if it cannot be traced; otherwise that gives None.
+    """
+
+    def of_inputs(*inputs: Any) -> Any:
+        positional, named = call.arguments(inputs)
+        return f(*positional, **named)
+
+    try:
+        return Body(of_inputs, tuple(call.inputs))
+    except TraceError as error:
+        if not required:
+            return None
+        raise UnsupportedOptionError(
+            f"{call.name}: within vmap the function holds on to a tensor of the batch that is "
+            f"differentiated, and cannot be traced ({error}); pass the tensor as an argument"
+        ) from error
 
 
 def _held_back(primals: Values, cotangents: Values) -> Values:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
-from distgrad.errors import DTypeError, ShapeError, TraceError, UnsupportedOptionError
+from distgrad.errors import DTypeError, ShapeError, TraceError
 
 
 @dg.custom_gradient
@@ -300,11 +300,6 @@ def test_recomputation_reaches_what_was_computed_before_and_is_returned_as_it_is
     assert tape.gradient(same, v).numpy().tolist() == [2.0, 4.0]
     assert tape.gradient(alone, v).numpy().tolist() == [2.0, 4.0]
     assert tape.gradient(total, v).numpy().tolist() == [2.0, 4.0]
-
-
-def test_recomputation_refuses_captured_tensors_of_a_batch():
-    with pytest.raises(UnsupportedOptionError, match=r"within vmap .* pass it"):
-        dg.vmap(dg.grad(holding(dg.recompute_grad)))(dg.stack([MATRIX, MATRIX]))
 
 
 def test_recomputation_keeps_no_value_of_the_function():
