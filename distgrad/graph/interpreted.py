@@ -131,7 +131,7 @@ class Interpreted:
         count, moving = len(operands), _moving(operands)
 
         def pullback(*values: Tensor) -> list[Tensor]:
-            primals = _distinct(values[:count])
+            primals = distinct(values[:count])
             sources = [primals[i] for i in moving]
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
@@ -170,7 +170,7 @@ class Interpreted:
         count, moving = len(operands), _moving(operands)
 
         def pushforward(*values: Tensor) -> list[Tensor]:
-            primals = _distinct(values[:count])
+            primals = distinct(values[:count])
             sources = [primals[i] for i in moving]
             with ForwardAccumulator(sources, list(values[count:])) as accumulator:
                 outputs = self.f(*primals)
@@ -239,14 +239,14 @@ def _moving(operands: Sequence[Any]) -> list[int]:
     return [i for i, operand in enumerate(operands) if is_differentiable(operand.dtype)]
 
 
-def _distinct(values: Sequence[Tensor]) -> list[Tensor]:
-    """Return values in which none comes twice: captured by two bodies it is two operands."""
+def distinct(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return values in which none comes twice: given in two places it is two operands."""
     seen: set[int] = set()
-    distinct = []
+    found = []
     for value in values:
-        distinct.append(positive(value) if value.key in seen else value)
+        found.append(positive(value) if value.key in seen else value)
         seen.add(value.key)
-    return distinct
+    return found
 
 
 def _with_axis(size: int, spec: Spec) -> Spec:

@@ -15,6 +15,7 @@ from distgrad.dtypes import is_differentiable
 from distgrad.eager import asarray
 from distgrad.errors import TraceError, UnsupportedOptionError
 from distgrad.graph.bodies import Body
+from distgrad.graph.interpreted import distinct
 from distgrad.tape.calls import Rules
 from distgrad.tape.captured import CapturedTensors
 from distgrad.tape.forward import ForwardAccumulator
@@ -108,7 +109,7 @@ def _rules(
     """Return the rules of a call that differentiate what computes its outputs again."""
 
     def pull(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
-        primals = _held_back(primals, cotangents)
+        primals = _held_back(distinct(primals), cotangents)
         with call.again(primals) as sources:
             wanted = [
                 source if need and is_differentiable(source.dtype) else None
@@ -127,6 +128,7 @@ def _rules(
         return [None if source is None else next(found) for source in wanted]
 
     def push(primals: Values, tangents: Values) -> Values:
+        primals = distinct(primals)
         with call.again(primals) as sources:
             moving = [(s, t) for s, t in zip(sources, tangents, strict=True) if t is not None]
             with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as pushed:

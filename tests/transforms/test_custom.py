@@ -241,6 +241,26 @@ def test_recomputation_gives_the_same_derivatives_to_second_order():
     assert float(forward) == pytest.approx(float(dg.grad(dg.grad(block))(x, w)), rel=1e-13)
 
 
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        dg.grad,
+        lambda f: dg.grad(dg.grad(f)),
+        lambda f: dg.jacfwd(dg.jacfwd(f)),
+        lambda f: dg.jacfwd(dg.grad(f)),
+        lambda f: lambda x: dg.vmap(dg.grad(f))(dg.stack([x, x]))[0],
+        lambda f: dg.function(dg.grad(dg.grad(f))),
+    ],
+)
+def test_recomputation_of_a_value_that_is_passed_twice_counts_each_place_once(derivative):
+    def cube(wrap):
+        return lambda x: wrap(lambda a, b: a * b * a)(x, x)
+
+    x = dg.asarray(2.0)
+
+    assert float(derivative(cube(dg.recompute_grad))(x)) == float(derivative(cube(lambda f: f))(x))
+
+
 def test_recomputation_reaches_captured_variables():
     w = dg.Variable(1.3)
     again = dg.recompute_grad(lambda x: block(x, w))
