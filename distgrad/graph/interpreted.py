@@ -9,7 +9,7 @@ operation knows a form *apart*, which sorts the examples by the way they take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -239,9 +239,12 @@ def _moving(operands: Sequence[Any]) -> list[int]:
     return [i for i, operand in enumerate(operands) if is_differentiable(operand.dtype)]
 
 
-def distinct(values: Sequence[Tensor]) -> list[Tensor]:
-    """Return values in which none comes twice: given in two places it is two operands."""
-    seen: set[int] = set()
+def distinct(values: Sequence[Tensor], taken: Iterable[int] = ()) -> list[Tensor]:
+    """Return values under identities of which none comes twice, or is taken already.
+
+    A value that is given in two places is two operands.
+    """
+    seen = set(taken)
     found = []
     for value in values:
         found.append(positive(value) if value.key in seen else value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.autocasting import Autocasting
+from distgrad.batching import Batched
 from distgrad.callables import require_callable
 from distgrad.core.op import Composed, Kind
 from distgrad.core.seam import AUTOCAST, LISTENERS, VALUES, apply
@@ -72,9 +73,11 @@ def recompute_grad(f: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = Call(name_of(f, "recompute_grad"), args, kwargs, converts=False)
         read, narrow = VariablesRead(), AUTOCAST.get()
-        held = CapturedTensors(LISTENERS.get(), call.inputs)
+        # Under identities of their own: what is an argument may be captured as well.
+        given = [_anew(each) if each.__class__ is Tensor else each for each in call.inputs]
+        held = CapturedTensors(LISTENERS.get(), given)
         with listening((*bystanders(), read, held)):
-            positional, named = call.arguments()
+            positional, named = call.arguments(given)
             result = f(*positional, **named)
         for output in tree.flatten(result)[0]:
             if isinstance(output, Tensor):
@@ -109,7 +112,8 @@ def _rules(
     """Return the rules of a call that differentiate what computes its outputs again."""
 
     def pull(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
-        primals = _held_back(distinct(primals), cotangents)
+        primals = distinct(primals, [each.key for each in call.held])
+        primals = _held_back(primals, cotangents)
         with call.again(primals) as sources:
             wanted = [
                 source if need and is_differentiable(source.dtype) else None
@@ -128,7 +132,7 @@ def _rules(
         return [None if source is None else next(found) for source in wanted]
 
     def push(primals: Values, tangents: Values) -> Values:
-        primals = distinct(primals)
+        primals = distinct(primals, [each.key for each in call.held])
         with call.again(primals) as sources:
             moving = [(s, t) for s, t in zip(sources, tangents, strict=True) if t is not None]
             with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as pushed:
@@ -166,6 +170,14 @@ def _traced(call: Call, f: Callable[..., Any], *, required: bool) -> Body | None
             f"{call.name}: within vmap the function holds on to a tensor of the batch that is "
             f"differentiated, and cannot be traced ({error}); pass the tensor as an argument"
         ) from error
+
+
+def _anew(tensor: Tensor) -> Tensor:
+    """Return a value under an identity of its own, and of its own below in a batch."""
+    array = tensor.array
+    if isinstance(array, Batched):
+        array = Batched(_anew(array.value), array.is_batched, array.backend)
+    return Tensor(array, tensor.kernels)
 
 
 def _held_back(primals: Values, cotangents: Values) -> Values:

@@ -261,6 +261,25 @@ def test_recomputation_of_a_value_that_is_passed_twice_counts_each_place_once(de
     assert float(derivative(cube(dg.recompute_grad))(x)) == float(derivative(cube(lambda f: f))(x))
 
 
+@pytest.mark.parametrize(
+    "derivative",
+    [
+        dg.grad,
+        lambda f: dg.grad(dg.grad(f)),
+        lambda f: dg.jacfwd(dg.jacfwd(f)),
+        lambda f: dg.jacfwd(dg.grad(f)),
+        lambda f: dg.function(dg.grad(dg.grad(f))),
+    ],
+)
+def test_recomputation_differentiates_an_argument_that_is_captured_as_well(derivative):
+    def cube(wrap):
+        return lambda x: wrap(lambda a, b: a * x * b)(x, x)
+
+    x = dg.asarray(2.0)
+
+    assert float(derivative(cube(dg.recompute_grad))(x)) == float(derivative(cube(lambda f: f))(x))
+
+
 def test_recomputation_reaches_captured_variables():
     w = dg.Variable(1.3)
     again = dg.recompute_grad(lambda x: block(x, w))

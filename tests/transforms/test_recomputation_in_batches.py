@@ -118,6 +118,17 @@ def test_shared_tensors_variables_and_keywords_beside_it_get_theirs(around):
         np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-12)
 
 
+def test_what_is_captured_of_a_batch_may_be_an_argument_too():
+    def example(wrap):
+        return lambda x, y: dg.sum(wrap(lambda a, b: dg.sin(a * y) * b * b)(y, x * y))
+
+    for derivative in ("gradients of examples", "of the batch, twice", "forward around"):
+        found = DERIVATIVES[derivative](example(dg.recompute_grad))
+
+        expected = DERIVATIVES[derivative](example(lambda f: f))
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-12)
+
+
 def asking(x, y):
     """Return a number by way of a function that holds on to y and asks for a value of x."""
     return dg.sum(dg.recompute_grad(lambda x: x * y if float(dg.sum(x * x)) > 0 else x)(x))
