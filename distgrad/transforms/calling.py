@@ -37,6 +37,8 @@ class Call:
         Of each input; behind the arguments come the captured variables, then the tensors held.
     places : int
         How many inputs are positional arguments.
+    passed : dict of int to Variable
+        The inputs that are variables, by their place.
     captured : list of Variable
         The trainable variables that the function read and that are no arguments.
     held : list of Tensor
@@ -58,6 +60,9 @@ class Call:
         self.captured: list[Variable] = []
         self.held: list[Tensor] = []
         self._own = len(self.inputs)
+        self.passed = {
+            place: each for place, each in enumerate(self.inputs) if isinstance(each, Variable)
+        }
         self.specs = [(each.shape, each.dtype, each.backend) for each in self.inputs]
 
     def arguments(self, values: Sequence[Any] | None = None) -> tuple[list[Any], dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -23,6 +24,7 @@ from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Operators, Tensor
 from distgrad.transforms.calling import Call, VariablesRead, bystanders, listening, name_of
+from distgrad.variable import Variable
 
 Values = list[Any]
 
@@ -110,16 +112,17 @@ def _rules(
     call: Call, again: Callable[[Values], list[Tensor]], functions: tuple[Callable[..., Any], ...]
 ) -> Rules:
     """Return the rules of a call that differentiate what computes its outputs again."""
+    taken = [*(each.key for each in call.held), *(v.key for v in call.passed.values())]
 
     def pull(primals: Values, cotangents: Values, needs: Sequence[Any]) -> Values:
-        primals = distinct(primals, [each.key for each in call.held])
-        primals = _held_back(primals, cotangents)
-        with call.again(primals) as sources:
+        primals = _held_back(distinct(primals, taken), cotangents)
+        with call.again(primals) as sources, _passed(call, primals) as read:
             wanted = [
-                source if need and is_differentiable(source.dtype) else None
-                for source, need in zip(sources, needs, strict=True)
+                (place, source)
+                for place, source in (*enumerate(sources), *read)
+                if needs[place] and is_differentiable(source.dtype)
             ]
-            asked = [source for source in wanted if source is not None]
+            asked = [source for _, source in wanted]
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(asked)
                 targets = again(primals)
@@ -128,18 +131,47 @@ def _rules(
                 for target, cotangent in zip(targets, cotangents, strict=True)
                 if is_differentiable(target.dtype)
             ]
-            found = iter(tape.gradient([t for t, _ in pairs], asked, [c for _, c in pairs]))
-        return [None if source is None else next(found) for source in wanted]
+            found = tape.gradient([t for t, _ in pairs], asked, [c for _, c in pairs])
+        gradients: Values = [None] * len(sources)
+        for (place, _), gradient in zip(wanted, found, strict=True):
+            other = gradients[place]
+            if other is None or gradient is None:
+                gradients[place] = gradient if other is None else other
+            else:
+                gradients[place] = other + gradient
+        return gradients
 
     def push(primals: Values, tangents: Values) -> Values:
-        primals = distinct(primals, [each.key for each in call.held])
-        with call.again(primals) as sources:
-            moving = [(s, t) for s, t in zip(sources, tangents, strict=True) if t is not None]
+        primals = distinct(primals, taken)
+        with call.again(primals) as sources, _passed(call, primals) as read:
+            moving = [
+                (source, tangents[place])
+                for place, source in (*enumerate(sources), *read)
+                if tangents[place] is not None
+            ]
             with ForwardAccumulator([s for s, _ in moving], [t for _, t in moving]) as pushed:
                 targets = again(primals)
         return list(pushed.jvp(targets))
 
     return Rules(call.name, pull, push, functions=functions)
+
+
+@contextmanager
+def _passed(call: Call, primals: Values) -> Iterator[list[tuple[int, Variable]]]:
+    """Let the function read variables that are arguments by themselves as well in a ``with`` block.
+
+    Yields
+    ------
+    list of (int, Variable)
+        Those that tapes know under their own identity in the block, behind their place.
+    """
+    keeper = VALUES.get()
+    if keeper is None:
+        yield list(call.passed.items())
+        return
+    values = {each.key: (each, primals[place]) for place, each in call.passed.items()}
+    with keeper.bound(values):
+        yield []
 
 
 def _traced(call: Call, f: Callable[..., Any], *, required: bool) -> Body | None:

@@ -280,6 +280,29 @@ def test_recomputation_differentiates_an_argument_that_is_captured_as_well(deriv
     assert float(derivative(cube(dg.recompute_grad))(x)) == float(derivative(cube(lambda f: f))(x))
 
 
+@pytest.mark.parametrize("around", ["plain", "vmap", "function"])
+def test_recomputation_differentiates_a_variable_that_is_passed_and_captured(around):
+    v = dg.Variable(2.0)
+    cube = dg.recompute_grad(lambda a, x: a * v * a * x)
+
+    def total(x):
+        return {
+            "plain": lambda: dg.sum(cube(v, x)),
+            "vmap": lambda: dg.sum(dg.vmap(lambda x: cube(v, x))(x)),
+            "function": lambda: dg.sum(dg.function(lambda x: cube(v, x))(x)),
+        }[around]()
+
+    with dg.GradientTape() as outer:
+        with dg.GradientTape() as tape:
+            y = total(dg.asarray([1.0, 2.0]))
+        slope = tape.gradient(y, v)
+    with dg.ForwardAccumulator(v, 1.0) as pushed:
+        y = total(dg.asarray([1.0, 2.0]))
+
+    assert float(slope) == float(pushed.jvp(y)) == 3 * 3 * 4
+    assert float(outer.gradient(slope, v)) == 3 * 6 * 2
+
+
 def test_recomputation_reaches_captured_variables():
     w = dg.Variable(1.3)
     again = dg.recompute_grad(lambda x: block(x, w))
