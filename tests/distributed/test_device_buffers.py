@@ -5,6 +5,7 @@ A module that stands for CuPy counts what is done to its arrays, which are NumPy
 
 import ctypes
 import sys
+import threading
 from collections import Counter
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
@@ -23,6 +24,7 @@ from distgrad.distributed.verbs.nccl import DeviceEvent, NCCLGroup
 from distgrad.errors import CommunicationError, LaunchError, StallError
 
 NCCL = 22304
+TRIALS = 2  # sums by which a way is tried before it is used
 
 
 def abilities(*each):
@@ -80,6 +82,38 @@ class Array(np.ndarray):
     def data(self):
         return SimpleNamespace(ptr=self.ctypes.data)
 
+    @property
+    def device(self):
+        return Device(1)
+
+
+class Device:
+    """A device, and the current one of each thread."""
+
+    current = threading.local()
+    pci_bus_id = "0000:17:00.0"
+
+    def __init__(self, number=None):
+        self.id = getattr(Device.current, "number", 0) if number is None else number
+
+    def use(self):
+        Device.current.number = self.id
+
+    def __enter__(self):
+        self.before = Device()
+        self.use()
+
+    def __exit__(self, *_):
+        self.before.use()
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+class NcclError(RuntimeError):
+    pass
+
 
 class Group:
     """NCCL whose other ranks do as this one does."""
@@ -87,12 +121,15 @@ class Group:
     made: ClassVar = []
 
     takes = bytes
+    off = 0  # what its sums are wrong by
+    checks = 0
 
     def __init__(self, size, identity, rank):
         if type(identity) is not Group.takes:
             raise TypeError(identity)
         self.size, self.identity, self.rank = size, identity, rank
         self.calls, self.aborted = [], False
+        self.device, self.thread = Device().id, threading.current_thread()
         Group.made.append(self)
 
     def allReduce(self, sent, arrived, count, dtype, operation, stream):
@@ -101,6 +138,7 @@ class Group:
         self.calls.append((count, dtype.__name__, operation))
         numbers = np.ctypeslib.as_array(ctypes.cast(sent, ctypes.POINTER(dtype)), (count,))
         numbers *= self.size
+        numbers += Group.off
 
     def broadcast(self, sent, arrived, count, dtype, root, stream):
         self.calls.append((count, "broadcast", root))
@@ -108,24 +146,28 @@ class Group:
     def abort(self):
         self.aborted = True
 
+    def check_async_error(self):
+        Group.checks += 1
+
 
 class Event:
     looks = 0
     needed = 3
 
+    other = 600
+
     def __init__(self, disable_timing):
-        pass
+        self.ptr = self
 
     def record(self, stream):
         assert stream.ptr == 77
 
-    def synchronize(self):
-        pass
-
-    @property
-    def done(self):
+    def query(self):
         self.looks += 1
-        return self.looks > Event.needed
+        return 0 if self.looks > Event.needed else Event.other
+
+
+RUNTIME = SimpleNamespace(eventQuery=Event.query, CUDARuntimeError=CUDARuntimeError)
 
 
 @pytest.fixture
@@ -136,15 +178,16 @@ def module(monkeypatch):
         get_version=lambda: NCCL,
         get_unique_id=lambda: bytes(range(128)),
         NcclCommunicator=Group,
-        NcclError=KeyError,
+        NcclError=NcclError,
         NCCL_SUM="sum", NCCL_PROD="prod", NCCL_MIN="min", NCCL_MAX="max",
         NCCL_UINT8=ctypes.c_uint8, NCCL_INT32=ctypes.c_int32, NCCL_INT64=ctypes.c_int64,
         NCCL_FLOAT32=ctypes.c_float, NCCL_FLOAT64=ctypes.c_double,
     )  # fmt: skip
     fake.cuda = SimpleNamespace(
         nccl=nccl,
-        Device=lambda: SimpleNamespace(pci_bus_id="0000:17:00.0"),
+        Device=Device,
         Event=Event,
+        runtime=RUNTIME,
         get_current_stream=lambda: SimpleNamespace(ptr=77),
     )
     monkeypatch.setitem(sys.modules, "fake_cupy", fake)
@@ -279,12 +322,12 @@ def test_a_dtype_that_nccl_lacks_is_named(module):
 
 
 def test_an_event_of_the_device_is_waited_for_like_a_threads(module, monkeypatch):
-    event = DeviceEvent(Event(disable_timing=True))
+    event = DeviceEvent(Event(disable_timing=True), RUNTIME)
 
     assert event.wait(5.0)
 
     monkeypatch.setattr(Event, "needed", 10**9)
-    assert not DeviceEvent(Event(disable_timing=True)).wait(0.001)
+    assert not DeviceEvent(Event(disable_timing=True), RUNTIME).wait(0.001)
 
 
 def test_a_wish_that_is_none_is_refused(module, monkeypatch):
@@ -351,8 +394,9 @@ def step(comm, backend, **how):
 
 
 def test_gradients_are_averaged_on_the_devices(module, monkeypatch):
-    monkeypatch.setattr(device_buffers, "choose", lambda _: ("nccl", "each has its own"))
+    monkeypatch.setattr(device_buffers, "choose", lambda *_: ("nccl", "each has its own"))
     comm, backend = RecordedCommunicator(size=3), Devices()
+    line_of(comm, backend, device_array([1.0]))
 
     for steps in (1, 2):  # the second one knows the layout
         found = step(comm, backend)
@@ -360,26 +404,27 @@ def test_gradients_are_averaged_on_the_devices(module, monkeypatch):
         np.testing.assert_allclose(found[0].array, [2, 4])
         np.testing.assert_allclose(found[1].array, [[1]])
         assert isinstance(found[0].array, Array)
-        assert len(Group.made[0].calls) == steps
+        assert len(Group.made[0].calls) == TRIALS + steps
         assert backend.copies["to host"] == 0
 
 
 def test_other_reductions_go_by_the_host(module, monkeypatch):
-    monkeypatch.setattr(device_buffers, "choose", lambda _: ("nccl", "each has its own"))
+    monkeypatch.setattr(device_buffers, "choose", lambda *_: ("nccl", "each has its own"))
     monkeypatch.setattr(RecordedCommunicator, "split", lambda self, colour: self, raising=False)
     monkeypatch.setattr(RecordedCommunicator, "machine", lambda self: 0, raising=False)
     monkeypatch.setattr(RecordedCommunicator, "count", lambda self, what: None, raising=False)
     comm, backend = RecordedCommunicator(size=3), Devices()
+    line_of(comm, backend, device_array([1.0]))
 
     found = step(comm, backend, reduction="hierarchical")
 
     assert isinstance(found[0].array, Array)
     assert backend.copies["to host"] == 2
-    assert not any(group.calls for group in Group.made)
+    assert not any(group.calls[TRIALS:] for group in Group.made)
 
 
 def test_tensors_are_reduced_on_the_devices_with_their_gradients(module, monkeypatch):
-    monkeypatch.setattr(device_buffers, "choose", lambda _: ("nccl", "each has its own"))
+    monkeypatch.setattr(device_buffers, "choose", lambda *_: ("nccl", "each has its own"))
     comm, backend = RecordedCommunicator(size=3), Devices()
     x = dg.Variable(np.array([1.0, 2.0]), backend=backend)
 
@@ -390,4 +435,132 @@ def test_tensors_are_reduced_on_the_devices_with_their_gradients(module, monkeyp
 
     np.testing.assert_allclose(total.array, [3, 6])
     np.testing.assert_allclose(gradient.array, [18, 36])  # of all ranks' targets
-    assert len(Group.made[0].calls) == 2
+    assert len(Group.made[0].calls) == TRIALS + 2
+
+
+# --- ways that fail, and devices that do ----------------------------------------------------------
+
+
+def group_of(module, size=3):
+    return NCCLGroup(RecordedCommunicator(size=size), module)
+
+
+def test_a_group_is_made_by_a_thread_on_the_device_of_the_array(module, monkeypatch):
+    monkeypatch.setattr(device_buffers, "choose", lambda *_: ("nccl", "each has its own"))
+
+    line_of(RecordedCommunicator(size=2), Devices(), device_array([1.0]))
+
+    (group,) = Group.made
+    assert group.device == 1
+    assert group.thread is not threading.current_thread()
+
+
+def test_a_rank_that_is_lost_while_a_group_is_made_is_heard_of(module, monkeypatch):
+    comm, never = RecordedCommunicator(size=2), threading.Event()
+    monkeypatch.setattr(module.cuda.nccl, "NcclCommunicator", lambda *_: never.wait(60))
+
+    def lost(done):
+        raise StallError("rank 1 has not come")
+
+    monkeypatch.setattr(comm, "wait_for", lost)
+
+    with pytest.raises(StallError, match="rank 1 has not come"):
+        NCCLGroup(comm, module)
+    never.set()
+
+
+def free_choice(monkeypatch):
+    """Let the ranks, which are all this one, have a device each."""
+    places = iter(range(100))
+    monkeypatch.setattr(
+        device_buffers,
+        "exchange_json",
+        lambda comm, value: [
+            {**value, "device": f"node/{next(places)}"} if isinstance(value, dict) else value
+            for _ in range(comm.size)
+        ],
+    )
+
+
+def test_a_way_that_gives_wrong_sums_is_not_taken(module, monkeypatch):
+    free_choice(monkeypatch)
+    monkeypatch.setattr(Group, "off", 1)
+    comm = RecordedCommunicator(size=2)
+
+    with pytest.warns(RuntimeWarning, match="nccl failed when it was tried, on rank 0: it gave a"):
+        line = line_of(comm, Devices(), device_array([1.0]))
+
+    assert line.way == "host"
+    assert "a wrong sum of 5 known numbers" in line.reason
+
+
+def test_a_way_that_is_asked_for_and_gives_wrong_sums_is_an_error(module, monkeypatch):
+    free_choice(monkeypatch)
+    monkeypatch.setattr(Group, "off", 1)
+    monkeypatch.setenv(device_buffers.VARIABLE, "nccl")
+
+    with pytest.raises(LaunchError, match="=nccl cannot be had: nccl failed when it was tried"):
+        line_of(RecordedCommunicator(size=2), Devices(), device_array([1.0]))
+
+
+@pytest.mark.parametrize("place", ["get_unique_id", "NcclCommunicator"])
+def test_where_nccl_makes_no_group_the_ranks_go_another_way(place, module, monkeypatch):
+    def refuse(*_):
+        raise NcclError("NCCL_ERROR_SYSTEM_ERROR")
+
+    free_choice(monkeypatch)
+    monkeypatch.setattr(module.cuda.nccl, place, refuse)
+
+    with pytest.warns(RuntimeWarning, match="NCCL_ERROR_SYSTEM_ERROR"):
+        line = line_of(RecordedCommunicator(size=2), Devices(), device_array([1.0]))
+
+    assert line.way == "host"
+
+
+def test_a_device_that_fails_ends_the_wait(module, monkeypatch):
+    group = group_of(module)
+    monkeypatch.setattr(Event, "other", 700)
+
+    with pytest.raises(CommunicationError, match=r"allreduce .sum. by NCCL.*: 700"):
+        group.allreduce(device_array([1.0]))
+
+    assert Group.made[0].aborted
+
+
+def test_an_error_of_nccl_that_comes_later_ends_the_wait(module, monkeypatch):
+    def failed(self):
+        raise NcclError("NCCL_ERROR_REMOTE_ERROR")
+
+    group = group_of(module)
+    monkeypatch.setattr(Event, "needed", 10**9)
+    monkeypatch.setattr(Group, "check_async_error", failed)
+
+    with pytest.raises(CommunicationError, match="NCCL_ERROR_REMOTE_ERROR"):
+        group.allreduce(device_array([1.0]))
+
+    assert Group.made[0].aborted
+
+
+def test_an_interrupt_ends_the_group_of_nccl(module, monkeypatch):
+    def interrupted(done):
+        raise KeyboardInterrupt
+
+    group = group_of(module)
+    monkeypatch.setattr(group._comm, "wait_for", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        group.allreduce(device_array([1.0]))
+
+    assert Group.made[0].aborted
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_integers_that_nccl_lacks_go_by_the_host(dtype, module):
+    backend = Backend()
+    comm = RecordedCommunicator(size=3)
+    line = Line(comm, backend, "nccl", group=NCCLGroup(comm, module))
+
+    total = line.allreduce(device_array([1, 2], dtype))
+
+    np.testing.assert_array_equal(total, [3, 6])
+    assert backend.copies == {"to host": 1, "to device": 1}

@@ -44,18 +44,21 @@ print(json.dumps(said), flush=True)
 _SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU", "MV2_USE_CUDA", "PSP_CUDA")
 
 
-# A message to itself and a reduction, of numbers in device memory. A library that takes the pointer
-# for one of the host's ends the process, or gives something else.
+# Messages to itself of numbers in device memory, a short one and one of those that libraries carry
+# in another way. A library that takes the pointer for one of the host's ends the process, or gives
+# something else. Reductions are made of such messages: see `verbs.device_slices`.
 _DEVICE_PROBE = r"""
 import sys
 import cupy
 from mpi4py import MPI
-sent = cupy.arange(4097, dtype=cupy.float32)
-arrived, total = cupy.zeros_like(sent), cupy.zeros_like(sent)
-cupy.cuda.Device().synchronize()
-MPI.COMM_SELF.Sendrecv(sent, 0, 0, arrived, 0, 0)
-MPI.COMM_SELF.Allreduce(sent, total)
-sys.exit(0 if bool((arrived == sent).all()) and bool((total == sent).all()) else 1)
+for length in (4097, 2**20 + 1):
+    sent = cupy.arange(length, dtype=cupy.float32)
+    arrived = cupy.zeros_like(sent)
+    cupy.cuda.Device().synchronize()
+    requests = [MPI.COMM_SELF.Irecv(arrived, 0, 0), MPI.COMM_SELF.Isend(sent, 0, 0)]
+    MPI.Request.Waitall(requests)
+    if not bool((arrived == sent).all()):
+        sys.exit(1)
 """
 
 

@@ -3,15 +3,17 @@
 All ranks of a communicator decide together, once, from what each of them found: a way that one rank
 cannot go is no way. What the way does not take (booleans, extrema of floating numbers, whose NaN
 NCCL does not define) goes by the host, through the backend's staging buffers; so does everything
-where sums have to be the same for any number of ranks.
+where sums have to be the same for any number of ranks. No way is trusted before it has given the
+sum of known numbers: what one process can ask of a library is not what several do with it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,15 +23,17 @@ import numpy as np
 from distgrad.distributed.launching.probing import takes_device_arrays
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
-from distgrad.distributed.verbs.nccl import NCCLGroup, device_identity, nccl_version
+from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup, device_identity, nccl_version
 from distgrad.dtypes import as_dtype
-from distgrad.errors import LaunchError
+from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
 
 VARIABLE = "DISTGRAD_DEVICE_BUFFERS"
 WAYS = ("auto", "nccl", "mpi", "host")
 
 # NCCL 2.4 is the first whose communicators can be given up while they wait for a lost rank.
 _OLDEST_NCCL = 2400
+# Lengths of the sums that a way is tried with: libraries carry short and long messages differently.
+_TRIED = (5, 1 << 19)
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,15 @@ class Ability:
     asked: str = "auto"
 
 
-def choose(abilities: list[Ability]) -> tuple[str, str]:
+def choose(abilities: list[Ability], failures: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Return the way for a group of ranks, ``"nccl"``, ``"mpi"`` or ``"host"``, and why.
 
     Parameters
     ----------
     abilities : list of Ability
         One for each rank.
+    failures : mapping, optional
+        The ways that were tried and failed, and how.
 
     Raises
     ------
@@ -83,6 +89,9 @@ def choose(abilities: list[Ability]) -> tuple[str, str]:
     else:
         without_nccl = ""
     without_mpi = "" if all(each.mpi for each in abilities) else "MPI does not take device buffers"
+    failed = {} if failures is None else failures
+    without_nccl = failed.get("nccl", without_nccl)
+    without_mpi = failed.get("mpi", without_mpi)
     wish = asked[0]
     missing = {"nccl": without_nccl, "mpi": without_mpi}.get(wish, "")
     if missing:
@@ -150,6 +159,8 @@ class Line:
             return "host"  # NCCL knows complex numbers as pairs
         if op in ("min", "max") and wire.kind == "f":
             return "host"
+        if self.way == "nccl" and wire.name not in NAMES:
+            return "host"
         return self.way
 
     def allreduce(self, array: Any, op: str = "sum", *, deterministic: bool = False) -> Any:
@@ -173,8 +184,7 @@ class Line:
         if self._group is not None and way == "nccl":
             self._group.allreduce(wire, op)
         else:
-            self._backend.synchronize()  # MPI knows nothing of streams
-            self._comm.allreduce_on_device(wire, op)  # type: ignore[attr-defined]  # MPI's has it
+            self._by_mpi(wire, op)
         return wire.astype(dtype, copy=False)
 
     def empty(self, length: int, dtype: Any) -> Any:
@@ -187,8 +197,32 @@ class Line:
         if self._group is not None:
             self._group.allreduce(message)
         else:
-            self._backend.synchronize()
-            self._comm.allreduce_on_device(message)  # type: ignore[attr-defined]  # MPI's has it
+            self._by_mpi(message, "sum")
+
+    def _by_mpi(self, array: Any, op: str) -> None:
+        self._backend.synchronize()  # MPI knows nothing of streams
+        reduce: Any = getattr(self._comm, "allreduce_on_device")  # noqa: B009  MPI's has it
+        reduce(array, _module_of(array), op)
+
+    def try_out(self, length: int) -> str:
+        """Return what is wrong with the sum of known numbers; empty if nothing is.
+
+        All ranks call this.
+        """
+        # Small whole numbers, of which sums are exact in any order.
+        own = (np.arange(length, dtype=np.float32) % 1021) + self._comm.rank
+        expected = self._comm.allreduce(own)
+        message = self._backend.asarray(own)
+        try:
+            self.add_up(message)
+        except (RemoteRankError, StallError):
+            raise
+        except CommunicationError as error:
+            return str(error)
+        finally:
+            self.counts.clear()
+        is_right = np.array_equal(self._backend.to_host(message), expected)
+        return "" if is_right else f"it gave a wrong sum of {length} known numbers"
 
     def broadcast(self, array: Any, root: int = 0) -> Any:
         """Return the root's device array, as a device array."""
@@ -230,10 +264,46 @@ def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
     agree(comm, Plan("choice of the way for device buffers"))
     own = _ability(array)
     abilities = [Ability(**each) for each in exchange_json(comm, asdict(own))]
-    way, reason = choose(abilities)
-    group = NCCLGroup(comm, _module_of(array)) if way == "nccl" else None
-    made = _lines[comm] = Line(comm, backend, way, reason, group)
-    return made
+    failures: dict[str, str] = {}
+    while True:
+        way, reason = choose(abilities, failures)
+        with array.device:
+            line, wrong = _made(comm, backend, array, way, reason)
+        if not any(wrong):
+            break
+        rank = next(rank for rank, each in enumerate(wrong) if each)
+        failures[way] = f"{way} failed when it was tried, on rank {rank}: {wrong[rank]}"
+        if own.asked == "auto" and comm.rank == 0:
+            warnings.warn(
+                f"arrays on devices travel another way: {failures[way]}; {VARIABLE}=host does not "
+                "try it",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    _lines[comm] = line
+    return line
+
+
+def _made(
+    comm: Communicator, backend: Any, array: Any, way: str, reason: str
+) -> tuple[Line, list[str]]:
+    """Return the line of a way, and what each rank found wrong with it; all ranks call this."""
+    line = Line(comm, backend, way, reason)
+    if way == "host":
+        return line, []
+    wrong = ""
+    if way == "nccl":
+        try:
+            line = Line(comm, backend, way, reason, NCCLGroup(comm, _module_of(array)))
+        except (RemoteRankError, StallError):
+            raise
+        except CommunicationError as error:
+            wrong = str(error)
+    said: list[str] = exchange_json(comm, wrong)
+    for length in _TRIED:
+        if not any(said):
+            said = exchange_json(comm, line.try_out(length))
+    return line, said
 
 
 def line_of_sources(comm: Communicator, sources: Sequence[Any]) -> Line | None:
@@ -256,7 +326,7 @@ def _ability(array: Any) -> Ability:
     version = 0 if asked == "host" else nccl_version(module)
     # Asked for by a process of its own, and only where nothing better is there.
     mpi = asked == "mpi" or (asked == "auto" and not version)
-    return Ability(device_identity(module), version, mpi and takes_device_arrays(), asked)
+    return Ability(device_identity(array.device), version, mpi and takes_device_arrays(), asked)
 
 
 def _module_of(array: Any) -> Any:

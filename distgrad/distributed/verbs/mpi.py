@@ -22,6 +22,7 @@ from distgrad.distributed.verbs.checks import (
     check_rows,
 )
 from distgrad.distributed.verbs.communicator import Array, describe, wire_dtype
+from distgrad.distributed.verbs.device_slices import reduce_on_device
 from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
 from distgrad.distributed.verbs.operations import Operations
 from distgrad.distributed.verbs.places import Places, Size
@@ -163,23 +164,23 @@ class MPICommunicator:
         """Have the next sum find places for messages of these sizes; all ranks call this."""
         self._sums.want(sizes)
 
-    def allreduce_on_device(self, array: Any, op: str = "sum") -> None:
+    def allreduce_on_device(self, array: Any, module: Any, op: str = "sum") -> None:
         """Reduce all ranks' arrays in a device's memory in place, by an MPI that takes these.
 
         Parameters
         ----------
         array : array with ``__cuda_array_interface__``
             Contiguous, its values computed, of the same shape and dtype on every rank.
-        op : str
-            As for `allreduce`.
+        module : module
+            CuPy.
+        op : {"sum", "prod", "min", "max"}
+            What to do with the elements.
         """
-        flat, reduction = array.reshape(-1), self._reductions[op]
-
-        def requests() -> Iterator[Any]:
-            for piece in pieces(flat, MESSAGE_ELEMENTS):
-                yield self._communicator.Iallreduce(self._mpi.IN_PLACE, piece, reduction)
-
-        self._run(requests, lambda: describe(f"allreduce ({op})", array.dtype, array.shape))
+        flat, comm = array.reshape(-1), self._communicator
+        self._run(
+            lambda: reduce_on_device(comm, flat, module, op, MESSAGE_ELEMENTS),
+            lambda: describe(f"allreduce ({op})", array.dtype, array.shape),
+        )
 
     def broadcast(self, array: Array, root: int = 0) -> Array:
         """Return the root's array; see `Communicator`."""

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distgrad.distributed.verbs.communicator import Communicator, describe
-from distgrad.errors import CommunicationError, DistgradError
+from distgrad.errors import CommunicationError
 
-_PAUSE = 0.0002  # seconds between two looks at an event
+_PAUSE = 0.0002  # seconds between two looks at an event that takes longer than
+_SOON = 0.0005  # this: a sleep is longer than many a message
+_NOT_READY = 600  # cudaErrorNotReady, which CuPy does not tell
 
 _IDENTITY_BYTES = 128  # NCCL_UNIQUE_ID_BYTES of nccl.h, which CuPy does not tell
 
 # NCCL's name of each dtype, and how many of its numbers an element has.
-_NAMES = {
+NAMES = {
     "int8": ("NCCL_INT8", 1),
     "uint8": ("NCCL_UINT8", 1),
     "int32": ("NCCL_INT32", 1),
@@ -44,18 +49,22 @@ def nccl_version(module: Any) -> int:
     return int(nccl.get_version())
 
 
-def device_identity(module: Any) -> str:
-    """Return the identity of the current device, the same in every process that uses it."""
-    device = module.cuda.Device()
+def device_identity(device: Any) -> str:
+    """Return the identity of a device, the same in every process that uses it."""
     # Its place on the bus, which CUDA_VISIBLE_DEVICES does not change; one of MIG's parts of a
     # device counts as the whole: NCCL refuses two of one device.
-    return f"{_host_name()}/{device.pci_bus_id}"
+    return f"{_machine()}/{device.pci_bus_id}"
 
 
-def _host_name() -> str:
+def _machine() -> str:
+    """Return what tells this machine from others, of which many may be called localhost."""
     import platform  # for this alone
 
-    return platform.node()
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = ""
+    return f"{platform.node()}/{boot}"
 
 
 class NCCLGroup:
@@ -66,20 +75,68 @@ class NCCLGroup:
     comm : Communicator
         The ranks, each with a device of its own.
     module : module
-        CuPy.
+        CuPy, whose current device is the rank's.
+
+    Raises
+    ------
+    CommunicationError
+        If NCCL makes no group.
+    RemoteRankError, StallError
+        If another rank failed or left, or has not come before the deadline.
     """
 
     def __init__(self, comm: Communicator, module: Any) -> None:
         self._comm = comm
         self._module = module
         self._nccl = nccl = module.cuda.nccl
-        own = _as_bytes(nccl.get_unique_id()) if comm.rank == 0 else bytes(_IDENTITY_BYTES)
+        own, why = bytes(_IDENTITY_BYTES), ""
+        if comm.rank == 0:
+            try:
+                own = _as_bytes(nccl.get_unique_id())
+            except nccl.NcclError as error:  # told below: the others wait for the identity
+                why = f": {error}"
         shared = comm.broadcast(np.frombuffer(own, np.uint8)).tobytes()
+        if not any(shared):
+            raise CommunicationError(f"rank {comm.rank}: rank 0 has no identity for NCCL{why}")
+        self._group = self._joined(shared)
+
+    def _joined(self, identity: bytes) -> Any:
+        """Return this rank's member of the group, once all ranks have theirs.
+
+        It is made by a thread: NCCL waits there for ranks that may never come, and hears of none.
+        """
+        device, done = self._module.cuda.Device().id, threading.Event()
+        found: Future[Any] = Future()
+
+        def join() -> None:
+            try:
+                self._module.cuda.Device(device).use()  # each thread has a current device
+                found.set_result(self._member(identity))
+            except Exception as error:
+                found.set_exception(error)
+            finally:
+                done.set()
+
+        wait_for = getattr(self._comm, "wait_for", threading.Event.wait)
+        note = getattr(self._comm, "count", None)
+        if note is not None:
+            note("making a group of NCCL's")
+        threading.Thread(target=join, daemon=True, name="distgrad-nccl").start()
+        wait_for(done)
         try:
-            self._group = nccl.NcclCommunicator(comm.size, shared, comm.rank)
+            return found.result()
+        except self._nccl.NcclError as error:
+            raise CommunicationError(
+                f"rank {self._comm.rank}: NCCL makes no group: {error}"
+            ) from error
+
+    def _member(self, identity: bytes) -> Any:
+        size, rank = self._comm.size, self._comm.rank
+        try:
+            return self._nccl.NcclCommunicator(size, identity, rank)
         except TypeError:  # before CuPy 14 it was a tuple of signed integers
-            signed = tuple(np.frombuffer(shared, np.int8).tolist())
-            self._group = nccl.NcclCommunicator(comm.size, signed, comm.rank)
+            signed = tuple(np.frombuffer(identity, np.int8).tolist())
+            return self._nccl.NcclCommunicator(size, signed, rank)
 
     def allreduce(self, array: Any, op: str = "sum") -> None:
         """Reduce all ranks' arrays in place.
@@ -112,10 +169,10 @@ class NCCLGroup:
 
     def _counted(self, array: Any) -> tuple[Any, int]:
         """Return NCCL's dtype of an array, and how many numbers it has."""
-        found = _NAMES.get(array.dtype.name)
+        found = NAMES.get(array.dtype.name)
         if found is None:
             raise CommunicationError(
-                f"NCCL has no dtype {array.dtype}; expected one of {', '.join(_NAMES)}"
+                f"NCCL has no dtype {array.dtype}; expected one of {', '.join(NAMES)}"
             )
         name, width = found
         return getattr(self._nccl, name), array.size * width
@@ -135,14 +192,17 @@ class NCCLGroup:
             raise CommunicationError(f"rank {self._comm.rank}: {what}: {error}") from error
         event = self._module.cuda.Event(disable_timing=True)
         event.record(stream)
-        wait_for = getattr(self._comm, "wait_for", None)
+        done = DeviceEvent(event, self._module.cuda.runtime, self._group.check_async_error)
+        wait_for = getattr(self._comm, "wait_for", DeviceEvent.wait)
         try:
-            if wait_for is None:
-                event.synchronize()
-            else:
-                wait_for(DeviceEvent(event))
-        except DistgradError:
-            self._group.abort()  # the kernel on the device would wait for the lost rank for ever
+            wait_for(done)
+        except BaseException as error:
+            # The kernel on the device would wait for a lost rank for ever.
+            self._group.abort()
+            if isinstance(
+                error, (self._nccl.NcclError, self._module.cuda.runtime.CUDARuntimeError)
+            ):
+                raise CommunicationError(f"rank {self._comm.rank}: {what}: {error}") from error
             raise
 
 
@@ -158,21 +218,42 @@ class DeviceEvent(threading.Event):
     ----------
     event : cupy.cuda.Event
         Recorded on a stream.
+    runtime : module
+        `cupy.cuda.runtime`.
+    check : callable, optional
+        Called while the event is waited for; raises if it will not come.
     """
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, runtime: Any, check: Callable[[], None] | None = None) -> None:
         super().__init__()
-        self._event = event
+        self._event, self._runtime = event, runtime
+        self._check = check
+        self._begun = time.monotonic()
 
     def is_set(self) -> bool:
-        """Return whether the device has come to it."""
-        return bool(self._event.done)
+        """Return whether the device has come to it.
+
+        Raises
+        ------
+        CUDARuntimeError
+            If the device has failed, after which no event ever comes.
+        """
+        status = self._runtime.eventQuery(self._event.ptr)
+        if status not in (0, _NOT_READY):
+            raise self._runtime.CUDARuntimeError(status)
+        return bool(status == 0)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Return once the device has come to it or the time is over: whether it has."""
         end = None if timeout is None else time.monotonic() + timeout
         while not self.is_set():
-            if end is not None and time.monotonic() >= end:
+            now = time.monotonic()
+            if end is not None and now >= end:
                 return False
+            if now - self._begun < _SOON:
+                time.sleep(0)  # other threads may compute
+                continue
+            if self._check is not None:
+                self._check()
             time.sleep(_PAUSE)
         return True

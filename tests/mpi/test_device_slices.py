@@ -1,0 +1,65 @@
+"""Arrays of devices are reduced by messages of two ranks; NumPy stands for the devices' module."""
+
+from hashlib import blake2b
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import distgrad.distributed as dist
+from distgrad.distributed.verbs import device_slices, mpi
+from distgrad.distributed.verbs.communicator import exchange_json
+
+pytestmark = pytest.mark.mpi(min_size=2)
+
+FUNCTIONS = {"sum": np.sum, "prod": np.prod, "min": np.min, "max": np.max}
+
+
+@pytest.fixture
+def module():
+    """What is used of CuPy, and how often the device is waited for."""
+    waits = []
+    stream = SimpleNamespace(synchronize=lambda: waits.append(1))
+    names = ("empty", "add", "multiply", "minimum", "maximum")
+    made = SimpleNamespace(**{name: getattr(np, name) for name in names})
+    made.cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    made.waits = waits
+    return made
+
+
+def numbers(rank, length, dtype):
+    return np.random.default_rng(rank).integers(1, 5, length).astype(dtype)
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+@pytest.mark.parametrize("length", [1, 2, 1000, 70_001])
+def test_results_are_those_of_all_ranks(op, length, module, monkeypatch):
+    world = dist.world()
+    monkeypatch.setattr(device_slices, "_PIECE", 2**17)
+    array = numbers(world.rank, length, "int64")
+
+    world.allreduce_on_device(array, module, op)
+
+    rows = np.stack([numbers(rank, length, "int64") for rank in range(world.size)])
+    np.testing.assert_array_equal(array, FUNCTIONS[op](rows, axis=0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_sums_have_the_same_bits_on_every_rank(dtype, module, monkeypatch):
+    world = dist.world()
+    monkeypatch.setattr(mpi, "MESSAGE_ELEMENTS", 999)
+    drawn = np.random.default_rng(world.rank).normal(size=(37, 101)) * 100
+    array = (drawn * (1 + 2j) if dtype == "complex128" else drawn).astype(dtype)
+    expected = world.allreduce(array.copy())
+
+    world.allreduce_on_device(array, module)
+
+    np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-3)
+    digests = exchange_json(world, blake2b(array.tobytes()).hexdigest())
+    assert all(each == digests[0] for each in digests)
+
+
+def test_the_device_is_waited_for_before_a_slice_is_sent(module):
+    dist.world().allreduce_on_device(np.ones(64, np.float32), module)
+
+    assert module.waits == [1]
