@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from distgrad_cupy.copying import copy_all
-from distgrad_cupy.products import Products
+from distgrad_cupy.products import STREAM_OF_THREAD, Products
 from distgrad_cupy.running import Runner
 from distgrad_cupy.transfers import Transfers, UncapturableError
+from distgrad_cupy.transforming import own_plans
 
 Array = Any
 Run = Callable[[Sequence[Array]], list[Array]]
@@ -117,8 +119,9 @@ class Replay:
         """
         captured = self._captured
         if captured is not None:
-            # Within another capture the kernels themselves are wanted.
-            usable = captured.takes(arrays) and not self._graphs.are_busy
+            # Within another capture the kernels themselves are wanted: no event that was recorded
+            # before it may be waited for there, nor one within it later.
+            usable = captured.takes(arrays) and not (self._graphs.are_busy or captured.is_capturing)
             return captured.replay(arrays) if usable else run(arrays)
         if self._refused or self._graphs.are_busy:
             return run(arrays)
@@ -131,11 +134,21 @@ class Replay:
 
     def _capture(self, run: Run, arrays: Sequence[Array], expected: list[Array]) -> None:
         cuda = self._graphs.run.module.cuda
+        if cuda.get_current_stream().is_capturing():
+            self._runs -= 1  # somebody else's graph, of which these kernels are a part
+            return
+        pool = Pool(cuda)
         try:
-            if cuda.get_current_stream().is_capturing():
-                self._runs -= 1  # somebody else's graph, of which these kernels are a part
-                return
-            captured = Captured(self._graphs, run, arrays)
+            self._try_to_capture(run, arrays, expected, pool)
+        finally:
+            if self._captured is None:
+                pool.release()  # all that lay in it is gone with the error
+
+    def _try_to_capture(
+        self, run: Run, arrays: Sequence[Array], expected: list[Array], pool: Pool
+    ) -> None:
+        try:
+            captured = Captured(self._graphs, run, arrays, pool)
             captured.check(expected)
             self._captured = captured
         except Exception as error:  # the executor has just shown that it can
@@ -158,6 +171,8 @@ class Captured:
         The executor of a plan.
     arrays : sequence of array
         What the plan reads.
+    pool : Pool
+        For the graph alone.
 
     Raises
     ------
@@ -165,7 +180,7 @@ class Captured:
         Whatever the executor, CuPy or CUDA raises where something cannot be captured.
     """
 
-    def __init__(self, graphs: Graphs, run: Run, arrays: Sequence[Array]) -> None:
+    def __init__(self, graphs: Graphs, run: Run, arrays: Sequence[Array], pool: Pool) -> None:
         self._run = graphs.run
         module = graphs.run.module
         cuda = module.cuda
@@ -175,16 +190,22 @@ class Captured:
         if not self.takes(arrays):
             raise UncapturableError("arrays lie on several devices")
         # Nobody else allocates here: what a call leaves free stays the graph's, for its results.
-        self._pool = cuda.MemoryPool()
+        self._pool = pool
         stream = cuda.Stream(non_blocking=True)
         stream.wait_event(cuda.get_current_stream().record())
-        with graphs.preparing(), cuda.using_allocator(self._pool.malloc), stream:
+        with (
+            graphs.preparing(),
+            cuda.using_allocator(self._pool.malloc),
+            stream,
+            own_plans(module) as self._plans,
+        ):
             self._room = graphs.products.workspace()
             self._given = [module.empty(a.shape, a.dtype) for a in arrays]
             copy_all(self._run, [module.asarray(a, order="C") for a in arrays], self._given)
             with graphs.products.own(self._room):
                 run(self._given)  # so that the pool has memory for all that follows
-                self._graph, outputs = _recorded(graphs, stream, run, self._given)
+                with self._pool.keeping():
+                    self._graph, outputs = _recorded(graphs, stream, run, self._given)
         stream.synchronize()
         # What a plan hands through is the caller's own array, not a copy.
         places = {id(given): place for place, given in enumerate(self._given)}
@@ -192,9 +213,14 @@ class Captured:
         self._outputs = outputs
         self._graph.upload(stream)
         stream.synchronize()
-        self._stream = stream.ptr
+        self._stream = stream  # and so its number is nobody else's
         self._done = cuda.Event(disable_timing=True)
         self._done.record(stream)
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether the current stream is being captured."""
+        return bool(self._cuda.get_current_stream().is_capturing())
 
     def takes(self, arrays: Sequence[Array]) -> bool:
         """Return whether the arrays, and the work, are on the graph's device."""
@@ -222,9 +248,9 @@ class Captured:
         module = self._run.module
         with self._lock:
             stream = self._cuda.get_current_stream()
-            if stream.ptr != self._stream:  # the last launch still reads and writes the arrays
-                stream.wait_event(self._done)
-                self._stream = stream.ptr
+            if stream is not self._stream or stream.ptr == STREAM_OF_THREAD:
+                stream.wait_event(self._done)  # the last launch still reads and writes the arrays
+                self._stream = stream
             own = [module.asarray(array, order="C") for array in arrays]
             copy_all(self._run, own, self._given)
             self._graph.launch(stream)
@@ -243,8 +269,57 @@ class Captured:
 
     def __del__(self) -> None:
         done = getattr(self, "_done", None)
-        if done is not None:
-            done.synchronize()  # before the graph's memory is given back
+        if done is None or sys.is_finalizing():
+            return
+        done.synchronize()  # before the graph's memory is given back
+        for name in ("_graph", "_outputs", "_given", "_room", "_plans"):
+            delattr(self, name)
+        self._pool.release()
+
+
+class Pool:
+    """Memory of a graph, which is not to be given back while the graph is captured.
+
+    Where there is no more, CuPy's pools give back what is free and ask again. What kernels that
+    were captured have worked in is free by then, but the graph has its addresses.
+
+    Parameters
+    ----------
+    cuda : module
+        `cupy.cuda`.
+    """
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+        self._device = cuda.Device().id
+        self._taken: list[int] = []  # bytes
+
+        def take(nbytes: int, taken: list[int] = self._taken) -> Any:
+            memory = cuda.Memory(nbytes)
+            taken.append(nbytes)
+            return cuda.MemoryPointer(memory, 0)
+
+        self._pool = cuda.MemoryPool(take)
+        self.malloc = self._pool.malloc
+
+    def release(self) -> None:
+        """Give back what is free, which a pool of CuPy's that goes away does not do by itself."""
+        with self._cuda.Device(self._device):
+            self._pool.free_all_blocks()
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Raise in the end if memory was given back meanwhile.
+
+        Raises
+        ------
+        UncapturableError
+            Then.
+        """
+        given_back = sum(self._taken) - self._pool.total_bytes()
+        yield
+        if sum(self._taken) - self._pool.total_bytes() != given_back:
+            raise UncapturableError("the device has not the memory for a graph of its own")
 
 
 def _recorded(graphs: Graphs, stream: Any, run: Run, given: list[Array]) -> tuple[Any, list[Array]]:
@@ -267,7 +342,10 @@ def _recorded(graphs: Graphs, stream: Any, run: Run, given: list[Array]) -> tupl
         except Exception as error:  # what broke the capture says more
             failure = failure or error
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None  # else this frame and the error hold each other, and the memory
     return graph, outputs
 
 

@@ -35,7 +35,7 @@ _NOT_TURNED, _TURNED = 0, 1
 # What cuBLAS recommends for devices of compute capability 9; others need less.
 _WORKSPACE_BYTES = 32 << 20
 _LARGEST = 2**31 - 1
-_STREAM_OF_THREAD = 2  # cudaStreamPerThread
+STREAM_OF_THREAD = 2  # cudaStreamPerThread
 _MOST_ROOMS = 16  # workspaces that are kept: programs may make streams without end
 
 
@@ -306,7 +306,7 @@ class Products:
     def _room_of(self, device: int, stream: int) -> Array:
         """Return a stream's workspace: products on two streams may be at work at once."""
         # One number stands for the streams of all threads where each has a default of its own.
-        thread = threading.get_ident() if stream == _STREAM_OF_THREAD else 0
+        thread = threading.get_ident() if stream == STREAM_OF_THREAD else 0
         known = (device, stream, thread)
         with self._rooms_lock:
             room = self._rooms.pop(known, None)

@@ -1,6 +1,7 @@
 """A module that stands for CuPy where streams are captured: what is captured is not computed."""
 
 import ctypes
+import weakref
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -91,13 +92,66 @@ class Event:
         pass
 
 
+class Pool:
+    """A pool of device memory, which keeps what is free until it is told to give it back."""
+
+    def __init__(self, allocate):
+        self.allocate = allocate
+        self.malloc = object()
+        self.bytes = 0
+        self.releases = 0
+        self.live = []
+
+    def grow(self, nbytes):
+        self.allocate(nbytes)
+        self.bytes += nbytes
+
+    def total_bytes(self):
+        return self.bytes
+
+    def free_all_blocks(self):
+        self.releases += 1
+        self.bytes = 0
+        self.left = sum(each() is not None for each in self.live)  # and stand in the way
+
+
+class Plans:
+    """A thread's plans of transforms, as CuPy keeps them."""
+
+    def __init__(self):
+        self.plans, self.size, self.memsize = {}, 16, -1
+
+    def __iter__(self):
+        return iter([(k, SimpleNamespace(plan=p)) for k, p in reversed(self.plans.items())])
+
+    def __setitem__(self, key, plan):
+        self.plans[key] = plan
+        while self.size >= 0 and len(self.plans) > self.size:
+            del self.plans[next(iter(self.plans))]
+
+    def clear(self):
+        self.plans = {}
+
+    def get_size(self):
+        return self.size
+
+    def get_memsize(self):
+        return self.memsize
+
+    def set_size(self, size):
+        self.size = size
+
+    def set_memsize(self, size):
+        self.memsize = size
+
+
 class Cuda:
     """What is used of `cupy.cuda`."""
 
     Event = Event
 
     def __init__(self):
-        self.graphs, self.streams = [], []
+        self.graphs, self.streams, self.pools = [], [], []
         self.stream = Stream(self, 7)
         self.device = 0
         self.pool = None
@@ -108,11 +162,26 @@ class Cuda:
         self.alloc_pinned_memory = self.pinned_pool.malloc
         self.runtime = SimpleNamespace(getDevice=lambda: self.device)
 
-    def Device(self):
-        return SimpleNamespace(id=self.device)
+    @contextmanager
+    def _on(self, number):
+        before, self.device = self.device, number
+        try:
+            yield
+        finally:
+            self.device = before
 
-    def MemoryPool(self):
-        return SimpleNamespace(malloc=object())
+    def Device(self, number=None):
+        return SimpleNamespace(id=self.device) if number is None else self._on(number)
+
+    def Memory(self, nbytes):
+        return nbytes
+
+    def MemoryPointer(self, memory, offset):
+        return memory
+
+    def MemoryPool(self, allocate):
+        self.pools.append(Pool(allocate))
+        return self.pools[-1]
 
     def Stream(self, non_blocking):
         assert non_blocking  # others cannot be captured
@@ -142,12 +211,17 @@ class Device:
     def __init__(self):
         Array.module = self
         self.cuda = Cuda()
+        self.plans = Plans()
+        self.fft = SimpleNamespace(config=SimpleNamespace(get_plan_cache=lambda: self.plans))
         self.copies = 0
         self.module = self
 
     def empty(self, shape, dtype):
         made = np.full(shape, 77, dtype).view(Array)
         made.pool = self.cuda.pool
+        for pool in self.cuda.pools:
+            if pool.malloc is made.pool:
+                pool.live.append(weakref.ref(made))
         return made
 
     def asarray(self, value):

@@ -1,8 +1,10 @@
 """Plans as CUDA graphs, on a module that stands for CuPy: what is captured, copied, and refused."""
 
+import gc
 import importlib.util
 import logging
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -332,3 +334,132 @@ def test_the_backend_offers_graphs_as_its_way_to_compile():
 
     assert isinstance(backend, Compiles)
     assert backend.compile("f").way.startswith("operation by operation")
+
+
+# --- memory, plans of transforms, and other people's streams --------------------------------------
+
+
+def test_within_somebody_elses_capture_a_graph_that_is_there_is_not_launched(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    runs, (graph,) = program.runs, device.cuda.graphs
+    launches, waited = len(graph.launches), len(device.cuda.stream.waited)
+
+    device.cuda.stream.begin_capture()
+    replay(program, operands(device, 1))
+    device.cuda.stream.end_capture()
+
+    assert program.runs == runs + 1
+    assert len(graph.launches) == launches
+    assert len(device.cuda.stream.waited) == waited
+
+
+def test_a_new_stream_waits_though_it_has_the_number_of_the_last_one(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    first, second = (device.cuda.Stream(non_blocking=True) for _ in range(2))
+    second.ptr = first.ptr
+
+    for stream in (first, second):
+        with stream:
+            replay(program, operands(device, 1))
+
+    assert len(second.waited) == 1
+
+
+def test_threads_default_streams_wait_for_each_other(device, graphs):
+    program = Program(device)
+    replay = ready(device, graphs, program)
+    stream = device.cuda.Stream(non_blocking=True)
+    stream.ptr = 2  # of every thread its own
+
+    with stream:
+        replay(program, operands(device, 1))
+        replay(program, operands(device, 2))
+
+    assert len(stream.waited) == 2
+
+
+def test_memory_of_a_graph_that_goes_away_is_given_back(device, graphs):
+    replay = ready(device, graphs, Program(device))
+    (pool,) = device.cuda.pools
+    assert not pool.releases
+
+    device.cuda.graphs.clear()
+    del replay
+
+    assert pool.releases == 1
+    assert pool.left == 0
+
+
+@pytest.mark.parametrize("break_it", REFUSED.values(), ids=REFUSED)
+def test_memory_of_a_capture_that_failed_is_given_back_at_once(break_it, device, graphs):
+    program, replay = Program(device), graphs("f")
+    program.before = lambda: break_it(device)
+
+    gc.disable()  # no collector of garbage is needed
+    try:
+        for number in range(3):
+            replay(program, operands(device, number))
+        (pool,) = device.cuda.pools
+        assert pool.releases == 1
+        assert pool.left == 0
+    finally:
+        gc.enable()
+
+
+def test_memory_that_is_given_back_during_a_capture_ends_it(device, graphs):
+    program, replay = Program(device), graphs("f")
+
+    def take():
+        if device.cuda.pools:
+            pool = device.cuda.pools[0]
+            if device.cuda.stream.is_capturing():
+                pool.bytes = 0  # there was no more, so that what was free went
+            pool.grow(512)
+
+    program.before = take
+    for number in range(4):
+        arrays = operands(device, number)
+        assert_right(replay(program, arrays), arrays)
+
+    assert replay.way.endswith("the device has not the memory for a graph of its own")
+
+
+def test_a_graph_may_take_more_memory_while_it_is_captured(device, graphs):
+    program = Program(device)
+    program.before = lambda: device.cuda.pools and device.cuda.pools[0].grow(512)
+
+    ready(device, graphs, program)
+
+
+def test_plans_of_transforms_are_the_graphs_own_and_stay_with_it(device, graphs):
+    program, made = Program(device), []
+
+    class Plan:
+        pass
+
+    def transform():
+        for key in range(20):  # more than CuPy keeps
+            if key not in device.plans.plans:
+                device.plans[key] = Plan()
+                made.append(weakref.ref(device.plans.plans[key]))
+
+    device.plans["own"] = "the program's"
+    program.before = transform
+    replay, number = graphs("f"), 0
+    while "CUDA graph after" in replay.way:
+        before = len(made)
+        replay(program, operands(device, number))
+        number += 1
+
+    assert replay.way == "as one CUDA graph"
+    own = [each() for each in made[before + 20 :]]
+    assert len(own) == 20
+    assert None not in own
+    assert not set(own) & set(device.plans.plans.values())
+    assert (device.plans.size, device.plans.memsize) == (16, -1)
+    assert len(device.plans.plans) == 16
+
+    del replay, own
+    assert not any(each() for each in made[before + 20 :])
