@@ -199,10 +199,9 @@ class Captured:
             stream,
             own_plans(module) as self._plans,
         ):
-            self._room = graphs.products.workspace()
             self._given = [module.empty(a.shape, a.dtype) for a in arrays]
             copy_all(self._run, [module.asarray(a, order="C") for a in arrays], self._given)
-            with graphs.products.own(self._room):
+            with graphs.products.own() as self._rooms:
                 run(self._given)  # so that the pool has memory for all that follows
                 with self._pool.keeping():
                     self._graph, outputs = _recorded(graphs, stream, run, self._given)
@@ -272,7 +271,7 @@ class Captured:
         if done is None or sys.is_finalizing():
             return
         done.synchronize()  # before the graph's memory is given back
-        for name in ("_graph", "_outputs", "_given", "_room", "_plans"):
+        for name in ("_graph", "_outputs", "_given", "_rooms", "_plans"):
             delattr(self, name)
         self._pool.release()
 

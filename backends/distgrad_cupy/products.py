@@ -161,23 +161,29 @@ class Products:
     @property
     def are_own(self) -> bool:
         """Whether this thread's products are those of cuBLAS itself now."""
-        return getattr(self._own, "room", None) is not None
+        return getattr(self._own, "rooms", None) is not None
 
     @contextmanager
-    def own(self, room: Array) -> Iterator[None]:
+    def own(self, room: Array | None = None) -> Iterator[list[Array]]:
         """Let this thread's products go to cuBLAS itself, in a workspace.
 
         Parameters
         ----------
-        room : array
-            Bytes that nobody else uses, as `workspace` makes them.
+        room : array, optional
+            Bytes that nobody else uses, as `workspace` makes them; made for the first product
+            unless given.
+
+        Yields
+        ------
+        list of array
+            The workspace; empty as long as there is no product.
         """
-        before = getattr(self._own, "room", None)
-        self._own.room = room
+        before = getattr(self._own, "rooms", None)
+        self._own.rooms = rooms = [] if room is None else [room]
         try:
-            yield
+            yield rooms
         finally:
-            self._own.room = before
+            self._own.rooms = before
 
     def workspace(self) -> Array:
         """Return memory for cuBLAS to work in."""
@@ -295,9 +301,13 @@ class Products:
         """Return a handle for the current device and stream, and the memory that it works in."""
         cuda = self._module.cuda
         device, stream = cuda.Device().id, cuda.get_current_stream().ptr
-        room = getattr(self._own, "room", None)
-        if room is None:
+        rooms = getattr(self._own, "rooms", None)
+        if rooms is None:
             room = self._room_of(device, stream)
+        else:
+            if not rooms:
+                rooms.append(self.workspace())
+            room = rooms[0]
         cublas = self.cublas()
         handle = cublas.handle(device)
         cublas.use(handle, stream, address_of(room), room.nbytes)

@@ -175,6 +175,18 @@ def test_shapes_that_do_not_fit_are_refused(products):
         products.matmul(np.ones((3, 4)), np.ones((5, 6)))
 
 
+def test_the_workspace_of_a_graph_is_made_for_its_first_product(products, library):
+    x = np.ones((2, 2), np.float32)
+
+    with products.own() as rooms:
+        assert rooms == []
+        products.matmul(x, x)
+        products.matmul(x, x)
+
+    (room,) = rooms
+    assert library.room_in_use() == room.ctypes.data
+
+
 def test_it_works_on_the_current_stream_in_the_workspace_given(products, library):
     room = products.workspace()
     x = np.ones((2, 2), np.float32)
