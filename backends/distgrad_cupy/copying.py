@@ -29,14 +29,16 @@ def copy_all(run: Runner, sources: Sequence[Array], targets: Sequence[Array]) ->
     sources, targets : sequence of array
         Contiguous pairs of one shape and dtype.
     """
-    pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s.nbytes]
-    for start in range(0, len(pairs), _AT_ONCE):
-        some = pairs[start : start + _AT_ONCE]
-        table = np.zeros((), _TABLE)
-        for place, (source, target) in enumerate(some):
-            table["source"][place] = address_of(source)
-            table["target"][place] = address_of(target)
-            table["bytes"][place] = source.nbytes
-        longest = max(source.nbytes for source, _ in some)
-        blocks = min(-(-longest // (_WORD * THREADS)), _MOST_BLOCKS)
-        run.launch("copying", "copy_arrays", "float32", (blocks, len(some)), THREADS, (table,))
+    rows = [
+        (address_of(source), address_of(target), nbytes)
+        for source, target in zip(sources, targets, strict=True)
+        if (nbytes := source.nbytes)
+    ]
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        table, count = np.zeros((), _TABLE), len(some)
+        # Whole columns: a training step has hundreds of arrays, each time.
+        for name, column in zip(_TABLE.names or (), zip(*some, strict=True), strict=True):
+            table[name][:count] = column
+        blocks = min(-(-max(row[2] for row in some) // (_WORD * THREADS)), _MOST_BLOCKS)
+        run.launch("copying", "copy_arrays", "float32", (blocks, count), THREADS, (table,))
