@@ -103,6 +103,20 @@ def test_rows_are_added_in_place_in_their_order(dtype, counted, host_runner, mon
     np.testing.assert_array_equal(array, expected.astype(dtype))
 
 
+@pytest.mark.parametrize("length", [*range(1, 20), 63, 64, 65])
+@pytest.mark.parametrize("behind", [0, 1, 5])
+def test_runs_of_any_length_are_added_up_to_their_end(length, behind, host):
+    positions = np.repeat([3, 1, 2], [1, length, behind])
+    values = np.arange(1.0, len(positions) + 1, dtype=np.float32)[:, np.newaxis] * [1, -1]
+    values = values.astype(np.float32)
+    expected = np.zeros((5, 2), np.float32)
+    np.add.at(expected, positions, values)
+
+    found = host.kernel("scatter_add")(values, positions, index=ROWS, shape=(5, 2))
+
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_rows_of_another_dtype_are_left_to_cupy(host_runner):
     array = np.zeros((2, 3), np.float32)
 

@@ -16,6 +16,26 @@ extern "C" __global__ void order_of_positions(
     }
 }
 
+// Where the run of equal positions ends that begins at `place`: found in steps that double, then by
+// halves. To ask at each element whether the run goes on would wait for memory each time.
+__device__ inline long long end_of_run(
+    const long long* positions, const long long* order, long long count, long long place
+) {
+    const long long position = positions[order[place]];
+    long long inside = place, step = 1;
+    while (place + step < count && positions[order[place + step]] == position) {
+        inside = place + step;
+        step *= 2;
+    }
+    long long outside = place + step < count ? place + step : count;
+    while (outside - inside > 1) {
+        const long long middle = inside + (outside - inside) / 2;
+        if (positions[order[middle]] == position) inside = middle;
+        else outside = middle;
+    }
+    return outside;
+}
+
 // Onto what stands in the result, or in place of it.
 extern "C" __global__ void add_runs(
     const T* values, const long long* positions, const long long* order, T* result,
@@ -30,8 +50,9 @@ extern "C" __global__ void add_runs(
         if (position < 0 || position >= rows) continue;
         T* target = result + position * width + column;
         A sum = onto ? (A)*target : (A)0;
-        for (long long k = place; k < count && positions[order[k]] == position; ++k)
-            sum += (A)values[order[k] * width + column];
+        const long long end = end_of_run(positions, order, count, place);
+#pragma unroll 8  // so many loads under way; they are added up in their order
+        for (long long k = place; k < end; ++k) sum += (A)values[order[k] * width + column];
         *target = (T)sum;
     }
 }
