@@ -212,6 +212,7 @@ class DeviceRunner:
 
     def __init__(self, module: Any, namespace: Callable[[], Any], products: Any) -> None:
         self.module = module
+        self._array_type = module.ndarray
         self.namespace = namespace
         self.matmul = products.matmul
         self.wide_matmul = products.wide_matmul
@@ -247,7 +248,22 @@ class DeviceRunner:
         threads: int,
         arguments: Sequence[Any],
     ) -> None:
-        """Start a kernel; see `Runner`."""
+        """Start a kernel; see `Runner`.
+
+        Raises
+        ------
+        ValueError
+            If an array lies on another device: the kernel's access would end all use of this one.
+        """
+        device, array_type = self.device, self._array_type
+        for each in arguments:
+            if isinstance(each, array_type) and each.data.device_id != device:
+                there = each.data.device_id
+                raise ValueError(
+                    f"{name}: expected arrays on the current device, cuda:{device}, got one on "
+                    f"cuda:{there}; compute within `with cupy.cuda.Device({there}):`, or move it "
+                    f"by .to(device='cuda:{device}')"
+                )
         self._kernel(source, name, elements)(grid, (threads,), tuple(arguments))
 
     def launch_text(

@@ -136,7 +136,7 @@ class Job:
     ) -> None:
         self.name, self.arguments, self.world = name, arguments, world
         self.preemption = Preemption() if preemption is None else preemption
-        _use_backend(arguments.backend, world.local_rank)
+        _use_backend(arguments.backend)
         self.generator = dg.random.Generator(arguments.seed)
         self.asked_to_stop: bool | None = None  # what the ranks have said in this step, if they did
 
@@ -329,12 +329,8 @@ class Job:
         return {name: float(each) for name, each in zip(names, totals, strict=True)}
 
 
-def _use_backend(name: str, local_rank: int) -> None:
+def _use_backend(name: str) -> None:
     try:
         dg.set_backend(name)
-        if name == "cupy":
-            import cupy
-
-            cupy.cuda.Device(local_rank % cupy.cuda.runtime.getDeviceCount()).use()
     except (LookupError, ImportError) as error:
         raise JobError(f"--backend {name}: {error}") from error

@@ -7,6 +7,7 @@ be done.
 
 import ctypes
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import cupy
 
 from distgrad_cupy import drawing, pooling, rows, stepping, variates
 from distgrad_cupy.contiguous import Contiguous
+from distgrad_cupy.running import DeviceRunner
 
 
 class OnHost:
@@ -193,3 +195,27 @@ def test_rows_and_pooling(run):
         found = subject.kernels(run)[name](*map(brought, arrays), **how)
         expected = getattr(plain, name)(*arrays, **how)
         np.testing.assert_allclose(seen(found), expected, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_arrays_of_another_device_are_refused_before_a_kernel_reads_them(run):
+    started = []
+
+    class Module(OnHost):
+        cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0))
+
+        def RawKernel(self, *_, **__):
+            return lambda grid, block, arguments: started.append(arguments)
+
+    device = DeviceRunner(Module(), None, SimpleNamespace(matmul=None, wide_matmul=None))
+    x = brought(np.ones((3, 4), np.float32))
+    room = np.empty(48, np.uint8)
+    memory = cupy.cuda.UnownedMemory(room.ctypes.data, 48, room, 1)
+    other = cupy.ndarray((3, 4), np.float32, cupy.cuda.MemoryPointer(memory, 0))
+
+    rows.kernels(device)["softmax"](x, axis=-1)
+    with pytest.raises(
+        ValueError, match=r"softmax: expected .* cuda:0, got one on cuda:1"
+    ):
+        rows.kernels(device)["softmax"](other, axis=-1)
+
+    assert len(started) == 1

@@ -564,3 +564,21 @@ def test_integers_that_nccl_lacks_go_by_the_host(dtype, module):
 
     np.testing.assert_array_equal(total, [3, 6])
     assert backend.copies == {"to host": 1, "to device": 1}
+
+
+def test_a_way_that_does_not_answer_is_given_up_soon_and_named(module, monkeypatch):
+    free_choice(monkeypatch)
+    comm, seen = RecordedCommunicator(size=2), []
+    comm.guard = SimpleNamespace(timeout=1800.0)
+
+    def wait_for(done):
+        seen.append(comm.guard.timeout)
+        raise StallError("rank 1 has not come")
+
+    monkeypatch.setattr(comm, "wait_for", wait_for)
+
+    with pytest.raises(LaunchError, match=r"nccl did not answer .*=host does not try it"):
+        line_of(comm, Devices(), device_array([1.0]))
+
+    assert seen == [120.0]
+    assert comm.guard.timeout == 1800.0

@@ -400,3 +400,13 @@ def test_a_history_has_gaps_where_a_step_lacks_a_figure():
     assert (len(history), history.names) == (2, ["step", "a", "b"])
     assert str(history.column("a")) == "[2.0, nan]"
     assert (history.total("b"), history.column("c")) == (3, [])
+
+
+def test_the_backend_alone_chooses_the_device_of_a_job(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(dg, "set_backend", chosen.append)
+    monkeypatch.setitem(sys.modules, "cupy", None)  # not asked for anything
+
+    Job("a", argparse.Namespace(backend="cupy", seed=1), dist.SerialCommunicator())
+
+    assert chosen == ["cupy"]

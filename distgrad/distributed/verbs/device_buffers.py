@@ -13,7 +13,8 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,6 +35,8 @@ WAYS = ("auto", "nccl", "mpi", "host")
 _OLDEST_NCCL = 2400
 # Lengths of the sums that a way is tried with: libraries carry short and long messages differently.
 _TRIED = (5, 1 << 19)
+# All ranks have just agreed on something, and NCCL on thousands of ranks takes half a minute.
+_TRIAL_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,7 @@ def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
     DesyncError
         If other ranks do something else, such as send arrays of the host.
     LaunchError
-        As `choose`.
+        As `choose`, or if the way does not answer when it is tried.
     """
     if not is_on_device(array) or comm.size == 1:
         return None
@@ -267,8 +270,14 @@ def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
     failures: dict[str, str] = {}
     while True:
         way, reason = choose(abilities, failures)
-        with array.device:
-            line, wrong = _made(comm, backend, array, way, reason)
+        try:
+            with array.device, _deadline(comm, _TRIAL_SECONDS):
+                line, wrong = _made(comm, backend, array, way, reason)
+        except StallError as error:
+            raise LaunchError(
+                f"{way} did not answer when it was tried for arrays on devices; {VARIABLE}=host "
+                f"does not try it ({error})"
+            ) from error
         if not any(wrong):
             break
         rank = next(rank for rank, each in enumerate(wrong) if each)
@@ -282,6 +291,21 @@ def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
             )
     _lines[comm] = line
     return line
+
+
+@contextmanager
+def _deadline(comm: Communicator, seconds: float) -> Iterator[None]:
+    """Wait for other ranks so long at most."""
+    guard: Any = getattr(comm, "guard", None)
+    if guard is None:
+        yield
+        return
+    before = guard.timeout
+    guard.timeout = min(before, seconds)
+    try:
+        yield
+    finally:
+        guard.timeout = before
 
 
 def _made(
