@@ -20,7 +20,7 @@ from distgrad.distributed.launching import probing
 from distgrad.distributed.verbs import device_buffers
 from distgrad.distributed.verbs.communicator import RecordedCommunicator
 from distgrad.distributed.verbs.device_buffers import Ability, Line, choose, line_of
-from distgrad.distributed.verbs.nccl import DeviceEvent, NCCLGroup
+from distgrad.distributed.verbs.nccl import DeviceEvent, NCCLGroup, nccl_version
 from distgrad.errors import CommunicationError, LaunchError, StallError
 
 NCCL = 22304
@@ -183,8 +183,9 @@ def module(monkeypatch):
         NCCL_UINT8=ctypes.c_uint8, NCCL_INT32=ctypes.c_int32, NCCL_INT64=ctypes.c_int64,
         NCCL_FLOAT32=ctypes.c_float, NCCL_FLOAT64=ctypes.c_double,
     )  # fmt: skip
+    fake.nccl = nccl  # for tests; CuPy's is a module that nobody has imported yet
+    monkeypatch.setitem(sys.modules, "fake_cupy.cuda.nccl", nccl)
     fake.cuda = SimpleNamespace(
-        nccl=nccl,
         Device=Device,
         Event=Event,
         runtime=RUNTIME,
@@ -234,9 +235,28 @@ def test_sums_stay_on_the_device_by_nccl(module):
     assert line.counts == {"nccl": 1}
 
 
+def test_nccl_is_found_though_nobody_has_imported_it(module, monkeypatch):
+    assert not hasattr(module.cuda, "nccl")
+    assert nccl_version(module) == NCCL
+
+    monkeypatch.setattr(module.nccl, "available", False)
+    assert nccl_version(module) == 0
+
+    monkeypatch.setitem(sys.modules, "fake_cupy.cuda.nccl", None)  # as if there were none
+    assert nccl_version(module) == 0
+
+
+def test_cupys_nccl_is_one_of_its_modules():
+    cupy = pytest.importorskip("cupy")
+
+    assert nccl_version(cupy) >= 0  # without a warning where its library is not installed
+
+    assert hasattr(sys.modules["cupy.cuda.nccl"], "available")
+
+
 def test_groups_are_made_by_older_cupys_too(module, monkeypatch):
     monkeypatch.setattr(Group, "takes", tuple)
-    module.cuda.nccl.get_unique_id = lambda: tuple(range(-64, 64))
+    module.nccl.get_unique_id = lambda: tuple(range(-64, 64))
 
     NCCLGroup(RecordedCommunicator(size=3), module)
 
@@ -457,7 +477,7 @@ def test_a_group_is_made_by_a_thread_on_the_device_of_the_array(module, monkeypa
 
 def test_a_rank_that_is_lost_while_a_group_is_made_is_heard_of(module, monkeypatch):
     comm, never = RecordedCommunicator(size=2), threading.Event()
-    monkeypatch.setattr(module.cuda.nccl, "NcclCommunicator", lambda *_: never.wait(60))
+    monkeypatch.setattr(module.nccl, "NcclCommunicator", lambda *_: never.wait(60))
 
     def lost(done):
         raise StallError("rank 1 has not come")
@@ -509,7 +529,7 @@ def test_where_nccl_makes_no_group_the_ranks_go_another_way(place, module, monke
         raise NcclError("NCCL_ERROR_SYSTEM_ERROR")
 
     free_choice(monkeypatch)
-    monkeypatch.setattr(module.cuda.nccl, place, refuse)
+    monkeypatch.setattr(module.nccl, place, refuse)
 
     with pytest.warns(RuntimeWarning, match="NCCL_ERROR_SYSTEM_ERROR"):
         line = line_of(RecordedCommunicator(size=2), Devices(), device_array([1.0]))

@@ -84,7 +84,7 @@ def choose(abilities: list[Ability], failures: Mapping[str, str] | None = None) 
         )
     devices = {each.device for each in abilities}
     if any(not each.nccl for each in abilities):
-        without_nccl = "a rank has no NCCL (pip install nvidia-nccl-cu12)"
+        without_nccl = "a rank has no NCCL (pip install nvidia-nccl-cu12, or -cu13)"
     elif min(each.nccl for each in abilities) < _OLDEST_NCCL:
         without_nccl = "a rank's NCCL is older than 2.4"
     elif len(devices) < len(abilities):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,18 @@ _OPERATIONS = {"sum": "NCCL_SUM", "prod": "NCCL_PROD", "min": "NCCL_MIN", "max":
 
 def nccl_version(module: Any) -> int:
     """Return the version of a module's NCCL as a number such as 22304; 0 where there is none."""
-    nccl = getattr(getattr(module, "cuda", None), "nccl", None)
-    if nccl is None or not getattr(nccl, "available", False):
-        return 0
-    return int(nccl.get_version())
+    nccl = _nccl_of(module)
+    return int(nccl.get_version()) if getattr(nccl, "available", False) else 0
+
+
+def _nccl_of(module: Any) -> Any:
+    """Return a module's NCCL, which CuPy imports for who asks alone; None where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a library that is missing: the choice says so
+            return import_module(f"{module.__name__}.cuda.nccl")
+    except ImportError:
+        return None
 
 
 def device_identity(device: Any) -> str:
@@ -88,7 +98,7 @@ class NCCLGroup:
     def __init__(self, comm: Communicator, module: Any) -> None:
         self._comm = comm
         self._module = module
-        self._nccl = nccl = module.cuda.nccl
+        self._nccl = nccl = _nccl_of(module)
         own, why = bytes(_IDENTITY_BYTES), ""
         if comm.rank == 0:
             try:
