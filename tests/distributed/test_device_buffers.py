@@ -602,3 +602,19 @@ def test_a_way_that_does_not_answer_is_given_up_soon_and_named(module, monkeypat
 
     assert seen == [120.0]
     assert comm.guard.timeout == 1800.0
+
+
+def test_accumulated_gradients_are_averaged_on_the_devices(module, monkeypatch):
+    monkeypatch.setattr(device_buffers, "choose", lambda *_: ("nccl", "each has its own"))
+    comm, backend = RecordedCommunicator(size=3), Devices()
+    x = dg.Variable(np.array([1.0, 2.0]), backend=backend)
+    sums = dist.GradientAccumulator([x], comm=comm)
+
+    for _ in range(2):
+        with dg.GradientTape() as tape:
+            target = dg.sum(x * x)
+        sums.add(tape.gradient(target, [x]))
+    (found,) = sums.gradients()
+
+    np.testing.assert_allclose(found.array, [2, 4])
+    assert len(Group.made[0].calls) == TRIALS + 1

@@ -215,8 +215,8 @@ class Rest:
 
     def _added_on_device(self, line: Line, bucket: Bucket, tally: Tally) -> Any:
         """Return the sum of all ranks' messages, which never leaves the devices."""
-        dense = [self._gradients[p] for p in bucket.positions]
-        arrays = [None if each is None else densified(each).array for each in dense]
+        backend = self._leaves[bucket.positions[0]].kernels.backend
+        arrays = [_on_device(self._gradients[p], backend) for p in bucket.positions]
         # NumPy's functions, by which messages are packed, are the device's own on its arrays.
         out = line.empty(bucket.length, bucket.dtype)
         message = bucket.pack(arrays, self._factor, out)
@@ -311,6 +311,15 @@ def on_host(gradient: Any) -> Array | None:
     tensor = densified(gradient)
     host: Array = tensor.backend.to_host(tensor.array)
     return host
+
+
+def _on_device(gradient: Any, backend: Any) -> Any:
+    """Return a gradient, or a sum of some on the host, as a device's array, dense; None of None."""
+    if gradient is None:
+        return None
+    if isinstance(gradient, np.ndarray):
+        return backend.asarray(gradient)
+    return densified(gradient).array
 
 
 def refuse_listeners(tape: Any, gradients: Sequence[Any]) -> None:
