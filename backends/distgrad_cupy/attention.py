@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad_cupy.running import ELEMENTS, Runner, addition_dtype, composed, threads_for_row
+from distgrad_cupy.running import (
+    ELEMENTS,
+    Runner,
+    addition_dtype,
+    composed,
+    name_of,
+    threads_for_row,
+)
 
 Array = Any
 
@@ -65,7 +72,7 @@ class _Problem:
         query, key, _ = operands
         self.lead = tuple(query.shape[:-2])
         self.dtype = query.dtype
-        self.work = addition_dtype(query.dtype.name)
+        self.work = addition_dtype(name_of(query.dtype))
         self.query, self.key, self.value = map(self.flat, operands)
         self.heads, self.queries = prod(self.lead), query.shape[-2]
         self.keys = key.shape[-2]
@@ -153,7 +160,7 @@ class _Problem:
 
     def _launch(self, name: str, rows: int, keys: int, arguments: tuple[Any, ...]) -> None:
         grid, threads = (min(rows, _MOST_BLOCKS),), threads_for_row(keys)
-        self.run.launch("attention", name, self.dtype.name, grid, threads, arguments)
+        self.run.launch("attention", name, name_of(self.dtype), grid, threads, arguments)
 
 
 def _takes(inputs: tuple[Array, ...], others: tuple[Array, ...] = ()) -> bool:
@@ -161,7 +168,7 @@ def _takes(inputs: tuple[Array, ...], others: tuple[Array, ...] = ()) -> bool:
     query, key, value, *mask = inputs
     floating = (query, key, value, *others, *(m for m in mask if m.dtype != np.bool_))
     return (
-        query.dtype.name in ELEMENTS
+        name_of(query.dtype) in ELEMENTS
         and all(each.dtype == query.dtype for each in floating)
         and query.ndim - 2 <= _AXES
         and all(m.ndim == query.ndim for m in mask)

@@ -24,6 +24,7 @@ from distgrad_cupy.running import (
     addition_dtype,
     blocks_for,
     composed,
+    name_of,
 )
 
 Array = Any
@@ -89,7 +90,7 @@ def _takes(first: Array, second: Array, rank: int, *lengths: int) -> bool:
     """Return whether kernels take the arrays: of one floating dtype, and countable by 32 bits."""
     shapes = (first.shape, second.shape)
     return (
-        first.dtype.name in ELEMENTS
+        name_of(first.dtype) in ELEMENTS
         and first.dtype == second.dtype
         and rank <= 3
         and max(*lengths, *(n for shape in shapes for n in shape)) <= _LARGEST
@@ -243,7 +244,7 @@ def _unrolled(
         counted = (np.uint32(n) for n in (start, length, taps, inner, slide.groups))
         arguments = (x, columns, *counted, *slide.arguments())
         grid = (blocks_for(columns.size),)
-        run.launch("convolution", "unroll", x.dtype.name, grid, THREADS, arguments)
+        run.launch("convolution", "unroll", name_of(x.dtype), grid, THREADS, arguments)
         yield start, columns.reshape(slide.groups, length, taps * inner)
 
 
@@ -257,7 +258,7 @@ def _direct(
     channels = (np.int32(n) for n in (*shape[-2:], slide.groups))
     arguments = (given, w, out, np.int64(out.size), *channels, *slide.arguments())
     grid = (blocks_for(out.size),)
-    run.launch("convolution", name, given.dtype.name, grid, THREADS, arguments)
+    run.launch("convolution", name, name_of(given.dtype), grid, THREADS, arguments)
 
 
 def _direct_kernel(run: Runner, x: Array, y: Array, shape: Shape, slide: Slide) -> Array:
@@ -265,10 +266,10 @@ def _direct_kernel(run: Runner, x: Array, y: Array, shape: Shape, slide: Slide) 
     rows, count = prod(y.shape[:-1]), prod(shape)
     length = max(_PART_ROWS, -(-rows // _PARTS))
     parts = -(-rows // length)
-    sums = run.module.empty((parts, *shape), addition_dtype(x.dtype.name))
+    sums = run.module.empty((parts, *shape), addition_dtype(name_of(x.dtype)))
     channels = (np.int32(n) for n in (*shape[-2:], slide.groups))
     lengths = (np.int64(count), np.uint32(rows), np.uint32(length))
     arguments = (x, y, sums, *lengths, *channels, *slide.arguments())
     grid = (-(-count // THREADS), parts)
-    run.launch("convolution", "direct_kernel", x.dtype.name, grid, THREADS, arguments)
+    run.launch("convolution", "direct_kernel", name_of(x.dtype), grid, THREADS, arguments)
     return sums.sum(axis=0).astype(x.dtype, copy=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from distgrad.ops.neural.shifted_views import places_dtype
 from distgrad.windows import Pairs, counts
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed, name_of
 
 Array = Any
 Shape = tuple[int, ...]
@@ -39,7 +39,7 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
 
 def _takes(*arrays: Array) -> bool:
     first = arrays[0]
-    return first.dtype.name in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
+    return name_of(first.dtype) in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
 
 
 def _three(values: Any, filling: int) -> tuple[np.int32, ...]:
@@ -83,7 +83,7 @@ def _max_pool(run: Runner, x: Array, *, window: Shape, stride: Shape, padding: P
     windows = _windows(spatial, window, stride, padding)
     out = run.module.empty((x.shape[0], *windows, channels), x.dtype)
     geometry = _geometry(spatial, windows, channels, window, stride, padding)
-    return _run(run, "max_pool", x.dtype.name, out, own, out, np.int64(out.size), *geometry)
+    return _run(run, "max_pool", name_of(x.dtype), out, own, out, np.int64(out.size), *geometry)
 
 
 def _places(
@@ -98,7 +98,7 @@ def _places(
         tuple(x.shape[1:-1]), tuple(y.shape[1:-1]), x.shape[-1], window, stride, padding
     )
     arguments = (own, greatest, out, np.int32(dtype.itemsize > 1), np.int64(out.size), *geometry)
-    return _run(run, "pool_places", x.dtype.name, out, *arguments)
+    return _run(run, "pool_places", name_of(x.dtype), out, *arguments)
 
 
 def _max_pool_vjp(
@@ -119,7 +119,7 @@ def _max_pool_vjp(
     geometry = _geometry(shape, tuple(g.shape[1:-1]), g.shape[-1], window, stride, padding)
     wide = np.int32(places.dtype.itemsize > 1)
     arguments = (given, taps, wide, out, np.int64(out.size), *geometry)
-    return _run(run, "max_pool_vjp", g.dtype.name, out, *arguments)
+    return _run(run, "max_pool_vjp", name_of(g.dtype), out, *arguments)
 
 
 def _max_pool_jvp(
@@ -134,7 +134,7 @@ def _max_pool_jvp(
     geometry = _geometry(spatial, windows, t.shape[-1], window, stride, padding)
     wide = np.int32(places.dtype.itemsize > 1)
     arguments = (given, taps, wide, out, np.int64(out.size), *geometry)
-    return _run(run, "max_pool_jvp", t.dtype.name, out, *arguments)
+    return _run(run, "max_pool_jvp", name_of(t.dtype), out, *arguments)
 
 
 def _counted(counted: Pairs) -> tuple[np.int32, ...]:
@@ -153,7 +153,7 @@ def _avg_pool(
     out = run.module.empty((x.shape[0], *windows, channels), x.dtype)
     geometry = _geometry(spatial, windows, channels, window, stride, padding)
     arguments = (own, out, *_counted(counted), np.int64(out.size), *geometry)
-    return _run(run, "avg_pool", x.dtype.name, out, *arguments)
+    return _run(run, "avg_pool", name_of(x.dtype), out, *arguments)
 
 
 def _avg_pool_vjp(
@@ -173,4 +173,4 @@ def _avg_pool_vjp(
     out = run.module.empty((g.shape[0], *shape, g.shape[-1]), g.dtype)
     geometry = _geometry(shape, tuple(g.shape[1:-1]), g.shape[-1], window, stride, padding)
     arguments = (given, out, *_counted(counted), np.int64(out.size), *geometry)
-    return _run(run, "avg_pool_vjp", g.dtype.name, out, *arguments)
+    return _run(run, "avg_pool_vjp", name_of(g.dtype), out, *arguments)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad_cupy.running import addition_dtype, address_of
+from distgrad_cupy.running import addition_dtype, address_of, name_of
 
 Array = Any
 
@@ -229,7 +229,7 @@ class Products:
         CublasError
             If cuBLAS itself is asked and refuses, or is not found.
         """
-        if not self.are_own or a.dtype != b.dtype or a.dtype.name not in _STORED:
+        if not self.are_own or a.dtype != b.dtype or name_of(a.dtype) not in _STORED:
             if out is None:
                 return self._module.matmul(a, b)
             return self._module.matmul(a, b, out=out)
@@ -243,7 +243,7 @@ class Products:
         a, b : array
             As `matmul` takes them, of one floating dtype.
         """
-        wide = addition_dtype(a.dtype.name)
+        wide = addition_dtype(name_of(a.dtype))
         if a.dtype == wide:
             return self.matmul(a, b)
         try:
@@ -282,7 +282,7 @@ class Products:
             depth = left.shape[-1]
             if max(rows, columns, depth, count, one_layout[1], other_layout[1]) > _LARGEST:
                 raise CublasError("lengths beyond 2^31 - 1")
-            name, wide = a.dtype.name, np.dtype(dtype).name
+            name, wide = name_of(a.dtype), np.dtype(dtype).name
             handle, _room = self._handle()  # the workspace has to be there until the launch
             # cuBLAS reads columns where rows lie: what it sees is turned, and so is the product.
             self.cublas().multiply(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed, name_of
 
 Array = Any
 
@@ -29,7 +29,7 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
 def _taken(run: Runner, name: str, kernel: Callable[..., Any], *arrays: Array) -> Any:
     """Run a kernel on contiguous arrays of one floating dtype, and the composition on others."""
     first = arrays[0]
-    alike = first.dtype.name in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
+    alike = name_of(first.dtype) in ELEMENTS and all(each.dtype == first.dtype for each in arrays)
     if not alike or not first.size:
         return composed(run, name, *arrays)
     return kernel(run, *map(run.module.ascontiguousarray, arrays))
@@ -39,7 +39,7 @@ def _step(run: Runner, name: str, like: Array, *arrays: Array) -> None:
     """Start the kernel of one step; `like` has an element for each unit of each example."""
     batch, units = (np.int64(length) for length in like.shape)
     arguments = (*arrays, batch, units)
-    run.launch("recurrent", name, like.dtype.name, (blocks_for(like.size),), THREADS, arguments)
+    run.launch("recurrent", name, name_of(like.dtype), (blocks_for(like.size),), THREADS, arguments)
 
 
 def _flat(x: Array) -> Array:

@@ -15,6 +15,7 @@ from distgrad_cupy.running import (
     Runner,
     addition_dtype,
     composed,
+    name_of,
     threads_for_row,
 )
 
@@ -53,7 +54,7 @@ def _takes(*arrays: Array) -> bool:
     """Return whether kernels take these arrays: of one floating dtype, with elements in rows."""
     first = arrays[0]
     return (
-        first.dtype.name in ELEMENTS
+        name_of(first.dtype) in ELEMENTS
         and first.ndim > 0
         and first.size > 0
         and all(each.dtype == first.dtype for each in arrays)
@@ -67,10 +68,9 @@ def _lengths(x: Array) -> tuple[np.int64, np.int64]:
 
 def _launch(run: Runner, source: str, name: str, x: Array, *arguments: Any) -> None:
     """Start a kernel that has a block for each row of x."""
-    rows, width = _lengths(x)
-    grid = (min(int(rows), _MOST_BLOCKS),)
-    threads = threads_for_row(int(width), _LOAD_BYTES // x.dtype.itemsize)
-    run.launch(source, name, x.dtype.name, grid, threads, arguments)
+    grid = (min(prod(x.shape[:-1]), _MOST_BLOCKS),)
+    threads = threads_for_row(x.shape[-1], _LOAD_BYTES // x.dtype.itemsize)
+    run.launch(source, name, name_of(x.dtype), grid, threads, arguments)
 
 
 # --- softmax --------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def _norm_vjp(
     module = run.module
     given, own, *rest = map(module.ascontiguousarray, (g, x, *affine))
     rows, width = _lengths(x)
-    added = addition_dtype(x.dtype.name)
+    added = addition_dtype(name_of(x.dtype))
     means, inverses = module.empty(int(rows), added), module.empty(int(rows), added)
     out = module.empty(x.shape, x.dtype)
     how = (rows, width, np.int32(centred), np.float64(epsilon))
@@ -152,6 +152,6 @@ def _norm_vjp(
     sums = module.empty((2, parts, int(width)), added)
     grid = (across, parts)
     arguments = (given, own, means, inverses, sums[0], sums[1], rows, width, np.int64(length))
-    run.launch("norms", "norm_columns", x.dtype.name, grid, THREADS, arguments)
+    run.launch("norms", "norm_columns", name_of(x.dtype), grid, THREADS, arguments)
     totals = sums.sum(axis=1).astype(x.dtype, copy=False)
     return (out, *(totals[place] for place in range(len(affine))))

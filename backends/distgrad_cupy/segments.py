@@ -21,7 +21,7 @@ import numpy as np
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.core.op import Placeholder
 from distgrad.dtypes import as_dtype
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, name_of
 
 Array = Any
 
@@ -44,17 +44,19 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
 
 
 def _scatter_add(run: Runner, values: Array, *arrays: Array, index: Any, shape: Any) -> Array:
-    scatter = partial(_scatter_add, run, index=index, shape=shape)
-    dtype, kind = values.dtype, as_dtype(values.dtype).kind
-    if kind == "c":
-        result = run.module.empty(shape, dtype)
-        result.real, result.imag = scatter(values.real, *arrays), scatter(values.imag, *arrays)
-        return result
-    wide = np.int32 if kind in "biu" else np.float32
-    if dtype.name not in ELEMENTS and dtype.itemsize < 4:
-        return scatter(values.astype(wide), *arrays).astype(dtype)
-    fits = index == _ROWS and arrays[0].dtype.kind in "iu" and arrays[0].size > 0
-    if not fits or dtype.name not in ELEMENTS or not prod(shape):
+    has_kernel = name_of(values.dtype) in ELEMENTS
+    if not has_kernel:
+        scatter = partial(_scatter_add, run, index=index, shape=shape)
+        dtype, kind = values.dtype, as_dtype(values.dtype).kind
+        if kind == "c":
+            result = run.module.empty(shape, dtype)
+            result.real, result.imag = scatter(values.real, *arrays), scatter(values.imag, *arrays)
+            return result
+        if dtype.itemsize < 4:
+            wide = np.int32 if kind in "biu" else np.float32
+            return scatter(values.astype(wide), *arrays).astype(dtype)
+    fits = has_kernel and index == _ROWS and arrays[0].dtype.kind in "iu" and arrays[0].size > 0
+    if not fits or not prod(shape):
         by_cupy = ADAPTERS["scatter_add"]
         return by_cupy(run.namespace().backend, values, *arrays, index=index, shape=shape)
     result = run.module.zeros(shape, values.dtype)
@@ -78,7 +80,7 @@ def add_rows(run: Runner, array: Array, indices: Array, rows: Array) -> bool:
     bool
         False where no kernel can; nothing is changed then.
     """
-    fits = indices.dtype.kind in "iu" and array.dtype.name in ELEMENTS
+    fits = indices.dtype.kind in "iu" and name_of(array.dtype) in ELEMENTS
     if not fits or rows.dtype != array.dtype or not array.flags.c_contiguous:
         return False
     if indices.size and array.size:
@@ -97,7 +99,7 @@ def _add_runs(run: Runner, rows: Array, indices: Array, result: Array, *, onto: 
     own = module.ascontiguousarray(rows)
     arguments = (own, positions, _order(run, positions), result, *lengths)
     grid = (blocks_for(count * width),)
-    run.launch("segments", "add_runs", result.dtype.name, grid, THREADS, arguments)
+    run.launch("segments", "add_runs", name_of(result.dtype), grid, THREADS, arguments)
 
 
 def _order(run: Runner, positions: Array) -> Array:

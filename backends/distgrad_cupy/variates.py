@@ -15,7 +15,7 @@ import numpy as np
 
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.adapters.special import computing_dtype
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed, name_of
 
 Array = Any
 
@@ -98,14 +98,14 @@ def _launch(
     own = run.module.ascontiguousarray(streams)
     arguments = (own, given, *results, *sizes, *particulars)
     grid = (blocks_for(given.size),)
-    run.launch("variates", name, given.dtype.name, grid, THREADS, arguments)
+    run.launch("variates", name, name_of(given.dtype), grid, THREADS, arguments)
 
 
 def _floating(given: Array) -> Array | None:
     """Return parameters in a dtype that kernels take; None where there is none."""
     if given.dtype.kind in "biu":
         return given.astype(np.float64)
-    return given if given.dtype.name in ELEMENTS else None
+    return given if name_of(given.dtype) in ELEMENTS else None
 
 
 def _on_the_host(run: Runner, name: str, *operands: Array, **params: Any) -> Array:
