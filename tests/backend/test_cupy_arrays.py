@@ -213,9 +213,7 @@ def test_arrays_of_another_device_are_refused_before_a_kernel_reads_them(run):
     other = cupy.ndarray((3, 4), np.float32, cupy.cuda.MemoryPointer(memory, 0))
 
     rows.kernels(device)["softmax"](x, axis=-1)
-    with pytest.raises(
-        ValueError, match=r"softmax: expected .* cuda:0, got one on cuda:1"
-    ):
+    with pytest.raises(ValueError, match=r"softmax: expected .* cuda:0, got one on cuda:1"):
         rows.kernels(device)["softmax"](other, axis=-1)
 
     assert len(started) == 1

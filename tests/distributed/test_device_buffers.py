@@ -613,8 +613,31 @@ def test_accumulated_gradients_are_averaged_on_the_devices(module, monkeypatch):
     for _ in range(2):
         with dg.GradientTape() as tape:
             target = dg.sum(x * x)
-        sums.add(tape.gradient(target, [x]))
+        gradient = tape.gradient(target, [x])
+        backend.copies.clear()
+        sums.add(gradient)
+        assert not backend.copies  # added up where they lie
     (found,) = sums.gradients()
 
     np.testing.assert_allclose(found.array, [2, 4])
     assert len(Group.made[0].calls) == TRIALS + 1
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_accumulated_gradients_of_devices_may_go_by_the_host(size, module, monkeypatch):
+    monkeypatch.setenv(device_buffers.VARIABLE, "host")
+    comm, backend = RecordedCommunicator(size=size), Devices()
+    rows = dg.Variable(np.ones((4, 2), np.float32), backend=backend)
+    x = dg.Variable(np.array([1.0, 2.0], np.float16), backend=backend)
+    sums = dist.GradientAccumulator([x, rows], comm=comm)
+
+    for examples in (1, 3):
+        with dg.GradientTape() as tape:
+            picked = dg.nn.embedding(rows, dg.asarray([1, 1], backend=backend))
+            target = dg.sum(x * x) + dg.sum(picked) * 2
+        sums.add(tape.gradient(target, [x, rows]), examples=examples)
+    to_x, to_rows = sums.gradients()
+
+    np.testing.assert_allclose(to_x.array, [2, 4])
+    assert to_x.dtype == "float16"
+    np.testing.assert_allclose(dg.asarray(to_rows).array, [[0, 0], [4, 4], [0, 0], [0, 0]])

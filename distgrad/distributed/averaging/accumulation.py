@@ -33,9 +33,10 @@ from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
+from distgrad.distributed.verbs.device_buffers import is_on_device
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import BatchError
-from distgrad.sparse import IndexedSlices
+from distgrad.sparse import IndexedSlices, densified
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tensor import Tensor
 
@@ -217,11 +218,22 @@ class RunningMean:
 
     def _add(self, position: int, gradient: Any, factor: float) -> None:
         so_far = self._sums[position]
-        if isinstance(gradient, IndexedSlices) and not isinstance(so_far, np.ndarray):
+        if isinstance(gradient, IndexedSlices) and (
+            so_far is None or isinstance(so_far, IndexedSlices)
+        ):
             term = gradient * factor
             self._sums[position] = term if so_far is None else so_far + term
             return
-        host = np.asarray(on_host(gradient))
+        dense = densified(gradient)
+        if is_on_device(dense.array):
+            # NumPy's function is the device's own on its arrays; nothing waits for it.
+            wire = wire_dtype(np.dtype(dense.array.dtype), "sum")
+            term = np.multiply(dense.array, factor, dtype=wire)
+            if so_far is not None:
+                term += densified(so_far).array
+            self._sums[position] = Tensor(term, dense.kernels)
+            return
+        host = np.asarray(on_host(dense))
         # Half precision would overflow, and NumPy makes scalars of arrays of no dimensions.
         term = np.asarray(np.multiply(host, factor, dtype=wire_dtype(host.dtype, "sum")))
         if so_far is not None:
@@ -263,15 +275,18 @@ class RunningMean:
 def _divided(total: Any, divisor: float) -> Any:
     if isinstance(total, np.ndarray):
         return np.asarray(total / divisor, total.dtype)
-    return total / divisor
+    if isinstance(total, IndexedSlices):
+        return total / divisor
+    return Tensor(total.array / total.array.dtype.type(divisor), total.kernels)
 
 
 def as_gradient(source: Any, mean: Any) -> Any:
-    """Return a host array as a tensor of its source's dtype and backend."""
-    if not isinstance(mean, np.ndarray):
+    """Return a host array, or a device's sum, as a tensor of its source's dtype and backend."""
+    if mean is None or isinstance(mean, IndexedSlices):
         return mean
     dtype = layout_of([source])[0][0]
-    return Tensor(source.kernels.backend.asarray(mean, dtype=dtype), source.kernels)
+    array = mean if isinstance(mean, np.ndarray) else mean.array
+    return Tensor(source.kernels.backend.asarray(array, dtype=dtype), source.kernels)
 
 
 class OrderedGradients:
