@@ -1,5 +1,6 @@
 """Traced functions on the device become CUDA graphs, and give what the executor gives."""
 
+import gc
 import logging
 
 import numpy as np
@@ -229,3 +230,64 @@ def test_random_numbers_of_traced_steps_differ_and_are_the_hosts(cupy_backend):
     found, expected = drawn(cupy_backend, True), drawn(cupy_backend, False)
 
     np.testing.assert_array_equal(found, expected)
+
+
+def free_bytes():
+    """Return how much memory the device has left, once all pools have given back what is free."""
+    import cupy
+
+    cupy.cuda.Device().synchronize()
+    cupy.get_default_memory_pool().free_all_blocks()
+    return cupy.cuda.runtime.memGetInfo()[0]
+
+
+def test_memory_of_graphs_that_go_away_is_given_back(cupy_backend):
+    x = array((1 << 20,))
+    before = []
+
+    for _ in range(4):
+        f = dg.function(lambda x: dg.sin(x) * dg.cos(x) + dg.exp(x))
+        for _ in range(4):
+            f(x)
+        assert way_of(f) == ["as one CUDA graph"]
+        del f
+        gc.collect()
+        before.append(free_bytes())
+
+    assert before[-1] >= before[0] - (1 << 21)  # 4 MiB and more for each graph otherwise
+
+
+def test_transforms_in_a_graph_outlive_the_plans_that_cupy_keeps(cupy_backend):
+    f = dg.function(lambda x: dg.real(dg.fft.ifft(dg.fft.fft(x) * 2)))
+    x = array((4, 96))
+    for _ in range(4):
+        f(x)
+
+    others = [dg.fft.fft(array((3, length))) for length in range(100, 140)]  # keeps sixteen
+
+    for number in range(3):
+        np.testing.assert_allclose(f(x + number).numpy(), 2 * (x + number).numpy(), atol=1e-4)
+    for length, other in zip(range(100, 140), others, strict=True):
+        expected = np.fft.fft(array((3, length)).numpy())
+        np.testing.assert_allclose(other.numpy(), expected, atol=1e-3)
+
+
+def test_a_graph_is_not_launched_while_a_stream_is_captured(cupy_backend):
+    import cupy
+
+    f = dg.function(lambda x: dg.sin(x) + 1)
+    x = array((3, 5))
+    for _ in range(4):
+        f(x)
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        f(x)  # whatever is made for the first call on a stream
+        stream.begin_capture()
+        found = f(x)
+        graph = stream.end_capture()
+        graph.launch(stream)
+        stream.synchronize()
+
+    np.testing.assert_allclose(found.numpy(), np.sin(x.numpy()) + 1, rtol=1e-6)
+    np.testing.assert_allclose(f(x).numpy(), np.sin(x.numpy()) + 1, rtol=1e-6)
