@@ -56,7 +56,8 @@ def compile_for_host(source, folder):
         code.write_text(source)
         found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
         compiler = [found] if found else [sys.executable, "-m", "ziglang", "c++"]
-        options = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-o", library]
+        options = ["-std=c++17", "-O1", "-ffp-contract=off", f"-I{SHIM.parent}"]
+        options += ["-shared", "-fPIC", "-o", library]
         subprocess.run([*compiler, *options, code], check=True, timeout=300)
     return ctypes.CDLL(str(library))
 
@@ -73,8 +74,9 @@ def host_source(text):
         names = [re.search(r"(\w+)\s*$", each).group(1) for each in parameters.split(",")]
         starts.append(
             f'extern "C" int run_{name}(unsigned gx, unsigned gy, unsigned gz, unsigned threads, '
-            f"int backwards, {parameters}) {{\n return shim::launch(gx, gy, gz, threads, "
-            f"backwards, [=] {{ {name}({', '.join(names)}); }}); }}\n"
+            f"int backwards, {parameters}) {{\n"
+            "return shim::launch({gx, gy, gz}, {threads, 1, 1}, backwards, "
+            f"[=] {{ {name}({', '.join(names)}); }}); }}\n"
         )
     text = text.replace("#include <cupy/float16.cuh>\n", "")
     return SHIM.read_text() + text + "".join(starts)

@@ -1,0 +1,146 @@
+// Threads of a CUDA block on a host: contexts that give way to each other at barriers.
+#pragma once
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+struct Place { unsigned x = 0, y = 0, z = 0; };
+static Place threadIdx, blockIdx, blockDim, gridDim;
+
+namespace shim {
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    bool done = false;
+    Place place;
+};
+
+struct Barrier {
+    unsigned arrived = 0, generation = 0;
+};
+
+struct Shown { alignas(16) char bytes[32]; };
+
+static const size_t STACK = 1 << 17;
+static std::vector<Fiber> fibers;
+static std::vector<Barrier> barriers;    // of the block, then of each warp
+static std::vector<unsigned> alive;      // likewise: who has not returned yet
+static std::vector<Shown> exchanged;     // what threads of a warp show each other
+static ucontext_t scheduler;
+static unsigned current;                 // the thread that runs, counted through the block
+static bool progressed;
+static std::function<void()> body;
+
+static inline void give_way() {
+    const unsigned own = current;
+    swapcontext(&fibers[own].context, &scheduler);
+    threadIdx = fibers[own].place;
+}
+
+static inline void open_where_all_came(unsigned which) {
+    Barrier& barrier = barriers[which];
+    if (barrier.arrived != alive[which]) return;
+    barrier.arrived = 0;
+    ++barrier.generation;
+}
+
+static inline void pass(unsigned which) {
+    if (barriers.empty()) {
+        fprintf(stderr, "a thread waits for others in a kernel whose threads run apart\n");
+        abort();
+    }
+    const unsigned generation = barriers[which].generation;
+    progressed = true;
+    ++barriers[which].arrived;
+    open_where_all_came(which);
+    while (barriers[which].generation == generation) give_way();
+    progressed = true;
+}
+
+static void enter() {
+    threadIdx = fibers[current].place;
+    body();
+    fibers[current].done = progressed = true;
+    for (unsigned which : {0u, 1 + current / 32})
+        if (--alive[which]) open_where_all_came(which);
+    swapcontext(&fibers[current].context, &scheduler);
+}
+
+// Run one block; return how many threads wait for ever.
+static inline int run_block(unsigned threads, bool backwards) {
+    const unsigned warps = (threads + 31) / 32;
+    barriers.assign(1 + warps, Barrier());
+    alive.assign(1 + warps, 0);
+    exchanged.resize(warps * 32);
+    for (unsigned i = 0; i < threads; ++i) {
+        ++alive[0];
+        ++alive[1 + i / 32];
+        Fiber& fiber = fibers[i];
+        fiber.done = false;
+        fiber.place = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK;
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, enter, 0);
+    }
+    for (progressed = true; alive[0] && progressed;) {
+        progressed = false;
+        for (unsigned i = 0; i < threads; ++i) {
+            current = backwards ? threads - 1 - i : i;
+            if (!fibers[current].done) {
+                threadIdx = fibers[current].place;
+                swapcontext(&scheduler, &fibers[current].context);
+            }
+        }
+    }
+    return (int)alive[0];
+}
+
+// Run blocks one after the other; return how many threads of one wait for ever.
+static inline int launch(Place grid, Place block, bool backwards, std::function<void()> given) {
+    body = given;
+    const unsigned threads = block.x * block.y * block.z;
+    while (fibers.size() < threads) {
+        fibers.emplace_back();
+        fibers.back().stack.reset(new char[STACK]);
+    }
+    gridDim = grid;
+    blockDim = block;
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) {
+                blockIdx = {x, y, z};
+                if (int stuck = run_block(threads, backwards)) return stuck;
+            }
+    return 0;
+}
+
+// Return what another thread of the warp shows.
+template <class Value>
+Value shown_by(unsigned other, Value value) {
+    static_assert(sizeof(Value) <= sizeof(Shown), "");
+    const unsigned own = current;
+    memcpy(exchanged[own].bytes, &value, sizeof(Value));
+    pass(1 + own / 32);
+    memcpy(&value, exchanged[other].bytes, sizeof(Value));
+    pass(1 + own / 32);
+    return value;
+}
+
+}  // namespace shim
+
+static inline void __syncthreads() { shim::pass(0); }
+
+static inline void __syncwarp(unsigned = 0xffffffffu) { shim::pass(1 + shim::current / 32); }
+
+template <class Value>
+Value __shfl_xor_sync(unsigned, Value value, int distance, int = 32) {
+    return shim::shown_by(shim::current ^ distance, value);
+}

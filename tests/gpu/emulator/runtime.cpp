@@ -1,0 +1,518 @@
+// CUDA's driver and runtime on a host: its memory is the device's, and work is done when given.
+//
+// Streams are one queue that is always empty, but where one is captured: what is given to that is
+// kept for its graph. Memory is filled with NaN before it is handed out, and around each block
+// stands a pattern that is looked at when the block is given back.
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#define PUBLIC extern "C" __attribute__((visibility("default")))
+
+using Work = std::function<void()>;
+struct Graph { std::vector<Work> works; };
+struct Stream {
+    std::unique_ptr<Graph> captured;
+    bool is_invalid = false, is_relaxed = true;
+    unsigned flags = 0;
+};
+struct Event { double milliseconds = 0; };
+struct Block { size_t bytes; int device; };
+
+static const size_t MARGIN = 512;  // before and behind each block; what the device aligns to
+static const unsigned char PATTERN = 0xA5;
+static const size_t MEMORY = (size_t)8 << 30;
+
+static std::recursive_mutex everything;
+static thread_local int the_device = 0;
+static thread_local cudaError_t last_error = cudaSuccess;
+static std::map<const char*, Block> blocks, pinned;
+static int strict_captures = 0;  // those during which no thread may allocate or wait
+static Stream default_stream;
+
+#define ONE_AT_A_TIME std::lock_guard<std::recursive_mutex> held(everything)
+
+static cudaError_t failed(cudaError_t error) { return last_error = error; }
+
+static Stream* stream_of(void* handle) {  // 0, 1 and 2 are names of the default stream
+    return (size_t)handle <= 2 ? &default_stream : (Stream*)handle;
+}
+
+static cudaError_t submit(void* stream, Work work) {
+    ONE_AT_A_TIME;
+    if (Graph* graph = stream_of(stream)->captured.get())
+        graph->works.push_back(std::move(work));
+    else
+        work();
+    return cudaSuccess;
+}
+
+// What the libraries beside this one give work by.
+PUBLIC void emulated_submit(void* stream, void (*work)(void*), void* state) {
+    submit(stream, [=] { work(state); });
+}
+
+[[noreturn]] static void die(const char* format, const char* what, long number) {
+    fprintf(stderr, "emulated device: ");
+    fprintf(stderr, format, what, number);
+    fprintf(stderr, "\n");
+    abort();
+}
+
+PUBLIC int emulated_missing(const char* name) {
+    die("%s is not among what it has", name, 0);
+}
+
+// Functions that Python knows, and the libraries beside this one call: LAPACK's, and transforms.
+static std::map<std::string, void*> known;
+
+PUBLIC void emulated_know(const char* name, void* function) { known[name] = function; }
+
+PUBLIC void* emulated_known(const char* name) {
+    auto found = known.find(name);
+    if (found == known.end()) die("%s was not made known", name, 0);
+    return found->second;
+}
+
+// Make a function begin with a jump to another.
+PUBLIC void emulated_redirect(unsigned char* from, void* to) {
+    const size_t page = sysconf(_SC_PAGESIZE);
+    unsigned char* start = (unsigned char*)((size_t)from / page * page);
+    mprotect(start, 2 * page, PROT_READ | PROT_WRITE | PROT_EXEC);
+#if defined(__x86_64__)  // mov rax, to; jmp rax
+    const unsigned char load[] = {0x48, 0xB8}, jump[] = {0xFF, 0xE0};
+    memcpy(from, load, 2);
+    memcpy(from + 2, &to, 8);
+    memcpy(from + 10, jump, 2);
+#elif defined(__aarch64__)  // ldr x16, to; br x16
+    const unsigned jump[] = {0x58000050, 0xD61F0200};
+    memcpy(from, jump, 8);
+    memcpy(from + 8, &to, 8);
+#else
+#error "an emulated device wants a processor of x86-64 or of AArch64"
+#endif
+    __builtin___clear_cache((char*)from, (char*)from + 16);
+}
+
+// --- devices --------------------------------------------------------------------------------------
+
+static int device_count() {
+    const char* given = getenv("DISTGRAD_EMULATED_DEVICES");
+    return given ? atoi(given) : 1;
+}
+
+PUBLIC cudaError_t cudaGetDeviceCount(int* count) {
+    *count = device_count();
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaGetDevice(int* device) {
+    *device = the_device;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaSetDevice(int device) {
+    if (device < 0 || device >= device_count()) return failed(cudaErrorInvalidDevice);
+    the_device = device;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaDriverGetVersion(int* version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaRuntimeGetVersion(int* version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    switch (attribute) {
+        case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+        case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+        case cudaDevAttrMultiProcessorCount: *value = 4; break;
+        case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
+        case cudaDevAttrMaxSharedMemoryPerBlock: *value = 49152; break;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 232448; break;
+        case cudaDevAttrWarpSize: *value = 32; break;
+        case cudaDevAttrMaxGridDimX: *value = 0x7FFFFFFF; break;
+        default: *value = 0;
+    }
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaGetDeviceProperties(cudaDeviceProp* found, int) {
+    memset(found, 0, sizeof *found);
+    strcpy(found->name, "emulated device");
+    found->major = 9;
+    found->multiProcessorCount = 4;
+    found->totalGlobalMem = MEMORY;
+    found->sharedMemPerBlock = 49152;
+    found->maxThreadsPerBlock = 1024;
+    found->warpSize = 32;
+    found->maxGridSize[0] = 0x7FFFFFFF;
+    found->maxGridSize[1] = found->maxGridSize[2] = 65535;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+    snprintf(text, length, "0000:%02x:00.0", device + 1);
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaDeviceSynchronize() {
+    return strict_captures ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) {
+    *can = 1;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) { return cudaSuccess; }
+
+PUBLIC const char* cudaGetErrorName(cudaError_t error) {
+    static thread_local char text[32];
+    snprintf(text, sizeof text, "cudaError %d", error);
+    return text;
+}
+
+PUBLIC const char* cudaGetErrorString(cudaError_t) { return "of the emulated device"; }
+
+PUBLIC cudaError_t cudaGetLastError() {
+    const cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+// --- memory ---------------------------------------------------------------------------------------
+
+static const Block* block_around(const std::map<const char*, Block>& in, const void* place) {
+    auto found = in.upper_bound((const char*)place);
+    if (found == in.begin()) return nullptr;
+    --found;
+    return (const char*)place < found->first + found->second.bytes ? &found->second : nullptr;
+}
+
+PUBLIC cudaError_t cudaMalloc(void** made, size_t bytes) {
+    ONE_AT_A_TIME;
+    if (strict_captures) return failed(cudaErrorStreamCaptureUnsupported);
+    if (bytes > MEMORY / 2) return failed(cudaErrorMemoryAllocation);
+    const size_t whole = (bytes + MARGIN - 1) / MARGIN * MARGIN + 2 * MARGIN;
+    char* place = (char*)aligned_alloc(MARGIN, whole);
+    memset(place, PATTERN, whole);
+    memset(place + MARGIN, 0xFF, bytes);  // NaN in every floating dtype
+    *made = place + MARGIN;
+    blocks[place + MARGIN] = {bytes, the_device};
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaFree(void* place) {
+    ONE_AT_A_TIME;
+    if (!place) return cudaSuccess;
+    auto found = blocks.find((const char*)place);
+    if (found == blocks.end()) return failed(cudaErrorInvalidValue);
+    const size_t bytes = found->second.bytes;
+    for (size_t i = 0; i < MARGIN; ++i) {
+        const unsigned char* block = (const unsigned char*)place;
+        if (block[-1 - (long)i] != PATTERN) die("%s %ld bytes before a block", "written", i + 1);
+        if (block[bytes + i % 64] != PATTERN) die("%s %ld bytes behind a block", "written", i % 64);
+    }
+    blocks.erase(found);
+    free((char*)place - MARGIN);
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaHostAlloc(void** made, size_t bytes, unsigned) {
+    ONE_AT_A_TIME;
+    *made = aligned_alloc(MARGIN, (bytes + MARGIN) / MARGIN * MARGIN);
+    pinned[(const char*)*made] = {bytes, the_device};
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaFreeHost(void* place) {
+    ONE_AT_A_TIME;
+    pinned.erase((const char*)place);
+    free(place);
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+    *free = MEMORY / 2;
+    *total = MEMORY;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* found, const void* place) {
+    ONE_AT_A_TIME;
+    memset(found, 0, sizeof *found);
+    const Block *there = block_around(blocks, place), *here = block_around(pinned, place);
+    found->type = there ? cudaMemoryTypeDevice
+        : here ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+    found->device = there ? there->device : here ? here->device : -2;
+    if (there || here) found->devicePointer = (void*)place;
+    if (here) found->hostPointer = (void*)place;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+    if (strict_captures) return failed(cudaErrorStreamCaptureImplicit);
+    memmove(to, from, bytes);
+    return cudaSuccess;
+}
+
+// A graph would read and write memory of the host that may not be there any more.
+PUBLIC cudaError_t cudaMemcpyAsync(
+    void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+    if (stream_of(stream)->captured) {
+        ONE_AT_A_TIME;
+        for (const void* place : {(const void*)to, from})
+            if (!block_around(blocks, place) && !block_around(pinned, place)) {
+                stream_of(stream)->is_invalid = true;
+                return failed(cudaErrorStreamCaptureUnsupported);
+            }
+    }
+    return submit(stream, [=] { memmove(to, from, bytes); });
+}
+
+PUBLIC cudaError_t cudaMemcpyPeerAsync(
+    void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
+    return submit(stream, [=] { memmove(to, from, bytes); });
+}
+
+PUBLIC cudaError_t cudaMemset(void* place, int value, size_t bytes) {
+    memset(place, value, bytes);
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaMemsetAsync(void* place, int value, size_t bytes, cudaStream_t stream) {
+    return submit(stream, [=] { memset(place, value, bytes); });
+}
+
+// --- streams, events and graphs -------------------------------------------------------------------
+
+PUBLIC cudaError_t cudaStreamCreateWithFlags(cudaStream_t* made, unsigned flags) {
+    Stream* stream = new Stream;
+    stream->flags = flags;
+    *made = (cudaStream_t)stream;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaStreamCreate(cudaStream_t* made) {
+    return cudaStreamCreateWithFlags(made, 0);
+}
+
+PUBLIC cudaError_t cudaStreamCreateWithPriority(cudaStream_t* made, unsigned flags, int) {
+    return cudaStreamCreateWithFlags(made, flags);
+}
+
+PUBLIC cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete (Stream*)stream;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned* flags) {
+    *flags = stream_of(stream)->flags;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    if (!stream_of(stream)->captured) return cudaSuccess;
+    stream_of(stream)->is_invalid = true;
+    return failed(cudaErrorStreamCaptureUnsupported);
+}
+
+PUBLIC cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+
+PUBLIC cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+
+PUBLIC cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* state) {
+    return submit(stream, [=] { function(state); });
+}
+
+PUBLIC cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
+    ONE_AT_A_TIME;
+    Stream* stream = stream_of(handle);
+    if (stream == &default_stream) return failed(cudaErrorStreamCaptureUnsupported);
+    stream->captured.reset(new Graph);
+    stream->is_invalid = false;
+    stream->is_relaxed = mode == cudaStreamCaptureModeRelaxed;
+    strict_captures += !stream->is_relaxed;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* made) {
+    ONE_AT_A_TIME;
+    Stream* stream = stream_of(handle);
+    *made = nullptr;
+    if (!stream->captured) return failed(cudaErrorIllegalState);
+    strict_captures -= !stream->is_relaxed;
+    std::unique_ptr<Graph> graph = std::move(stream->captured);
+    if (stream->is_invalid) return failed(cudaErrorStreamCaptureInvalidated);
+    *made = (cudaGraph_t)graph.release();
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
+    const Stream* stream = stream_of(handle);
+    *status = !stream->captured ? cudaStreamCaptureStatusNone
+        : stream->is_invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+    *made = (cudaGraphExec_t)new Graph(*(Graph*)graph);
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
+
+PUBLIC cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+    for (const Work& work : ((Graph*)graph)->works) submit(stream, work);
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete (Graph*)graph;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+    delete (Graph*)graph;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaEventCreateWithFlags(cudaEvent_t* made, unsigned) {
+    *made = (cudaEvent_t)new Event;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaEventCreate(cudaEvent_t* made) { return cudaEventCreateWithFlags(made, 0); }
+
+PUBLIC cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete (Event*)event;
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    ((Event*)event)->milliseconds = std::chrono::duration<double, std::milli>(now).count();
+    return cudaSuccess;
+}
+
+PUBLIC cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+
+PUBLIC cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+
+PUBLIC cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+    *milliseconds = (float)(((Event*)to)->milliseconds - ((Event*)from)->milliseconds);
+    return cudaSuccess;
+}
+
+// --- kernels --------------------------------------------------------------------------------------
+
+struct Place { unsigned x, y, z; };
+struct Start {
+    Place grid, block;
+    unsigned shared;
+    bool together;
+};
+struct Kernel {
+    int (*run)(const Start*, void**);
+    const size_t* sizes;  // of its parameters; 0 behind the last
+    bool together;
+    std::string name;
+};
+
+// What stands for a module is the path of a library that has its kernels, each with three names.
+PUBLIC CUresult cuModuleLoadData(CUmodule* made, const void* image) {
+    void* library = dlopen((const char*)image, RTLD_NOW | RTLD_LOCAL);
+    if (!library) die("%s", dlerror(), 0);
+    *made = (CUmodule)library;
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
+
+PUBLIC CUresult cuModuleGetFunction(CUfunction* made, CUmodule module, const char* name) {
+    const auto found = [=](const char* ending) {
+        return dlsym((void*)module, (std::string(name) + ending).c_str());
+    };
+    if (!found("__run")) return CUDA_ERROR_NOT_FOUND;
+    Kernel* kernel = new Kernel;
+    kernel->run = (decltype(kernel->run))found("__run");
+    kernel->sizes = ((const size_t* (*)())found("__sizes"))();
+    kernel->together = *(const bool*)found("__together");
+    kernel->name = name;
+    *made = (CUfunction)kernel;
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuLaunchKernel(
+    CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+    unsigned bz, unsigned shared, CUstream stream, void** given, void**) {
+    const Kernel* kernel = (const Kernel*)function;
+    const bool fits = gx && gy && gz && bx && by && bz && gx <= 0x7FFFFFFFu && gy <= 65535 &&
+        gz <= 65535 && (size_t)bx * by * bz <= 1024 && shared <= 232448;
+    if (!fits) return CUDA_ERROR_INVALID_VALUE;
+    // Parameters go by value: a graph starts the kernel with what they were.
+    auto own = std::make_shared<std::vector<std::vector<char>>>();
+    for (int i = 0; kernel->sizes[i]; ++i) {
+        const char* from = (const char*)given[i];
+        own->emplace_back(from, from + kernel->sizes[i]);
+    }
+    const Start start = {{gx, gy, gz}, {bx, by, bz}, shared, kernel->together};
+    submit(stream, [=] {
+        std::vector<void*> places;
+        for (auto& each : *own) places.push_back(each.data());
+        if (int stuck = kernel->run(&start, places.data()))
+            die("%s: %ld threads wait for ever", kernel->name.c_str(), stuck);
+    });
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction) {
+    *value = attribute == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : 0;
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
+
+PUBLIC CUresult cuCtxGetCurrent(CUcontext* context) {
+    *context = (CUcontext)(size_t)(the_device + 1);
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuCtxSetCurrent(CUcontext context) {
+    if (context) the_device = (int)(size_t)context - 1;
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuCtxGetDevice(CUdevice* device) {
+    *device = the_device;
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuGetErrorName(CUresult, const char** name) {
+    *name = "CUDA_ERROR";
+    return CUDA_SUCCESS;
+}
+
+PUBLIC CUresult cuGetErrorString(CUresult, const char** text) {
+    *text = "of the emulated device";
+    return CUDA_SUCCESS;
+}
