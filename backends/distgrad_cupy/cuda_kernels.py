@@ -11,6 +11,7 @@ from distgrad_cupy import (
     convolution,
     drawing,
     joining,
+    own_special,
     pooling,
     recurrent,
     rows,
@@ -21,7 +22,7 @@ from distgrad_cupy.running import Runner
 
 SUBJECTS = (
     *(rows, attention, convolution, pooling, recurrent, segments),
-    *(drawing, variates, joining, conforming),
+    *(drawing, variates, own_special, joining, conforming),
 )
 
 

@@ -25,6 +25,7 @@ _INCLUDES = {
     "attention": ("reducing.cuh",),
     **dict.fromkeys(("softmax", "norms"), ("reducing.cuh", "held.cuh")),
     **dict.fromkeys(("philox", "variates"), ("philox.cuh",)),
+    **dict.fromkeys(("bessel", "modified_bessel"), ("descent.cuh",)),
 }
 # Up to 1024 threads share a row, and 65 536 registers.
 _OPTIONS = {
