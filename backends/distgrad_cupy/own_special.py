@@ -20,12 +20,12 @@ Array = Any
 
 HIGHEST = 8  # order of a derivative in gamma's shape parameter, as in `gamma_slopes.cu`
 
-# Functions of one argument, in `special.cu`.
-ONE = "dawsn erfi fresnel_sin fresnel_cos spence ellipe wrightomega ndtri_exp".split()
-
-# Of an order and an argument, in `bessel.cu` and `modified_bessel.cu`.
-BESSEL = "jv yv".split()
-MODIFIED = "iv ive kv kve".split()
+# Kernels by their source: of one argument, or of an order and an argument.
+NAMES = {
+    "special": "dawsn erfi fresnel_sin fresnel_cos spence ellipe wrightomega ndtri_exp".split(),
+    "bessel": "jv yv".split(),
+    "modified_bessel": "iv ive kv kve".split(),
+}
 
 
 def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
@@ -38,24 +38,22 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
     """
     return {
         "gammainc_ratio": partial(_gamma_slopes, run),
-        **{name: partial(_one, run, name) for name in ONE},
-        **{name: partial(_bessel, run, "bessel", name) for name in BESSEL},
-        **{name: partial(_bessel, run, "modified_bessel", name) for name in MODIFIED},
+        **{
+            name: partial(_special, run, source, name)
+            for source, names in NAMES.items()
+            for name in names
+        },
     }
 
 
 def _gamma_slopes(run: Runner, a: Any, x: Any, *, order: int) -> Array:
     if order > HIGHEST:
         return ADAPTERS["gammainc_ratio"](run.namespace().backend, a, x, order=order)
-    return _computed(run, "gamma_slopes", "gamma_slopes", (a, x), np.int32(order))
+    return _computed(run, "gamma_slopes", "gammainc_ratio", (a, x), np.int32(order))
 
 
-def _one(run: Runner, name: str, x: Array) -> Array:
-    return _computed(run, "special", name, (x,))
-
-
-def _bessel(run: Runner, source: str, name: str, v: Any, x: Any) -> Array:
-    return _computed(run, source, name, (v, x))
+def _special(run: Runner, source: str, name: str, *operands: Any) -> Array:
+    return _computed(run, source, name, operands)
 
 
 def _computed(

@@ -1,7 +1,7 @@
 """Special functions on the device: CuPy's counterpart of scipy.special, imported at first use.
 
 What it lacks (Bessel functions of any order, Dawson's and Fresnel's integrals, the dilogarithm and
-so on) is computed on the host by SciPy, as for other modules of arrays.
+so on) is in CUDA of this package, `distgrad_cupy.own_special`; `betaincc` is SciPy's, on the host.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ __device__ inline double slope_of(int order, double a, double x) {
     return raised ? (value - bell(order, slopes[0], slopes)) * (x / a) : value;
 }
 
-extern "C" __global__ void gamma_slopes(
+extern "C" __global__ void gammainc_ratio(
     const T* shapes, const T* numbers, T* out, long long count, int order
 ) {
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count;
