@@ -203,6 +203,17 @@ def test_numbers_found_by_rejection_are_captured(cupy_backend, said):
     assert len({each.tobytes() for each in found}) == 6
 
 
+def test_gradients_of_gamma_numbers_are_captured(cupy_backend, said):
+    with dg.use_backend(cupy_backend):
+        words, shapes = dg.random.Generator(3), array((200,), 0.5, 60.0)
+        f = dg.function(dg.grad(lambda a: dg.sum(words.gamma(a))))
+        found = [f(shapes).numpy() for _ in range(6)]
+
+    assert way_of(f) == ["as one CUDA graph"]
+    assert said == []
+    assert len({each.tobytes() for each in found}) == 6
+
+
 def test_a_step_of_an_optimizer_is_refused_while_the_user_captures(cupy_backend):
     import cupy
 

@@ -1,4 +1,4 @@
-"""What this package's own CUDA kernels add: steps of optimizers, random bits, large transfers."""
+"""What this package's own CUDA kernels add: optimizers, random bits, special functions, copies."""
 
 from copy import deepcopy
 
@@ -103,6 +103,56 @@ def test_gamma_and_poisson_numbers_are_the_hosts(dtype, cupy_backend):
 
     np.testing.assert_allclose(gammas, expected, rtol=1e-6 if dtype == "float32" else 1e-11)
     np.testing.assert_array_equal(counts, right)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("draw", ["gamma", "chi_square", "student_t", "dirichlet"])
+def test_gradients_of_gamma_numbers_are_the_hosts(draw, dtype, cupy_backend):
+    given = (10.0 ** np.random.default_rng(7).uniform(0, 4, (7, 3001))).astype(dtype)
+
+    def slopes(backend):
+        with dg.use_backend(backend):
+            a = dg.asarray(given)
+            return dg.grad(lambda a: dg.sum(getattr(dg.random.Generator(9), draw)(a)))(a).numpy()
+
+    tolerance = 1e-4 if dtype == "float32" else 1e-9
+    found, expected = slopes(cupy_backend), slopes("numpy")
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+SPECIAL = {
+    "dawsn": np.linspace(-14, 14, 3001),
+    "erfi": np.linspace(-26, 26, 3001),
+    "fresnel": np.linspace(-20, 20, 3001),
+    "spence": np.geomspace(1e-9, 1e9, 3001),
+    "ellipe": 1 - np.geomspace(1e-15, 1e9, 3001),
+    "wrightomega": np.linspace(-60, 60, 3001),
+    "ndtri_exp": -np.geomspace(1e-15, 90, 3001),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_functions_that_cupy_lacks(name, cupy_backend):
+    f, x = getattr(dg.special, name), SPECIAL[name]
+
+    places = dg.asarray(x, backend=cupy_backend), dg.asarray(x)
+    found, expected = (rules.each_of(f(each)) for each in places)
+
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=2e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["jv", "yv", "iv", "ive", "kv", "kve"])
+def test_bessel_functions_of_any_order(name, cupy_backend):
+    f, rng = getattr(dg.special, name), np.random.default_rng(8)
+    v, x = rng.uniform(-40, 40, 6001), rng.uniform(0.01, 90, 6001)
+    v[::2] = np.rint(v[::2])
+
+    found = f(*(dg.asarray(each, backend=cupy_backend) for each in (v, x))).numpy()
+
+    # Absolute where J and Y oscillate, which are of the size of x^-1/2 there.
+    expected = f(dg.asarray(v), dg.asarray(x)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13 if name < "k" else 1e-12)
 
 
 def test_a_rate_that_is_none_is_named(cupy_backend):
