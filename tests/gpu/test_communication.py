@@ -1,4 +1,4 @@
-"""Two ranks on one device: gradients are averaged by the host, and say so."""
+"""Two ranks on one device, whose gradients the host averages, and on two, where NCCL does."""
 
 import json
 import subprocess
@@ -32,10 +32,8 @@ if ranks.rank == 0:
 """
 
 
-@pytest.mark.parametrize("asked", ["auto", "host"])
-def test_two_ranks_train_on_one_device(asked, cupy_backend, monkeypatch):
-    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", asked)
-    monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
+def trained():
+    """Return what two ranks say that train together."""
     mpirun = Path(sys.executable).with_name("mpirun")
     if not mpirun.exists():
         pytest.skip(f"there is no {mpirun}")
@@ -49,8 +47,30 @@ def test_two_ranks_train_on_one_device(asked, cupy_backend, monkeypatch):
     said = json.loads(lines[-1])
     assert said["total"] == [3, 6]
     assert said["device"] == "cuda:0"
-    assert said["way"] in ("host", "mpi")  # NCCL refuses two ranks on one device
     np.testing.assert_allclose(said["x"], trained_alone(), rtol=1e-9)
+    return said
+
+
+@pytest.mark.parametrize("asked", ["auto", "host"])
+def test_two_ranks_train_on_one_device(asked, cupy_backend, monkeypatch):
+    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", asked)
+    monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
+
+    assert trained()["way"] in ("host", "mpi")  # NCCL refuses two ranks on one device
+
+
+@pytest.mark.parametrize("asked", ["auto", "nccl", "host"])
+def test_two_ranks_train_on_a_device_each(asked, cupy_backend, monkeypatch):
+    runtime = cupy_backend.module.cuda.runtime
+    if runtime.getDeviceCount() < 2:
+        pytest.skip("needs two devices; the emulated stage of scripts/test has them")
+    nccl = pytest.importorskip("cupy.cuda.nccl")
+    if not nccl.available:
+        pytest.skip("CuPy finds no NCCL; pip install nvidia-nccl-cu12")
+    expected = "host" if asked == "host" else "nccl"
+    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", asked)
+
+    assert trained()["way"] == expected
 
 
 def trained_alone():

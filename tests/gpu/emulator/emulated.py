@@ -4,7 +4,7 @@
 
 CuPy is the one that is installed, unchanged. The CUDA runtime that is linked into it is redirected
 to `runtime.cpp`, which keeps the device's memory in the host's; the libraries that it loads (the
-driver, cuBLAS, cuSOLVER, cuFFT) are made from the sources beside this file; and what it gives NVRTC
+driver, cuBLAS, cuSOLVER, cuFFT, NCCL) are made from the sources beside this file; and what it gives NVRTC
 to compile, its own kernels and ours, is compiled for the host, with `language.h` for the words of
 CUDA. So what CuPy's functions make of shapes, dtypes and values, what they refuse, and what our
 kernels write beyond their arrays, is seen as on a device. Speed, the order in which a device does
@@ -45,9 +45,15 @@ COMPILER = [
     *("-std=c++17", "-fpermissive", "-w", "-ffp-contract=off", "-fPIC"),
     *(f"-I{folder}" for folder in INCLUDED),
 ]
-SOURCES = {"libcublas": "cublas.cpp", "libcusolver": "cusolver.cpp", "libcufft": "cufft.cpp"}
+SOURCES = {
+    "libcublas": "cublas.cpp",
+    "libcusolver": "cusolver.cpp",
+    "libcufft": "cufft.cpp",
+    "libnccl": "nccl.cpp",
+}
 # What CuPy loads beside those that it is linked to.
 LOADED = ("libcublasLt.so.12", "libnvJitLink.so.12")
+NCCL = "libnccl.so.2"
 FACTORS = "potrf getrf getrs geqrf gesvd geev"  # of LAPACK, for every letter
 OF_LETTERS = {"s": "orgqr syevd", "d": "orgqr syevd", "c": "ungqr heevd", "z": "ungqr heevd"}
 
@@ -61,6 +67,7 @@ def main():
             WHERE: folder,
             "CUPY_ACCELERATORS": "",  # CUB is compiled for devices alone
             "CUPY_CACHE_DIR": str(Path(folder) / "cubins"),
+            "DISTGRAD_EMULATED_DEVICES": "2",
             "DISTGRAD_GPU": "required",
             "LD_LIBRARY_PATH": folder,
             "PYTHONPATH": os.pathsep.join(
@@ -92,7 +99,8 @@ def build(folder):
     for module in linking:
         for line in symbols(module, "--dynamic", "--undefined-only"):
             name, _, library = line.split()[-1].partition("@")
-            if re.match(r"libcu(blas|solver|fft|rand|sparse)\.", library):
+            library = NCCL if name.startswith("nccl") else library
+            if re.match(r"lib(cublas|cusolver|cufft|curand|cusparse|nccl)\.", library):
                 wanted.setdefault(library, set()).add(name)
     for library, names in wanted.items():
         source = SOURCES.get(library.partition(".")[0])

@@ -52,11 +52,14 @@ static Stream* stream_of(void* handle) {  // 0, 1 and 2 are names of the default
 }
 
 static cudaError_t submit(void* stream, Work work) {
-    ONE_AT_A_TIME;
-    if (Graph* graph = stream_of(stream)->captured.get())
-        graph->works.push_back(std::move(work));
-    else
-        work();
+    {
+        ONE_AT_A_TIME;
+        if (Graph* graph = stream_of(stream)->captured.get()) {
+            graph->works.push_back(std::move(work));
+            return cudaSuccess;
+        }
+    }
+    work();  // not while it is held: some work waits for other ranks
     return cudaSuccess;
 }
 
@@ -477,6 +480,7 @@ PUBLIC CUresult cuLaunchKernel(
     }
     const Start start = {{gx, gy, gz}, {bx, by, bz}, shared, kernel->together};
     submit(stream, [=] {
+        ONE_AT_A_TIME;  // a kernel's shared memory is there but once
         std::vector<void*> places;
         for (auto& each : *own) places.push_back(each.data());
         if (int stuck = kernel->run(&start, places.data()))

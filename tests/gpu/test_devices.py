@@ -1,0 +1,65 @@
+"""Several devices in one process: where values lie, and that nothing reaches over unnoticed."""
+
+import numpy as np
+import pytest
+
+import distgrad as dg
+
+cupy = pytest.importorskip("cupy")
+
+
+@pytest.fixture
+def second(cupy_backend):
+    """A tensor on the second device."""
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two devices; the emulated stage of scripts/test has them")
+    x = dg.asarray(np.arange(6, dtype=np.float32), backend=cupy_backend)
+    return x.to(device="cuda:1")
+
+
+def test_a_tensor_goes_to_another_device_and_comes_back(second, cupy_backend):
+    home = second.to(device="cuda:0")
+
+    assert (second.device, home.device) == ("cuda:1", "cuda:0")
+    np.testing.assert_array_equal(second.numpy(), np.arange(6))
+    np.testing.assert_array_equal(home.numpy(), np.arange(6))
+
+
+def test_a_cotangent_returns_to_the_device_its_value_came_from(second, cupy_backend):
+    x = second.to(device="cuda:0")
+    with dg.GradientTape() as tape:
+        tape.watch(x)
+        there = x.to(device="cuda:1")
+        with cupy.cuda.Device(1):
+            y = dg.sum(there * there)
+
+    with cupy.cuda.Device(1):
+        gradient = tape.gradient(y, x)
+
+    assert gradient.device == "cuda:0"
+    np.testing.assert_array_equal(gradient.numpy(), 2 * np.arange(6))
+
+
+def test_values_are_made_where_the_current_device_is(second, cupy_backend):
+    with cupy.cuda.Device(1), dg.use_backend(cupy_backend):
+        made = [dg.zeros((3,)), dg.asarray([1.0]), dg.random.Generator(1).normal((3,))]
+        made += [dg.nn.softmax(second), dg.grad(lambda x: dg.sum(dg.tanh(x) * x))(second)]
+
+    assert {each.device for each in made} == {"cuda:1"}
+
+
+def test_a_graph_runs_on_the_device_it_was_captured_on(second, cupy_backend):
+    f = dg.function(lambda x: dg.sum(dg.sin(x) * x))
+    with cupy.cuda.Device(1):
+        found = [float(f(second)) for _ in range(6)]
+
+    x = np.arange(6, dtype=np.float32)
+    np.testing.assert_allclose(found, float((np.sin(x) * x).sum()), rtol=1e-5)
+    assert [trace.way for trace in f.explain().traces] == ["as one CUDA graph"]
+    # On another device the executor runs, for the graph's memory is not there.
+    np.testing.assert_allclose(float(f(second.to(device="cuda:0"))), found[0], rtol=1e-5)
+
+
+def test_a_kernel_refuses_arrays_of_another_device(second, cupy_backend):
+    with pytest.raises(ValueError, match=r"softmax: .* current device, cuda:0, got one on cuda:1"):
+        dg.nn.softmax(second)
