@@ -4,11 +4,11 @@
 
 CuPy is the one that is installed, unchanged. The CUDA runtime that is linked into it is redirected
 to `runtime.cpp`, which keeps the device's memory in the host's; the libraries that it loads (the
-driver, cuBLAS, cuSOLVER, cuFFT, NCCL) are made from the sources beside this file; and what it gives NVRTC
-to compile, its own kernels and ours, is compiled for the host, with `language.h` for the words of
-CUDA. So what CuPy's functions make of shapes, dtypes and values, what they refuse, and what our
-kernels write beyond their arrays, is seen as on a device. Speed, the order in which a device does
-things, and the rounding of the real libraries are not.
+driver, cuBLAS, cuSOLVER, cuFFT, NCCL) are made from the sources beside this file; and what it gives
+NVRTC to compile, its own kernels and ours, is compiled for the host, with `language.h` for the
+words of CUDA. So what CuPy's functions make of shapes, dtypes and values, what they refuse, and
+what our kernels write beyond their arrays, is seen as on a device. Speed, the order in which a
+device does things, and the rounding of the real libraries are not.
 
 Made anew in a temporary folder at each run; wants a C++ compiler, `nm`, SciPy, and the wheels
 `nvidia-cuda-nvrtc-cu12` and `nvidia-cuda-runtime-cu12`.
