@@ -176,7 +176,6 @@ static inline int __clzll(long long x) { return x ? __builtin_clzll(x) : 64; }
 
 static inline double rsqrt(double x) { return 1 / sqrt(x); }
 static inline float rsqrt(float x) { return 1 / sqrt(x); }
-static inline float rsqrtf(float x) { return rsqrt(x); }
 
 static inline double sinpi(double x) {
     const double turns = fmod(fabs(x), 2);
@@ -231,6 +230,11 @@ static inline double erfcinv(double y) {
 }
 
 static inline double normcdfinv(double y) { return -M_SQRT2 * erfcinv(2 * y); }
+
+#define IN_SINGLE(name) static inline float name##f(float x) { return (float)name((double)x); }
+IN_SINGLE(rsqrt) IN_SINGLE(sinpi) IN_SINGLE(cospi) IN_SINGLE(normcdf) IN_SINGLE(normcdfinv)
+IN_SINGLE(erfcx) IN_SINGLE(erfinv) IN_SINGLE(erfcinv)
+IN_SINGLE(cyl_bessel_i0) IN_SINGLE(cyl_bessel_i1)
 
 #include <cupy/complex.cuh>
 #include <cupy/carray.cuh>

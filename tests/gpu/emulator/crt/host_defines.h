@@ -15,6 +15,7 @@
 #define __specialization_static static
 #define __no_return__ __attribute__((noreturn))
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __cluster_dims__(...)
