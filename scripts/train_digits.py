@@ -148,7 +148,7 @@ def train_classifier(job: Job) -> None:
 
     def losses_of(digits: dict[str, np.ndarray]) -> tuple[dg.Tensor, dict[str, np.ndarray]]:
         logits = model(digits["images"])
-        losses = dg.softmax_cross_entropy(labels=digits["labels"], logits=logits)
+        losses = dg.softmax_cross_entropy(labels=dg.asarray(digits["labels"]), logits=logits)
         return losses, {"accuracy": right_of(logits, digits["labels"])}
 
     def step(number: int) -> dict[str, float]:

@@ -172,15 +172,15 @@ def learn(job: Job) -> None:
         def losses(mine: np.ndarray) -> tuple[dg.Tensor, dict[str, np.ndarray]]:
             played = play(policy, arguments.seed, number, mine)
             up = played["up"].astype(arguments.dtype)
-            returns = earned(played["up"]).astype(arguments.dtype)
+            returns = dg.asarray(earned(played["up"]).astype(arguments.dtype))
             logits, worth = policy(dg.asarray(played["states"].astype(arguments.dtype)))
             # -log of the probability of the move that was made: REINFORCE multiplies it by how
             # much better it turned out than what was expected of the state (Williams, 1992).
             made = np.where(played["right"], 1, -1).astype(arguments.dtype)
-            surprise = dg.softplus(-logits * made)
+            surprise = dg.softplus(-logits * dg.asarray(made))
             gap = returns - worth
             each = surprise * dg.stop_gradient(gap) + BASELINE_WEIGHT * dg.square(gap)
-            return dg.sum(each * up, axis=1) / MOVES, {"return": up.sum(axis=1)}
+            return dg.sum(each * dg.asarray(up), axis=1) / MOVES, {"return": up.sum(axis=1)}
 
         averaged = job.gradients(losses, episodes, policy.variables)
         optimizer.apply(averaged.gradients, policy.variables)
