@@ -16,6 +16,7 @@ from distgrad.ops.linalg.matrices import (
     diagonal_of,
     floating_of,
     precision_of,
+    product_of,
     real_of,
     trace_of,
     with_diagonal,
@@ -86,16 +87,15 @@ def _products_of_others(xp: Namespace, values: Array) -> Array:
 
 def _unit_determinant(xp: Namespace, left: Array, right: Array) -> Array:
     """Return det(U V^H) as matrices of one element; 1, -1, or a complex number of length 1."""
-    return as_matrices(xp, xp.det(left @ right))
+    return as_matrices(xp, xp.det(xp.matmul(left, right)))
 
 
 def _cofactor_compose(xp: Namespace, a: Array) -> Array:
     left, values, right = xp.svd(a, full_matrices=False)
     others = as_row(xp, _products_of_others(xp, values))
     # conj(U) diag(others) V^T, and the last factor of the decomposition is V^H
-    return _unit_determinant(xp, left, right) * (
-        (conjugate(xp, left) * others) @ conjugate(xp, right)
-    )
+    product = xp.matmul(conjugate(xp, left) * others, conjugate(xp, right))
+    return _unit_determinant(xp, left, right) * product
 
 
 def _slope(xp: Namespace, a: Array, y: Array, moved: Array) -> Array:
@@ -112,7 +112,7 @@ def _slope(xp: Namespace, a: Array, y: Array, moved: Array) -> Array:
     is_singular = xp.logical_or(is_singular, xp.equal(determinant, 0))
     divisor = as_matrices(xp, xp.where(is_singular, xp.ones_like(determinant), determinant))
     along = as_matrices(xp, xp.sum(y * moved, axis=(-2, -1)))
-    regular = (along * y - y @ xp.matrix_transpose(moved) @ y) / divisor
+    regular = (along * y - product_of(xp, y, xp.matrix_transpose(moved), y)) / divisor
     return xp.where(as_matrices(xp, is_singular), _singular_slope(xp, a, moved), regular)
 
 
@@ -125,14 +125,15 @@ def _singular_slope(xp: Namespace, a: Array, moved: Array) -> Array:
     """
     left, values, right = xp.svd(a, full_matrices=False)
     size = values.shape[-1]
-    inner = adjoint(xp, left) @ moved @ adjoint(xp, right)
+    inner = product_of(xp, adjoint(xp, left), moved, adjoint(xp, right))
     ones = xp.eye(n_rows=size, n_cols=size, k=0, dtype=as_dtype(values.dtype))
     rows = xp.where(xp.equal(ones, 1), ones, as_row(xp, values))  # row i without s[i]
     products = xp.where(xp.equal(ones, 1), 0, _products_of_others(xp, rows))
-    shares = products @ as_column(xp, diagonal_of(xp, inner))
+    shares = xp.matmul(products, as_column(xp, diagonal_of(xp, inner)))
     on_diagonal = xp.reshape(shares, shape=tuple(shares.shape[:-1]))
     adjugate = with_diagonal(xp, on_diagonal, (size, size)) - products * inner
-    turned = conjugate(xp, left) @ xp.matrix_transpose(adjugate) @ conjugate(xp, right)
+    back = xp.matrix_transpose(adjugate)
+    turned = product_of(xp, conjugate(xp, left), back, conjugate(xp, right))
     return _unit_determinant(xp, left, right) * turned
 
 
@@ -194,7 +195,7 @@ def _slogdet_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any
 
 def _slogdet_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
     sign = y[0]
-    growth = trace_of(xp, _slogdet_inverse(xp, xs[0], sign) @ tangents[0])
+    growth = trace_of(xp, xp.matmul(_slogdet_inverse(xp, xs[0], sign), tangents[0]))
     if sign.dtype not in xp.complex_dtypes:
         return xp.zeros_like(sign), growth
     turn = 1j * xp.astype(xp.imag(growth), dtype=as_dtype(sign.dtype))

@@ -17,6 +17,7 @@ from distgrad.ops.linalg.matrices import (
     floating_of,
     hermitian_from_triangle,
     inverse_gaps,
+    product_of,
     real_of,
     with_diagonal,
 )
@@ -50,18 +51,19 @@ def _eigh_spec(a: Spec, *, upper: bool = False) -> tuple[Spec, Spec]:
 def _eigh_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> Any:
     to_values, to_vectors = g
     values, vectors = y
-    inner = inverse_gaps(xp, values) * (adjoint(xp, vectors) @ to_vectors)
+    inner = inverse_gaps(xp, values) * xp.matmul(adjoint(xp, vectors), to_vectors)
     on_diagonal = real_cotangent(xp, to_values)
     inner = inner + with_diagonal(xp, on_diagonal, tuple(vectors.shape))
-    return (cotangent_of_triangle(xp, vectors @ inner @ adjoint(xp, vectors), **params),)
+    to_a = product_of(xp, vectors, inner, adjoint(xp, vectors))
+    return (cotangent_of_triangle(xp, to_a, **params),)
 
 
 def _eigh_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
     values, vectors = y
     pushed = hermitian_from_triangle(xp, tangents[0], **params)
-    inner = adjoint(xp, vectors) @ pushed @ vectors
+    inner = product_of(xp, adjoint(xp, vectors), pushed, vectors)
     moved = real_cotangent(xp, diagonal_of(xp, inner))
-    return moved, vectors @ (inverse_gaps(xp, values) * inner)
+    return moved, xp.matmul(vectors, inverse_gaps(xp, values) * inner)
 
 
 EIGH = Op(
@@ -138,12 +140,12 @@ def _eigvalsh_spec(a: Spec, *, upper: bool = False) -> Spec:
 def _eigvalsh_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     _, vectors = xp.eigh(xs[0], **params)
     weighted = vectors * as_row(xp, real_cotangent(xp, g))
-    return (cotangent_of_triangle(xp, weighted @ adjoint(xp, vectors), **params),)
+    return (cotangent_of_triangle(xp, xp.matmul(weighted, adjoint(xp, vectors)), **params),)
 
 
 def _eigvalsh_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     _, vectors = xp.eigh(xs[0], **params)
-    pushed = hermitian_from_triangle(xp, tangents[0], **params) @ vectors
+    pushed = xp.matmul(hermitian_from_triangle(xp, tangents[0], **params), vectors)
     return xp.sum(real_cotangent(xp, conjugate(xp, vectors) * pushed), axis=-2)
 
 
@@ -180,20 +182,20 @@ def _eig_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) ->
     to_values, to_vectors = g
     values, vectors = y
     back = adjoint(xp, vectors)
-    wanted = back @ to_vectors
+    wanted = xp.matmul(back, to_vectors)
     lengths = xp.real(diagonal_of(xp, wanted))
-    wanted = wanted - (back @ vectors) * as_row(xp, lengths)
+    wanted = wanted - xp.matmul(back, vectors) * as_row(xp, lengths)
     inner = xp.conj(inverse_gaps(xp, values)) * wanted
     inner = inner + with_diagonal(xp, to_values, tuple(vectors.shape))
-    return (brought_back(xp, xp.solve(back, inner @ back), xs[0]),)
+    return (brought_back(xp, xp.solve(back, xp.matmul(inner, back)), xs[0]),)
 
 
 def _eig_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
     values, vectors = y
-    inner = xp.solve(vectors, tangents[0] @ vectors)
+    inner = xp.solve(vectors, xp.matmul(tangents[0], vectors))
     turn = inverse_gaps(xp, values) * inner
-    lengths = xp.real(xp.sum(xp.conj(vectors) * (vectors @ turn), axis=-2))
-    return diagonal_of(xp, inner), vectors @ turn - vectors * as_row(xp, lengths)
+    lengths = xp.real(xp.sum(xp.conj(vectors) * xp.matmul(vectors, turn), axis=-2))
+    return diagonal_of(xp, inner), xp.matmul(vectors, turn) - vectors * as_row(xp, lengths)
 
 
 EIG = Op(
@@ -261,7 +263,7 @@ def _eigvals_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs:
 
 def _eigvals_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     _, vectors = xp.eig(xs[0])
-    return diagonal_of(xp, xp.solve(vectors, tangents[0] @ vectors))
+    return diagonal_of(xp, xp.solve(vectors, xp.matmul(tangents[0], vectors)))
 
 
 EIGVALS = Op(

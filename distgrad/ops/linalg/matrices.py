@@ -10,6 +10,7 @@ from distgrad.core.op import Array, Namespace, Slice, Spec
 from distgrad.dtypes import DType, as_dtype, complex64, float64, is_complex, is_differentiable
 from distgrad.errors import MatrixShapeError
 from distgrad.ops.rules.families import conjugate, joint, real_part
+from distgrad.promotion import finfo
 from distgrad.shapes import Shape
 
 _ALL = Slice(None, None, None)
@@ -70,8 +71,7 @@ def complex_of(*operands: Any) -> DType:
 
 def precision_of(x: Array) -> float:
     """Return the relative spacing of the numbers of an array's dtype."""
-    dtype = as_dtype(x.dtype)
-    return float(np.finfo(dtype).eps) if dtype.kind in "fc" else 2.0**-8  # bfloat16
+    return finfo(x.dtype).eps
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -80,6 +80,17 @@ def precision_of(x: Array) -> float:
 def adjoint(xp: Namespace, x: Array) -> Array:
     """Return the conjugate transpose."""
     return xp.matrix_transpose(conjugate(xp, x))
+
+
+def product_of(xp: Namespace, first: Array, *others: Array) -> Array:
+    """Return the product of matrices, multiplied from the left.
+
+    Rules name the vocabulary's product in place of ``a @ b``: that is the array module's own, which
+    on a device takes no bfloat16 stacks and refuses to be captured.
+    """
+    for other in others:
+        first = xp.matmul(first, other)
+    return first
 
 
 def as_row(xp: Namespace, x: Array) -> Array:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import as_dtype, default_dtype, int64
+from distgrad.dtypes import as_dtype, default_dtype, float64, int64, is_differentiable
 from distgrad.errors import MatrixShapeError
 from distgrad.ops.elementwise.arithmetic import multiply
 from distgrad.ops.elementwise.comparison import greater, not_equal
@@ -18,6 +16,7 @@ from distgrad.ops.linalg.matrices import (
     as_row,
     check_matrices,
     floating_of,
+    product_of,
 )
 from distgrad.ops.linalg.singular import svdvals
 from distgrad.ops.reducing.reductions import any as any_of
@@ -25,6 +24,7 @@ from distgrad.ops.reducing.reductions import max as max_of
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.rules import batching
 from distgrad.ops.shaping.structure import astype, expand_dims
+from distgrad.promotion import finfo
 from distgrad.shapes import shape_given
 
 # --- the pseudo-inverse ---------------------------------------------------------------------------
@@ -39,30 +39,32 @@ def _pinv_spec(a: Spec, rtol: Any) -> Spec:
 def _pinv_compose(xp: Namespace, a: Array, rtol: Any) -> Array:
     left, values, right = xp.svd(a, full_matrices=False)
     if not values.shape[-1]:
-        return adjoint(xp, left @ right)
+        return adjoint(xp, xp.matmul(left, right))
     largest = xp.max(values, axis=-1, keepdims=True)
     if hasattr(rtol, "shape") and rtol.shape:
         rtol = xp.expand_dims(rtol, axis=-1)
     counted = values > largest * rtol
     inverses = xp.where(counted, 1 / xp.where(counted, values, 1), 0)
-    return (adjoint(xp, right) * as_row(xp, inverses)) @ adjoint(xp, left)
+    return xp.matmul(adjoint(xp, right) * as_row(xp, inverses), adjoint(xp, left))
 
 
 def _pinv_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     a, back = xs[0], adjoint(xp, g)
     inverse_adjoint = adjoint(xp, y)
-    beyond = back - a @ (y @ back)
-    span = inverse_adjoint @ (y @ back)
-    to_a = beyond @ y @ inverse_adjoint + span - (span @ y) @ a
-    return to_a - inverse_adjoint @ g @ inverse_adjoint, None
+    beyond = back - xp.matmul(a, xp.matmul(y, back))
+    span = xp.matmul(inverse_adjoint, xp.matmul(y, back))
+    to_a = product_of(xp, beyond, y, inverse_adjoint) + span - product_of(xp, span, y, a)
+    return to_a - product_of(xp, inverse_adjoint, g, inverse_adjoint), None
 
 
 def _pinv_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     a, moved = xs[0], tangents[0]
     back = adjoint(xp, moved)
-    beyond = y @ (adjoint(xp, y) @ back)
-    behind = (back @ adjoint(xp, y)) @ y
-    return beyond - (beyond @ a) @ y + behind - y @ (a @ behind) - y @ moved @ y
+    beyond = xp.matmul(y, xp.matmul(adjoint(xp, y), back))
+    behind = product_of(xp, back, adjoint(xp, y), y)
+    result = beyond - product_of(xp, beyond, a, y)
+    result = result + behind - xp.matmul(y, xp.matmul(a, behind))
+    return result - product_of(xp, y, moved, y)
 
 
 def _pinv_batch(
@@ -133,7 +135,7 @@ def rank_tolerance(a: Any) -> float:
     if len(shape) < 2:
         raise MatrixShapeError(f"matrices expected, of shape (..., m, n), got {shape}")
     dtype = as_dtype(a.dtype) if hasattr(a, "dtype") else default_dtype()
-    return max(shape[-2:]) * (float(np.finfo(dtype).eps) if dtype.kind in "fc" else 2.0**-52)
+    return max(shape[-2:]) * finfo(dtype if is_differentiable(dtype) else float64).eps
 
 
 # --- rank and condition ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from distgrad.ops.linalg.matrices import (
     floating_of,
     inverse_gaps,
     other_columns,
+    product_of,
     real_of,
     rounding_of,
     safe_reciprocal,
@@ -77,12 +78,13 @@ def _within(xp: Namespace, to_first: Array, whole: Array, count: int) -> Array:
         return to_first
     first, others = first_columns(xp, whole, count), other_columns(xp, whole, count)
     to_others = other_columns(xp, to_first, count)
-    return first_columns(xp, to_first, count) - others @ (adjoint(xp, to_others) @ first)
+    beyond = xp.matmul(others, xp.matmul(adjoint(xp, to_others), first))
+    return first_columns(xp, to_first, count) - beyond
 
 
 def _outside(xp: Namespace, basis: Array, x: Array) -> Array:
     """Return what of columns is orthogonal to a basis."""
-    return x - basis @ (adjoint(xp, basis) @ x)
+    return x - xp.matmul(basis, xp.matmul(adjoint(xp, basis), x))
 
 
 def _svd_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> Any:
@@ -92,7 +94,8 @@ def _svd_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) ->
     to_left, to_right = _within(xp, to_left, left, count), _within(xp, to_right, right, count)
     left, right = first_columns(xp, left, count), first_columns(xp, right, count)
     turns, inverses = _turns(xp, values), as_row(xp, _inverses(xp, values))
-    along_left, along_right = adjoint(xp, left) @ to_left, adjoint(xp, right) @ to_right
+    along_left = xp.matmul(adjoint(xp, left), to_left)
+    along_right = xp.matmul(adjoint(xp, right), to_right)
     from_left, from_right = turns * along_left, turns * along_right
     inner = (from_left + adjoint(xp, from_left)) * as_row(xp, values)
     inner = inner + as_column(xp, values) * (from_right + adjoint(xp, from_right))
@@ -100,11 +103,11 @@ def _svd_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) ->
     phases = _phases(xp, along_left - along_right, values)
     if phases is not None:
         inner = inner + with_diagonal(xp, phases, (count, count))
-    result = left @ inner @ adjoint(xp, right)
+    result = product_of(xp, left, inner, adjoint(xp, right))
     if rows > count:
-        result = result + (_outside(xp, left, to_left) * inverses) @ adjoint(xp, right)
+        result = result + xp.matmul(_outside(xp, left, to_left) * inverses, adjoint(xp, right))
     if columns > count:
-        result = result + left @ adjoint(xp, _outside(xp, right, to_right) * inverses)
+        result = result + xp.matmul(left, adjoint(xp, _outside(xp, right, to_right) * inverses))
     return (result,)
 
 
@@ -115,7 +118,7 @@ def _svd_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
     left = first_columns(xp, whole_left, count)
     right = first_columns(xp, whole_right, count)
     turns, inverses = _turns(xp, values), as_row(xp, _inverses(xp, values))
-    inner = adjoint(xp, left) @ moved @ right
+    inner = product_of(xp, adjoint(xp, left), moved, right)
     back = adjoint(xp, inner)
     row, column = as_row(xp, values), as_column(xp, values)
     turn_left = turns * (inner * row + column * back)
@@ -124,11 +127,11 @@ def _svd_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
     if phases is not None:
         turn_left = turn_left + with_diagonal(xp, phases, (count, count))
         turn_right = turn_right - with_diagonal(xp, phases, (count, count))
-    to_left, to_right = left @ turn_left, right @ turn_right
+    to_left, to_right = xp.matmul(left, turn_left), xp.matmul(right, turn_right)
     if rows > count:
-        to_left = to_left + _outside(xp, left, moved @ right) * inverses
+        to_left = to_left + _outside(xp, left, xp.matmul(moved, right)) * inverses
     if columns > count:
-        to_right = to_right + _outside(xp, right, adjoint(xp, moved) @ left) * inverses
+        to_right = to_right + _outside(xp, right, xp.matmul(adjoint(xp, moved), left)) * inverses
     to_left = _with_others(xp, to_left, whole_left, count)
     to_right = _with_others(xp, to_right, whole_right, count)
     return to_left, real_cotangent(xp, diagonal_of(xp, inner)), adjoint(xp, to_right)
@@ -139,7 +142,7 @@ def _with_others(xp: Namespace, moved: Array, whole: Array, count: int) -> Array
     if whole.shape[-1] == count:
         return moved
     first, others = first_columns(xp, whole, count), other_columns(xp, whole, count)
-    return xp.concat(moved, -(first @ (adjoint(xp, moved) @ others)), axis=-1)
+    return xp.concat(moved, -xp.matmul(first, xp.matmul(adjoint(xp, moved), others)), axis=-1)
 
 
 SVD = Op(
@@ -218,12 +221,12 @@ def _svdvals_spec(a: Spec) -> Spec:
 def _svdvals_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     left, values, right = xp.svd(xs[0], full_matrices=False)
     weights = xp.where(xp.equal(values, 0), 0, real_cotangent(xp, g))
-    return ((left * as_row(xp, weights)) @ right,)
+    return (xp.matmul(left * as_row(xp, weights), right),)
 
 
 def _svdvals_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     left, values, right = xp.svd(xs[0], full_matrices=False)
-    pushed = tangents[0] @ adjoint(xp, right)
+    pushed = xp.matmul(tangents[0], adjoint(xp, right))
     moved = xp.sum(real_cotangent(xp, conjugate(xp, left) * pushed), axis=-2)
     return xp.where(xp.equal(values, 0), 0, moved)
 

@@ -12,6 +12,7 @@ from distgrad.ops.linalg.matrices import (
     check_matrices,
     check_square,
     floating_of,
+    product_of,
 )
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
 from distgrad.ops.rules import batching
@@ -41,14 +42,14 @@ def _solve_spec(a: Spec, b: Spec) -> Spec:
 def _solve_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     a, b = xs
     to_b = xp.solve(adjoint(xp, a), g)
-    to_a = fit(xp, -(to_b @ adjoint(xp, y)), a) if needs[0] else None
+    to_a = fit(xp, -xp.matmul(to_b, adjoint(xp, y)), a) if needs[0] else None
     return to_a, fit(xp, to_b, b) if needs[1] else None
 
 
 def _solve_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     terms = []
     if tangents[0] is not None:
-        terms.append(-(tangents[0] @ y))
+        terms.append(-xp.matmul(tangents[0], y))
     if tangents[1] is not None:
         terms.append(tangents[1])
     return xp.solve(xs[0], sum_of(terms))
@@ -130,7 +131,7 @@ def _triangular_vjp(
     to_b = xp.solve_triangular(adjoint(xp, a), g, **turned)
     to_a = None
     if needs[0]:
-        to_a = fit(xp, _triangle(xp, -(to_b @ adjoint(xp, y)), **params), a)
+        to_a = fit(xp, _triangle(xp, -xp.matmul(to_b, adjoint(xp, y)), **params), a)
     return to_a, fit(xp, to_b, b) if needs[1] else None
 
 
@@ -139,7 +140,7 @@ def _triangular_jvp(
 ) -> Array:
     terms = []
     if tangents[0] is not None:
-        terms.append(-(_triangle(xp, tangents[0], **params) @ y))
+        terms.append(-xp.matmul(_triangle(xp, tangents[0], **params), y))
     if tangents[1] is not None:
         terms.append(tangents[1])
     return xp.solve_triangular(xs[0], sum_of(terms), **params)
@@ -220,11 +221,11 @@ def _inv_spec(a: Spec) -> Spec:
 
 def _inv_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     back = adjoint(xp, y)
-    return (-(back @ g @ back),)
+    return (-product_of(xp, back, g, back),)
 
 
 def _inv_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    return -(y @ tangents[0] @ y)
+    return -product_of(xp, y, tangents[0], y)
 
 
 INV = Op(

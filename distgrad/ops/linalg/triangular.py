@@ -18,6 +18,7 @@ from distgrad.ops.linalg.matrices import (
     floating_of,
     hermitian_from_triangle,
     other_columns,
+    product_of,
     with_diagonal,
 )
 from distgrad.ops.linalg.parts import adjoint as adjoint_of
@@ -40,7 +41,7 @@ def _half_lower(xp: Namespace, x: Array) -> Array:
 
 def _cholesky_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
     back = adjoint(xp, y)
-    inner = _half_lower(xp, back @ g)
+    inner = _half_lower(xp, xp.matmul(back, g))
     half = xp.solve_triangular(back, inner, lower=False, unit_diagonal=False)
     whole = xp.solve_triangular(back, adjoint(xp, half), lower=False, unit_diagonal=False)
     return (cotangent_of_triangle(xp, adjoint(xp, whole)),)
@@ -50,7 +51,7 @@ def _cholesky_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) 
     moved = hermitian_from_triangle(xp, tangents[0])
     half = xp.solve_triangular(y, moved, lower=True, unit_diagonal=False)
     whole = xp.solve_triangular(y, adjoint(xp, half), lower=True, unit_diagonal=False)
-    return y @ _half_lower(xp, adjoint(xp, whole))
+    return xp.matmul(y, _half_lower(xp, adjoint(xp, whole)))
 
 
 CHOLESKY = Op(
@@ -145,26 +146,26 @@ def _qr_vjp(xp: Namespace, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> 
     count = min(q.shape[-2], r.shape[-1])
     if q.shape[-1] > count:  # complete: the further columns move as -Q1 (dQ1^H Q2)
         first, others = first_columns(xp, q, count), other_columns(xp, q, count)
-        beyond = others @ (adjoint(xp, other_columns(xp, to_q, count)) @ first)
+        beyond = xp.matmul(others, xp.matmul(adjoint(xp, other_columns(xp, to_q, count)), first))
         to_q = first_columns(xp, to_q, count) - beyond
         q, r, to_r = first, first_rows(xp, r, count), first_rows(xp, to_r, count)
     if r.shape[-1] == count:
         return (_tall_vjp(xp, to_q, to_r, q, r),)
     # Wide: A = [A1 A2] with Q R1 = A1 and R2 = Q^H A2.
     right, to_right = other_columns(xp, r, count), other_columns(xp, to_r, count)
-    to_q = to_q + (q @ right) @ adjoint(xp, to_right)
+    to_q = to_q + product_of(xp, q, right, adjoint(xp, to_right))
     to_square = _tall_vjp(xp, to_q, first_columns(xp, to_r, count), q, first_columns(xp, r, count))
-    return (xp.concat(to_square, q @ to_right, axis=-1),)
+    return (xp.concat(to_square, xp.matmul(q, to_right), axis=-1),)
 
 
 def _tall_vjp(xp: Namespace, to_q: Array, to_r: Array, q: Array, r: Array) -> Array:
-    along = adjoint(xp, q) @ to_q
-    through = to_r @ adjoint(xp, r)
+    along = xp.matmul(adjoint(xp, q), to_q)
+    through = xp.matmul(to_r, adjoint(xp, r))
     net = along - through
     inner = xp.tril(net - adjoint(xp, net), k=-1) + through
     if net.dtype in xp.complex_dtypes:
         inner = inner + _imaginary(xp, net)
-    return _over_adjoint(xp, q @ (inner - along) + to_q, r)
+    return _over_adjoint(xp, xp.matmul(q, inner - along) + to_q, r)
 
 
 def _qr_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
@@ -177,12 +178,13 @@ def _qr_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
         xp, first_columns(xp, moved, count), first, first_columns(xp, top, count)
     )
     if columns > count:
-        right = first @ other_columns(xp, top, count)
-        to_right = adjoint(xp, to_q) @ right + adjoint(xp, first) @ other_columns(xp, moved, count)
+        right = xp.matmul(first, other_columns(xp, top, count))
+        to_right = xp.matmul(adjoint(xp, first), other_columns(xp, moved, count))
+        to_right = xp.matmul(adjoint(xp, to_q), right) + to_right
         to_r = xp.concat(to_r, to_right, axis=-1)
     if q.shape[-1] > count:
         others = other_columns(xp, q, count)
-        to_q = xp.concat(to_q, -(first @ (adjoint(xp, to_q) @ others)), axis=-1)
+        to_q = xp.concat(to_q, -xp.matmul(first, xp.matmul(adjoint(xp, to_q), others)), axis=-1)
         below = xp.zeros_like(xp.getitem(r, index=(Ellipsis, Slice(count, None, None), _ALL)))
         to_r = xp.concat(to_r, xp.astype(below, dtype=as_dtype(to_r.dtype)), axis=-2)
     return to_q, to_r
@@ -190,12 +192,12 @@ def _qr_jvp(xp: Namespace, tangents: Any, y: Any, xs: Any, params: Any) -> Any:
 
 def _tall_jvp(xp: Namespace, moved: Array, q: Array, r: Array) -> tuple[Array, Array]:
     scaled = _over(xp, moved, r)
-    inner = adjoint(xp, q) @ scaled
+    inner = xp.matmul(adjoint(xp, q), scaled)
     below = xp.tril(inner, k=-1)
     turn = below - adjoint(xp, below)
     if inner.dtype in xp.complex_dtypes:
         turn = turn + _imaginary(xp, inner)
-    return q @ (turn - inner) + scaled, (inner - turn) @ r
+    return xp.matmul(q, turn - inner) + scaled, xp.matmul(inner - turn, r)
 
 
 QR = Op(
