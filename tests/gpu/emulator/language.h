@@ -14,6 +14,7 @@
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
 #define __CUDACC_VER_MAJOR__ 12  // from here on, as CuPy's headers ask for it
+#define __noinline__  // a word of CUDA's, and to a host's compiler the name of an attribute
 
 #include "host_threads.h"
 
