@@ -161,6 +161,11 @@ def is_differentiable(dtype: DType) -> bool:
     return dtype.kind in "fc" or dtype.name == "bfloat16"
 
 
+def is_numeric(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is of numbers or truth values (bfloat16 included)."""
+    return dtype.kind in "biufc" or dtype.name == "bfloat16"
+
+
 def result_type(*operands: Any) -> DType:
     """Return the dtype that an operation on dtypes and Python scalars computes in.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,11 @@ def finfo(type: Any, /) -> FloatLimits:
     >>> dg.finfo(dg.float16).max, dg.finfo(dg.complex64).bits
     (65504.0, 32)
     """
-    dtype = dtype_of(type)
+    return _limits_of(dtype_of(type))
+
+
+@cache
+def _limits_of(dtype: DType) -> FloatLimits:
     if dtype.name == "bfloat16":
         import ml_dtypes
 

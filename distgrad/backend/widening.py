@@ -14,6 +14,8 @@ from distgrad.core.op import Kind, Op
 from distgrad.dtypes import DType, as_dtype, float32, is_real_floating, result_type
 
 _UNTOUCHED = frozenset(("astype", "transfer", "to_device"))
+# Real parts of complex numbers, and of these none are narrower than complex64.
+_SINGLE = frozenset(("irfft",))
 
 
 def widening(op: Op, kernel: Callable[..., Any], astype: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,6 +58,8 @@ def widening(op: Op, kernel: Callable[..., Any], astype: Callable[..., Any]) -> 
 def _stays_narrow(op: Op, dtypes: Sequence[Any]) -> bool:
     """Return whether results of operands of these dtypes, None for Python's numbers, are narrow."""
     found = [as_dtype(dtype) for dtype in dtypes if dtype is not None]
+    if op.name in _SINGLE:
+        return False
     if op.kind is Kind.ELEMENTWISE:
         return result_type(*found).name == "bfloat16"
     # Beside them may be positions, masks and labels.

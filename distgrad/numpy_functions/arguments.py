@@ -13,6 +13,7 @@ import numpy as np
 from distgrad.backend.kernels import Kernels
 from distgrad.core.op import Kind, Op
 from distgrad.core.seam import LISTENERS
+from distgrad.dtypes import is_numeric
 from distgrad.eager import asarray, asarray_raw, emit
 from distgrad.entering import HOME
 from distgrad.errors import DistgradError, MixedBackendError
@@ -226,7 +227,7 @@ def cut(name: str, inputs: list[Tensor], result: Any) -> Any:
     if isinstance(result, tuple):
         parts = [cut(name, inputs, each) for each in result]
         return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
-    if not isinstance(result, (np.ndarray, np.generic)) or result.dtype.kind not in "biufc":
+    if not isinstance(result, (np.ndarray, np.generic)) or not is_numeric(result.dtype):
         return result
     kernels = inputs[0].kernels
     tensor = Tensor(kernels.backend.asarray(np.asarray(result)), kernels)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.seam import apply
-from distgrad.dtypes import is_complex
+from distgrad.dtypes import is_complex, is_numeric
 from distgrad.entering import HOME
 from distgrad.errors import DistgradError, DTypeError
 from distgrad.numpy_functions import (
@@ -185,7 +185,7 @@ def _call(
         result = cut(_full_name(ufunc, numpy="numpy"), found, outcome)
     if dtype is None or isinstance(result, tuple):
         return result
-    if np.dtype(dtype).kind not in "biufc":
+    if not is_numeric(np.dtype(dtype)):
         raise DTypeError(f"{_full_name(ufunc)}: dtype is {dtype}; expected one of numbers")
     return astype(result, dtype)
 

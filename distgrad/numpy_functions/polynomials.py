@@ -29,6 +29,7 @@ from distgrad.ops.shaping.structure import (
     matrix_transpose,
     reshape,
 )
+from distgrad.promotion import finfo
 
 
 def _line(p: Any) -> Any:
@@ -209,7 +210,7 @@ def _polyfit(
         )
     if not at.shape[0] or order < 1:
         raise TypeError(f"polyfit: {at.shape[0]} points, deg {deg}; expected one or more, and 0")
-    rcond = at.shape[0] * np.finfo(at.dtype).eps if rcond is None else rcond
+    rcond = at.shape[0] * finfo(at.dtype).eps if rcond is None else rcond
     left, right = _vander(at, order), values
     if w is not None:
         weights = as_parameter(w)

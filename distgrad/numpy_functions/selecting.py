@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.dtypes import is_complex, is_real_floating
 from distgrad.numpy_functions.arguments import (
     as_condition,
     as_operand,
@@ -31,6 +32,7 @@ from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.arrangement import moveaxis
 from distgrad.ops.shaping.structure import astype, broadcast_to, concat, reshape
+from distgrad.promotion import finfo
 from distgrad.tensor import Operators
 
 
@@ -197,16 +199,15 @@ def _nan_to_num(
     x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None
 ) -> Any:
     z = as_tensor(x)
-    kind = np.dtype(z.dtype).kind
-    if kind == "c":
+    if is_complex(z.dtype):
         parts = [_nan_to_num(part(z), copy, nan, posinf, neginf) for part in (real, imag)]
         return add(parts[0], multiply(parts[1], 1j))
-    if kind != "f":
+    if not is_real_floating(z.dtype):
         return z
-    info = np.finfo(z.dtype)
+    limits = finfo(z.dtype)
     z = selection.where(isnan(z), _filling(nan), z)
-    high = float(info.max) if posinf is None else _filling(posinf)
-    low = float(info.min) if neginf is None else _filling(neginf)
+    high = limits.max if posinf is None else _filling(posinf)
+    low = limits.min if neginf is None else _filling(neginf)
     return selection.where(equal(z, -np.inf), low, selection.where(equal(z, np.inf), high, z))
 
 

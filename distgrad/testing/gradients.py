@@ -16,6 +16,7 @@ from distgrad.ops.elementwise.arithmetic import multiply
 from distgrad.ops.elementwise.complex_numbers import conj, real
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.structure import zeros_like
+from distgrad.promotion import finfo
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Operators, Tensor
@@ -32,7 +33,7 @@ _LISTED = 1000  # entries that are searched for the worst one once a check has f
 
 def precision(dtype: DType) -> float:
     """Return the relative spacing of a dtype's numbers, of its parts where it is complex."""
-    return float(np.finfo(dtype).eps)
+    return finfo(dtype).eps
 
 
 def rounding_tolerance(dtype: DType) -> float:
@@ -42,6 +43,16 @@ def rounding_tolerance(dtype: DType) -> float:
     formula's other steps are few. So 64 eps.
     """
     return 64 * precision(dtype)
+
+
+def half_tolerance(dtype: DType) -> float:
+    """Return how far half precision may lie from single, relative to 1 and to the largest value.
+
+    Sums are added up in single precision, so only a formula's steps round: each errs by at most
+    eps/2, also of what the kernel returned, and the samples' values and directions are about 1.
+    So 8 eps, of which 4 are met.
+    """
+    return 8 * precision(dtype)
 
 
 def difference_step(dtype: DType) -> float:

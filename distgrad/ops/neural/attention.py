@@ -16,6 +16,7 @@ from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import fit
 from distgrad.ops.rules.fused import fused
 from distgrad.ops.shaping.structure import astype, broadcast_to, reshape
+from distgrad.promotion import finfo
 from distgrad.shapes import Shape, broadcast, shape_given
 
 # How many scores the composition holds at once: 2^20 of float32 are 4 MiB.
@@ -84,7 +85,7 @@ def _probabilities(
     if allowed is None:
         return xp.softmax(scores, axis=-1), xp.logsumexp(scores, axis=-1)
     # A number and not -inf, of which a row that attends to nothing would make NaN.
-    lowest = float(np.finfo(as_dtype(scores.dtype)).min) / 2
+    lowest = finfo(scores.dtype).min / 2
     scores = xp.where(allowed, scores, lowest)
     weights = xp.where(allowed, xp.softmax(scores, axis=-1), 0)
     sees = xp.any(xp.broadcast_to(allowed, shape=tuple(scores.shape)), axis=-1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.dtypes import as_dtype, result_type
+from distgrad.dtypes import as_dtype, is_real_floating, result_type
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.creation import zeros
 from distgrad.ops.shaping.structure import astype, flip, permute_dims
@@ -90,6 +90,6 @@ def _dtype_of(operand: Any) -> Any:
 
 def _real_dtype(name: str, operand: Any) -> Any:
     dtype = _dtype_of(operand)
-    if dtype.kind != "f":
+    if not is_real_floating(dtype):
         raise DTypeError(f"{name}: an operand has dtype {dtype}; expected real floating ones")
     return dtype

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.op import Array, Namespace, Slice, Spec
-from distgrad.dtypes import as_dtype, int32, uint8
+from distgrad.dtypes import as_dtype, int32, is_real_floating, uint8
 from distgrad.ops.rules.families import quotient, sum_of
 from distgrad.shapes import Shape
 from distgrad.windows import Pairs, count, counts
@@ -44,7 +44,7 @@ def pool_places_composed(
     if 0 in spatial:
         return places
     padded = _filled(xp, x, padding, lowest(x.dtype))
-    floats = as_dtype(x.dtype).kind == "f"
+    floats = is_real_floating(as_dtype(x.dtype))
     parts = list(_seen(xp, padded, window, spatial, stride))
     for tap in range(len(parts) - 1, -1, -1):
         hit = xp.equal(parts[tap], y)
