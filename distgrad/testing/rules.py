@@ -7,133 +7,22 @@ raises `AssertionError` with what was expected and what came.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 import distgrad as dg
-from distgrad.backend.kernels import Kernels
 from distgrad.backend.protocol import Backend
 from distgrad.core.op import Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import as_dtype, is_complex, is_differentiable
-from distgrad.eager import kernels_of
+from distgrad.dtypes import DType, as_dtype, float32, is_differentiable
 from distgrad.errors import TraceError
-from distgrad.ops.picking.gathering import Rows
-from distgrad.tape.records import kept
-from distgrad.testing.gradients import rounding_tolerance
+from distgrad.testing.calls import Call, call, each_of, random_like
+from distgrad.testing.gradients import half_tolerance, rounding_tolerance
 from distgrad.testing.inputs import HostArray, Invariants, Sample
 from distgrad.vectorizing import vmap
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A sample on the arrays of a backend, and what its rules make of it.
-
-    Attributes
-    ----------
-    sample : Sample
-        The call.
-    kernels : Kernels
-        The vocabulary of the backend.
-    arrays : tuple
-        The operands as the backend's arrays; Python scalars stay what they are.
-    output : array or tuple of array
-        The kernel's result; a tuple where the operation has several.
-    """
-
-    sample: Sample
-    kernels: Kernels
-    arrays: tuple[Any, ...]
-    output: Any
-
-    @property
-    def outputs(self) -> tuple[Any, ...]:
-        """The results, also where there is only one."""
-        return each_of(self.output)
-
-    def random_cotangent(self) -> Any:
-        """Return numbers in the shape and dtype of the output, the same on every backend."""
-        return self._like_output([_random(y, seed=100 * p + 1) for p, y in enumerate(self.outputs)])
-
-    def random_tangents(self, chosen: Sequence[int]) -> list[HostArray | None]:
-        """Return numbers in the shape and dtype of the chosen operands, None for the others."""
-        return [
-            _random(array, seed=2 + position) if position in chosen else None
-            for position, array in enumerate(self.arrays)
-        ]
-
-    def pull(
-        self, cotangent: Any, needs: Sequence[int], held: Sequence[int] | None = None
-    ) -> list[HostArray | None]:
-        """Return the cotangents of the operands, by the VJP, from nothing but what a tape keeps.
-
-        Parameters
-        ----------
-        cotangent : numpy.ndarray or tuple of numpy.ndarray
-            Of the output.
-        needs : sequence of int
-            For each operand, whether its cotangent is wanted.
-        held : sequence of int, optional
-            For each operand, whether the tape follows it; by default those that are wanted.
-        """
-        op = self.sample.op
-        if op.vjp is None:
-            raise ValueError(f"{op.name} has no VJP")
-        xs, y = kept(op, needs if held is None else held, self.arrays, self.output)
-        g = self._like_output([self.kernels.backend.asarray(c) for c in each_of(cotangent)])
-        pulled = op.vjp(self.kernels, g, y, xs, self.sample.params, needs)
-        return [
-            self.host(each.dense(self.kernels) if isinstance(each, Rows) else each)
-            if need
-            else None
-            for each, need in zip(pulled, needs, strict=True)
-        ]
-
-    def push(self, tangents: Sequence[HostArray | None]) -> Any:
-        """Return the tangent of the output, by the JVP; None stands for a zero tangent."""
-        op = self.sample.op
-        if op.jvp is None:
-            raise ValueError(f"{op.name} has no JVP")
-        own = [None if t is None else self.kernels.backend.asarray(t) for t in tangents]
-        pushed = op.jvp(self.kernels, own, self.output, self.arrays, self.sample.params)
-        return self._like_output([self.host(each) for each in each_of(pushed)])
-
-    def settled(self) -> tuple[HostArray, ...]:
-        """Return what of the results is not left to the kernel's choice, see `Sample`."""
-        hosts = [self.host(each) for each in self.outputs]
-        if self.sample.invariants is None:
-            return tuple(hosts)
-        return tuple(np.asarray(each) for each in self.sample.invariants(np, *hosts))
-
-    def _like_output(self, each: Sequence[Any]) -> Any:
-        return each[0] if self.sample.op.outputs == 1 else tuple(each)
-
-    def host(self, array: Any) -> HostArray:
-        """Return one of the backend's arrays, or a scalar, as a NumPy array."""
-        backend = self.kernels.backend
-        return np.asarray(backend.to_host(array) if backend.owns(array) else array)
-
-
-def call(sample: Sample, backend: str | Backend = "numpy") -> Call:
-    """Return a sample's call on a backend, computed by the kernel."""
-    kernels = kernels_of(backend)
-    arrays = tuple(
-        kernels.backend.asarray(operand) if isinstance(operand, np.ndarray) else operand
-        for operand in sample.operands
-    )
-    kernel = kernels.table.get(sample.op) or kernels.resolve(sample.op)
-    output = kernel(*arrays, **sample.params)
-    return Call(sample, kernels, arrays, output if sample.op.outputs == 1 else tuple(output))
-
-
-def each_of(value: Any) -> tuple[Any, ...]:
-    """Return the parts of a result, of its cotangent or tangent; one is a tuple of one."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
 
 # --- the laws ------------------------------------------------------------------------------------
 
@@ -164,36 +53,72 @@ def check_agreement(sample: Sample, backend: str | Backend, reference: str = "nu
             raise AssertionError(
                 f"{sample}: the result is {spec_of(given)}, on {reference} it is {spec_of(wanted)}"
             )
+    _check_alike(done, expected, assert_close)
+
+
+def check_half(sample: Sample, dtype: DType, backend: str | Backend = "numpy") -> None:
+    """Check that kernel, VJP and JVP give in half precision what they give in single, on NumPy.
+
+    Parameters
+    ----------
+    sample : Sample
+        The call; its values are rounded to the dtype for both.
+    dtype : dtype
+        float16 or bfloat16.
+    backend : str or Backend
+        What computes in half precision.
+    """
+    narrow = sample.cast(dtype)
+    tolerance = half_tolerance(dtype)
+
+    def compare(given: Any, expected: Any, what: str, scale: float = 0.0) -> None:
+        wide = np.asarray(given).astype(np.asarray(expected).dtype)
+        assert_close(wide, expected, f"{what} in {dtype}", max(scale, 1.0), tolerance)
+
+    _check_alike(call(narrow, backend), call(narrow.cast(float32)), compare)
+
+
+def _check_alike(done: Call, expected: Call, compare: Callable[..., None]) -> None:
+    """Check results, cotangents and tangents of a call against those of another one."""
+    sample = done.sample
     for given, wanted in zip(done.settled(), expected.settled(), strict=True):
-        assert_close(given, wanted, f"{sample}: result", sample.scale)
+        compare(given, wanted, f"{sample}: result", sample.scale)
     if not sample.sources:
         return
     if sample.invariants is not None:
-        _check_settled_derivatives(done, expected, sample.invariants)
+        _check_settled_derivatives(done, expected, sample.invariants, compare)
         return
     needs = _mask(sample, sample.sources)
-    cotangent = expected.random_cotangent()
-    pairs = zip(done.pull(cotangent, needs), expected.pull(cotangent, needs), strict=True)
-    for position, (given, wanted) in enumerate(pairs):
-        if wanted is not None:
-            assert_close(given, wanted, f"{sample}: cotangent of operand {position}")
-    tangents = expected.random_tangents(sample.sources)
-    moved = zip(each_of(done.push(tangents)), each_of(expected.push(tangents)), strict=True)
+    cotangent = done.random_cotangent()
+    same = [_alike(c, y) for c, y in zip(each_of(cotangent), expected.outputs, strict=True)]
+    pulled = done.pull(cotangent, needs), expected.pull(expected.like_output(same), needs)
+    for position, (one, other) in enumerate(zip(*pulled, strict=True)):
+        if other is not None:
+            compare(one, other, f"{sample}: cotangent of operand {position}")
+    tangents = done.random_tangents(sample.sources)
+    same = [_alike(t, x) for t, x in zip(tangents, expected.arrays, strict=True)]
+    moved = zip(each_of(done.push(tangents)), each_of(expected.push(same)), strict=True)
     for given, wanted in moved:
-        assert_close(given, wanted, f"{sample}: tangent")
+        compare(given, wanted, f"{sample}: tangent")
 
 
-def _check_settled_derivatives(done: Call, expected: Call, invariants: Invariants) -> None:
+def _alike(numbers: HostArray | None, array: Any) -> Any:
+    return None if numbers is None else numbers.astype(as_dtype(array.dtype), copy=False)
+
+
+def _check_settled_derivatives(
+    done: Call, expected: Call, invariants: Invariants, compare: Callable[..., None]
+) -> None:
     """Check the derivatives of what is settled; those of phases depend on which a kernel chose."""
     sample = done.sample
-    tangents = [t for t in expected.random_tangents(sample.sources) if t is not None]
-    cotangents = [_random(each, seed=100 + n) for n, each in enumerate(expected.settled())]
+    tangents = [t for t in done.random_tangents(sample.sources) if t is not None]
+    cotangents = [random_like(each, seed=100 + n) for n, each in enumerate(done.settled())]
     derivatives = [
         _settled_derivatives(each, invariants, tangents, cotangents) for each in (done, expected)
     ]
     for what, given, wanted in zip(("cotangent", "tangent"), *derivatives, strict=True):
         for number, (one, other) in enumerate(zip(given, wanted, strict=True)):
-            assert_close(one.numpy(), other.numpy(), f"{sample}: {what} {number}")
+            compare(one.numpy(), other.numpy(), f"{sample}: {what} {number}")
 
 
 def _settled_derivatives(
@@ -321,16 +246,20 @@ def _check_batched(sample: Sample, chosen: Sequence[int], one_by_one: bool) -> N
 # --- comparisons and directions -------------------------------------------------------------------
 
 
-def assert_close(given: Any, expected: Any, what: str, scale: float = 0.0) -> None:
+def assert_close(
+    given: Any, expected: Any, what: str, scale: float = 0.0, tolerance: float | None = None
+) -> None:
     """Check that two arrays agree in shape, and in value up to rounding in the narrower dtype.
 
-    What may be rounded away is relative to the greatest value expected, and to `scale`.
+    What may be rounded away is relative to the greatest value expected, and to `scale`; how much,
+    follows from the dtypes unless a tolerance is given.
     """
     given, expected = np.asarray(given), np.asarray(expected)
     if given.shape != expected.shape:
         raise AssertionError(f"{what}: shape {given.shape}; expected {expected.shape}")
     floating = [a.dtype for a in (given, expected) if is_differentiable(a.dtype)]
-    tolerance = max((rounding_tolerance(dtype) for dtype in floating), default=0.0)
+    if tolerance is None:
+        tolerance = max((rounding_tolerance(dtype) for dtype in floating), default=0.0)
     finite = np.abs(expected[np.isfinite(expected)])
     np.testing.assert_allclose(
         given,
@@ -356,15 +285,6 @@ def _choices(sample: Sample) -> Iterator[tuple[int, ...]]:
 
 def _mask(sample: Sample, chosen: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(position in chosen) for position in range(len(sample.operands)))
-
-
-def _random(array: Any, seed: int) -> HostArray:
-    dtype = as_dtype(array.dtype)
-    generator = np.random.default_rng(seed)
-    numbers = generator.uniform(-1, 1, array.shape)
-    if is_complex(dtype):
-        numbers = numbers + 1j * generator.uniform(-1, 1, array.shape)
-    return np.asarray(numbers).astype(dtype)
 
 
 def _terms(a: Any, b: Any) -> HostArray:

@@ -79,3 +79,11 @@ def test_a_missing_batching_rule_is_found(product):
 
     with pytest.raises(UserWarning, match="has no batching rule"):
         rules.check_batching(sample)
+
+
+def test_a_rule_that_is_wrong_in_half_precision_is_found(product):
+    def vjp(xp, g, y, xs, params, needs):
+        return g * xs[1] * (1.1 if g.dtype == np.float16 else 1), (g * xs[0]).sum(axis=0)
+
+    with pytest.raises(AssertionError, match="cotangent of operand 0 in float16"):
+        rules.check_half(product(vjp=vjp), np.dtype("float16"))
