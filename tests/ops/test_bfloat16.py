@@ -223,3 +223,13 @@ def test_products_in_rules_are_the_vocabularys():
     ]
 
     assert found == []  # a @ b is the array module's own: CuPy's takes no stacks of bfloat16
+
+
+def test_singular_values_count_down_to_the_rounding_of_single_precision():
+    x = dg.asarray(np.diag([1.0, 0.1, 0.01]), dtype="bfloat16")
+    alike = dg.asarray(np.outer([1, 3, 5], [2, 3, 7]), dtype="bfloat16")
+
+    inverse = dg.linalg.pinv(x).astype("float64").numpy()
+
+    np.testing.assert_allclose(np.diag(inverse), [1, 10, 100], rtol=2**-7)
+    assert (int(dg.linalg.matrix_rank(x)), int(dg.linalg.matrix_rank(alike))) == (3, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
-from distgrad.dtypes import as_dtype, default_dtype, float64, int64, is_differentiable
+from distgrad.dtypes import as_dtype, default_dtype, float32, float64, int64, is_differentiable
 from distgrad.errors import MatrixShapeError
 from distgrad.ops.elementwise.arithmetic import multiply
 from distgrad.ops.elementwise.comparison import greater, not_equal
@@ -135,7 +135,10 @@ def rank_tolerance(a: Any) -> float:
     if len(shape) < 2:
         raise MatrixShapeError(f"matrices expected, of shape (..., m, n), got {shape}")
     dtype = as_dtype(a.dtype) if hasattr(a, "dtype") else default_dtype()
-    return max(shape[-2:]) * finfo(dtype if is_differentiable(dtype) else float64).eps
+    if not is_differentiable(dtype):
+        dtype = float64
+    # bfloat16 is computed in single: its own spacing would drop a fiftieth of the largest.
+    return max(shape[-2:]) * finfo(float32 if dtype.name == "bfloat16" else dtype).eps
 
 
 # --- rank and condition ---------------------------------------------------------------------------
