@@ -224,13 +224,17 @@ class Device:
                 pool.live.append(weakref.ref(made))
         return made
 
-    def asarray(self, value):
+    def asarray(self, value, order="K"):
+        if isinstance(value, Array):
+            is_there = order == "K" or value.flags.c_contiguous
+            return value if is_there else self.kernel(lambda b: b, value)
         made = self.empty(np.shape(value), np.asarray(value).dtype)
         made[...] = value
         return made
 
-    def ascontiguousarray(self, a):
-        return a if a.flags.c_contiguous else self.kernel(lambda b: b, a)
+    def ascontiguousarray(self, a):  # which has an axis at least, as CuPy's
+        own = self.asarray(a, order="C")
+        return own if own.ndim else own.reshape(1)
 
     def enqueue(self, work):
         if self.cuda.stream.is_capturing():
