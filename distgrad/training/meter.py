@@ -77,6 +77,10 @@ class MeteredCommunicator:
             self.machine, self.count = whole.machine, whole.count
         if hasattr(inner, "name_next"):
             self.name_next = inner.name_next
+        if hasattr(inner, "wait_for"):
+            self.wait_for = self._wait_for
+        if hasattr(inner, "allreduce_on_device"):
+            self.allreduce_on_device = self._allreduce_on_device
         self._more: Any = inner  # for verbs beyond the protocol, of which it may lack any
 
     @property
@@ -170,6 +174,16 @@ class MeteredCommunicator:
         self._more.add_up_weighed(message, factor)
         self._add(started, message.nbytes)
 
+    def _wait_for(self, done: threading.Event) -> None:
+        started = time.perf_counter()
+        self._more.wait_for(done)
+        self._add(started, 0)
+
+    def _allreduce_on_device(self, array: Any, module: Any, op: str = "sum") -> None:
+        started = time.perf_counter()
+        self._more.allreduce_on_device(array, module, op)
+        self._add(started, array.nbytes)
+
     def _duplicate(self) -> "_MeteredLane":
         return _MeteredLane(self._more.duplicate(), self)
 
@@ -196,8 +210,7 @@ class _MeteredLane(MeteredCommunicator):
         super().__init__(inner)
         self._account = account
 
-    def wait_for(self, done: threading.Event) -> None:
-        """Wait as the inner communicator does."""
+    def _wait_for(self, done: threading.Event) -> None:
         started = time.perf_counter()
         self._more.wait_for(done)
         self._account._exposed += time.perf_counter() - started

@@ -1,11 +1,14 @@
 """A metered communicator does what the inner one does, and adds up what it costs."""
 
+import threading
 import time
 
 import numpy as np
+import pytest
 
 from distgrad.distributed import Communicator, RecordedCommunicator, SerialCommunicator
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.errors import RemoteRankError
 from distgrad.training import MeteredCommunicator
 
 
@@ -104,3 +107,22 @@ def test_a_single_process_communicates_nothing():
     cost = metered.read()
 
     assert (cost.seconds, cost.exposed_seconds, cost.bytes_sent) == (0, 0, 0)
+
+
+def test_waits_for_devices_hear_what_the_inner_communicator_hears():
+    class Guarded(RecordedCommunicator):
+        def wait_for(self, done):
+            raise RemoteRankError("rank 1 raised", 1)
+
+        def allreduce_on_device(self, array, module, op="sum"):
+            array *= self.size
+
+    metered = MeteredCommunicator(Guarded(size=2))
+    array = np.ones(3)
+
+    with pytest.raises(RemoteRankError):
+        metered.wait_for(threading.Event())
+    metered.allreduce_on_device(array, np)
+
+    assert array.tolist() == [2, 2, 2]
+    assert metered.read().bytes_sent == array.nbytes
