@@ -14,6 +14,7 @@ import numpy as np
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.backends_in_force import kernels_of
+from distgrad.core.under_way import settle
 from distgrad_cupy import elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
@@ -43,6 +44,7 @@ class CuPyBackend(ArrayModuleBackend):
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""
         GRAPHS.transfers.refuse()
+        settle()
         return self._staging.to_host(array)
 
     def add_rows(self, array: Any, indices: Any, rows: Any) -> Any:
@@ -81,6 +83,7 @@ class CuPyBackend(ArrayModuleBackend):
 
     def synchronize(self) -> None:
         """Return once the current device has done all its work."""
+        settle()
         cupy.cuda.Device().synchronize()
 
 

@@ -134,7 +134,7 @@ class Group:
 
     def allReduce(self, sent, arrived, count, dtype, operation, stream):
         assert sent == arrived
-        assert stream == 77
+        assert stream in (77, 78)
         self.calls.append((count, dtype.__name__, operation))
         numbers = np.ctypeslib.as_array(ctypes.cast(sent, ctypes.POINTER(dtype)), (count,))
         numbers *= self.size
@@ -156,15 +156,23 @@ class Event:
 
     other = 600
 
-    def __init__(self, disable_timing):
+    def __init__(self, disable_timing=False):
         self.ptr = self
 
     def record(self, stream):
-        assert stream.ptr == 77
+        assert stream.ptr in (77, 78)
 
     def query(self):
         self.looks += 1
         return 0 if self.looks > Event.needed else Event.other
+
+
+class Stream:
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+    def wait_event(self, event):
+        pass
 
 
 RUNTIME = SimpleNamespace(eventQuery=Event.query, CUDARuntimeError=CUDARuntimeError)
@@ -189,7 +197,9 @@ def module(monkeypatch):
         Device=Device,
         Event=Event,
         runtime=RUNTIME,
-        get_current_stream=lambda: SimpleNamespace(ptr=77),
+        Stream=lambda non_blocking: Stream(78),
+        get_current_stream=lambda: Stream(77),
+        get_elapsed_time=lambda begun, done: 1.0,
     )
     monkeypatch.setitem(sys.modules, "fake_cupy", fake)
     monkeypatch.delenv(device_buffers.VARIABLE, raising=False)
@@ -424,7 +434,7 @@ def test_gradients_are_averaged_on_the_devices(module, monkeypatch):
         np.testing.assert_allclose(found[0].array, [2, 4])
         np.testing.assert_allclose(found[1].array, [[1]])
         assert isinstance(found[0].array, Array)
-        assert len(Group.made[0].calls) == TRIALS + steps
+        assert len(Group.made[1].calls) == steps
         assert backend.copies["to host"] == 0
 
 
@@ -620,7 +630,7 @@ def test_accumulated_gradients_are_averaged_on_the_devices(module, monkeypatch):
     (found,) = sums.gradients()
 
     np.testing.assert_allclose(found.array, [2, 4])
-    assert len(Group.made[0].calls) == TRIALS + 1
+    assert len(Group.made[1].calls) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -22,6 +22,7 @@ from distgrad.distributed.averaging.layouts import (
     remember_layout,
     want_places,
 )
+from distgrad.distributed.averaging.on_device import added_on_device, line_to_average
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.slices import (
     exchange_counts,
@@ -32,7 +33,6 @@ from distgrad.distributed.averaging.slices import (
 from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
-from distgrad.distributed.verbs.device_buffers import Line, line_of_sources
 from distgrad.dtypes import DType
 from distgrad.errors import TapeError
 from distgrad.sparse import IndexedSlices, densified, made
@@ -164,13 +164,16 @@ class Rest:
         )
         found = [each and slices is None for each, slices in zip(waiting, results, strict=True)]
         positions = tuple(position for position, each in enumerate(found) if each)
-        line = line_of_sources(comm, leaves) if type(adder) is Native else None
-        for bucket in plan_buckets(
+        buckets = plan_buckets(
             *layout_of(leaves), positions, bucket_bytes, has_weight=adder.has_weight
-        ):
-            if line is not None:
-                take_out(bucket, self._added_on_device(line, bucket, tally), leaves, results)
-                continue
+        )
+        line = line_to_average(comm, leaves, adder)
+        if line is not None:
+            messages = added_on_device(line, buckets, leaves, self._gradients, self._factor, tally)
+            for bucket, message in messages:
+                take_out(bucket, message, leaves, results)
+            buckets = ()
+        for bucket in buckets:
             own = self._own(bucket)
             if own is not None:
                 message = own.reshape(-1)
@@ -212,20 +215,6 @@ class Rest:
             return pool.take(bucket.length, bucket.dtype)
         pool.note(place)
         return place
-
-    def _added_on_device(self, line: Line, bucket: Bucket, tally: Tally) -> Any:
-        """Return the sum of all ranks' messages, which never leaves the devices."""
-        backend = self._leaves[bucket.positions[0]].kernels.backend
-        arrays = [_on_device(self._gradients[p], backend) for p in bucket.positions]
-        # NumPy's functions, by which messages are packed, are the device's own on its arrays.
-        out = line.empty(bucket.length, bucket.dtype)
-        message = bucket.pack(arrays, self._factor, out)
-
-        def add() -> int:
-            line.add_up(message)
-            return int(message.nbytes)
-
-        return tally.add_up(message, add)
 
 
 def connect(policy: UnconnectedGradients, leaves: list[Any], gradients: Sequence[Any]) -> list[Any]:
@@ -311,15 +300,6 @@ def on_host(gradient: Any) -> Array | None:
     tensor = densified(gradient)
     host: Array = tensor.backend.to_host(tensor.array)
     return host
-
-
-def _on_device(gradient: Any, backend: Any) -> Any:
-    """Return a gradient, or a sum of some on the host, as a device's array, dense; None of None."""
-    if gradient is None:
-        return None
-    if isinstance(gradient, np.ndarray):
-        return backend.asarray(gradient)
-    return densified(gradient).array
 
 
 def refuse_listeners(tape: Any, gradients: Sequence[Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.core.destinations import offering
+from distgrad.core.under_way import settle
 from distgrad.distributed.averaging.accumulation import OrderedGradients, number_of_shards
 from distgrad.distributed.averaging.adding import Adder, all_dense, manner
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
@@ -24,16 +25,17 @@ from distgrad.distributed.averaging.exchange import (
 )
 from distgrad.distributed.averaging.finiteness import Finiteness, each_alone
 from distgrad.distributed.averaging.layouts import layout_known, offers, remember_layout
-from distgrad.distributed.averaging.overlap import OverlappedAverage, lane_of
+from distgrad.distributed.averaging.on_device import line_to_average
+from distgrad.distributed.averaging.overlap import WalkedAverage
 from distgrad.distributed.averaging.report import CommReport, last_report
 from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
+from distgrad.distributed.averaging.walking import walked_average
 from distgrad.distributed.batches.logical import check_number, last_cut
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.distributed.verbs.device_buffers import line_of_sources
 from distgrad.errors import BatchError, ShapeError, TapeError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
@@ -278,20 +280,17 @@ class DistributedGradientTape:
         entries = describe_sources(treedef, leaves)
         adder = self._manner.adder(comm, entries)
         plan = Plan(f"{operation})", adder.entries(entries))
-        # What travels by the devices themselves does not wait for a thread of the host.
-        on_device = line_of_sources(comm, leaves) is not None
-        layout = None if on_device else layout_known(comm, plan)
-        if layout is not None and len(layout.buckets) > 1:
-            lane = lane_of(comm, self._overlap)
-            if lane is not None:
-                average = OverlappedAverage(lane, comm, plan, layout, weight, adder)
-                found, gradients = self._overlapped(
-                    average, comm, plan, leaves, target, output_gradients, adder
-                )
-                found = connect(policy, leaves, found)
-                own = partial(each_alone, gradients)
-                found = self._finiteness.judge(comm, treedef, leaves, found, own)
-                return tree.unflatten(treedef, found)
+        line = line_to_average(comm, leaves, adder)
+        layout = layout_known(comm, plan)
+        average = walked_average(comm, plan, leaves, line, layout, weight, adder, self._overlap)
+        if average is not None:
+            found, gradients = self._overlapped(
+                average, comm, plan, leaves, target, output_gradients, adder
+            )
+            found = connect(policy, leaves, found)
+            own = partial(each_alone, gradients)
+            found = self._finiteness.judge(comm, treedef, leaves, found, own)
+            return tree.unflatten(treedef, found)
         # Asked for in a flat list: None among them would vanish in a nest.
         with offering(offers(comm, layout, adder)):
             gradients = self._tape.gradient(
@@ -337,12 +336,14 @@ class DistributedGradientTape:
             found = self.gradient(target, sources, output_gradients, policy, examples=examples)
         finally:
             self._is_tuned = True
+        if search.settled is None:
+            settle()  # else only what the host did would count
         observed(search, begun, comm)
         return found
 
     def _overlapped(
         self,
-        average: OverlappedAverage,
+        average: WalkedAverage,
         comm: Communicator,
         plan: Plan,
         leaves: list[Any],

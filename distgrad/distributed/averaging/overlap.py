@@ -119,13 +119,11 @@ def lane_of(comm: Any, overlap: bool | None) -> Lane | None:
     return lane
 
 
-class OverlappedAverage:
+class WalkedAverage:
     """One averaging whose buckets leave while gradients are still being computed.
 
     Parameters
     ----------
-    lane : Lane
-        Carries the buckets.
     comm : Communicator
         The ranks, whose buffers are used.
     plan : Plan
@@ -135,7 +133,84 @@ class OverlappedAverage:
     weight : float
         By which this rank's gradients are multiplied.
     adder : Adder
-        How messages are added up: by the lane's thread.
+        How messages are added up.
+    apart : Communicator, optional
+        Where they are, if not on `comm`.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        plan: Plan,
+        layout: Layout,
+        weight: float,
+        adder: Adder,
+        apart: Communicator | None = None,
+    ) -> None:
+        self.weight = weight
+        self._comm = comm
+        self._buckets = layout.buckets
+        self._adder = adder
+        self._gradients: dict[int, Any] = {}
+        self._missing = [len(bucket.positions) for bucket in self._buckets]
+        self._bucket_of = {
+            position: place
+            for place, bucket in enumerate(self._buckets)
+            for position in bucket.positions
+        }
+        self._sent = 0
+        self.tally = Tally(f"overlapped {adder.algorithm}")
+        operation = f"{plan.operation}; overlapped in {len(self._buckets)} buckets {layout.dense}"
+        self._plan = Plan(operation, plan.entries)
+        with self.tally.exposed_time():
+            slots = slots_with(comm, weight)
+            self.tally.agree(lambda: agree(comm, self._plan, slots=slots))
+            adder.prepare(comm)
+            if apart is not None:
+                adder.prepare(apart)
+            self.factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
+
+    def ready(self, position: int, gradient: Any) -> None:
+        """Take the final gradient of a source; what the tape's ``on_ready`` calls."""
+        place = self._bucket_of.get(position)
+        if place is None:
+            return
+        self._gradients[position] = gradient
+        self._missing[place] -= 1
+        while self._sent < len(self._buckets) and not self._missing[self._sent]:
+            self._send(self._buckets[self._sent])
+            self._sent += 1
+
+    def _send(self, bucket: Bucket) -> None:
+        """Have a bucket leave, all of whose gradients are there."""
+        raise NotImplementedError
+
+    def finish(self, sources: list[Any], present: list[bool]) -> tuple[list[Any], list[bool]]:
+        """Return the averages of what was in the buckets, and what any rank has.
+
+        Parameters
+        ----------
+        sources : list of Tensor or Variable
+            The sources.
+        present : list of bool
+            Which gradients this rank has, and which of them are dense; see `agree`.
+        """
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Note that the walk failed: what the other ranks wait for will not come."""
+        raise NotImplementedError
+
+
+class OverlappedAverage(WalkedAverage):
+    """One whose buckets a thread carries.
+
+    Parameters
+    ----------
+    lane : Lane
+        The thread's.
+    comm, plan, layout, weight, adder :
+        As for `WalkedAverage`.
     """
 
     def __init__(
@@ -147,38 +222,9 @@ class OverlappedAverage:
         weight: float,
         adder: Adder,
     ) -> None:
-        self.weight = weight
         self._lane = lane
-        self._comm = comm
-        self._buckets = layout.buckets
-        self._adder = adder
-        self._gradients: dict[int, Any] = {}
-        self._missing = [len(bucket.positions) for bucket in self._buckets]
-        self._bucket_of = {
-            position: place
-            for place, bucket in enumerate(self._buckets)
-            for position in bucket.positions
-        }
         self._jobs: list[Job] = []
-        self.tally = Tally(f"overlapped {adder.algorithm}")
-        operation = f"{plan.operation}; overlapped in {len(self._buckets)} buckets {layout.dense}"
-        self._plan = Plan(operation, plan.entries)
-        with self.tally.exposed_time():
-            slots = slots_with(comm, weight)
-            self.tally.agree(lambda: agree(comm, self._plan, slots=slots))
-            adder.prepare(comm)
-            adder.prepare(lane.comm)
-            self.factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
-
-    def ready(self, position: int, gradient: Any) -> None:
-        """Take the final gradient of a source; what the tape's ``on_ready`` calls."""
-        place = self._bucket_of.get(position)
-        if place is None:
-            return
-        self._gradients[position] = gradient
-        self._missing[place] -= 1
-        while len(self._jobs) < len(self._buckets) and not self._missing[len(self._jobs)]:
-            self._send(self._buckets[len(self._jobs)])
+        super().__init__(comm, plan, layout, weight, adder, lane.comm)
 
     def _send(self, bucket: Bucket) -> None:
         out = buffers_of(self._comm).take(bucket.length, bucket.dtype)

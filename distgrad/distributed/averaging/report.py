@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -105,6 +106,8 @@ class Tally:
         self.bytes = self.buckets = self.uncompressed = 0
         self.seconds = self.exposed = self.waited = 0.0
         self.rank_seconds: tuple[float, ...] = ()
+        # Asks a device, which may still be at it, what of these it knows by its own clock.
+        self.on_device: Callable[[], tuple[float, float]] | None = None
 
     @contextmanager
     def exposed_time(self) -> Iterator[None]:
@@ -172,11 +175,23 @@ class Tally:
             self.rank_seconds,
             self.uncompressed,
         )
-        _last[comm] = report
+        asked = self.on_device
+        _last[comm] = report if asked is None else partial(_with_device, report, asked)
         return report
 
 
-_last: WeakKeyDictionary[Communicator, CommReport] = WeakKeyDictionary()
+def _with_device(report: CommReport, asked: Callable[[], tuple[float, float]]) -> CommReport:
+    """Return a report with the time on the device, once that is through."""
+    seconds, exposed = asked()
+    return replace(
+        report,
+        seconds=report.seconds + seconds,
+        exposed_seconds=report.exposed_seconds + exposed,
+    )
+
+
+# Where a device knows part of it, what asks the device.
+_last: WeakKeyDictionary[Communicator, CommReport | Callable[[], CommReport]] = WeakKeyDictionary()
 
 # When a communicator's last averaging ended, in nanoseconds of computing.
 _averaged_at: WeakKeyDictionary[Communicator, int] = WeakKeyDictionary()
@@ -189,6 +204,8 @@ def _busy_nanoseconds(comm: Communicator) -> int:
 
 def last_report(comm: Communicator | None = None) -> CommReport:
     """Return what the last averaging of gradients cost this rank.
+
+    Where messages travel between devices behind the host's back, this waits for them.
 
     Parameters
     ----------
@@ -212,4 +229,8 @@ def last_report(comm: Communicator | None = None) -> CommReport:
     >>> report.buckets, report.bytes, report.algorithm
     (1, 4, 'allreduce')
     """
-    return _last.get(ranks_of(comm), CommReport())
+    comm = ranks_of(comm)
+    found = _last.get(comm, CommReport())
+    if not isinstance(found, CommReport):
+        found = _last[comm] = found()
+    return found

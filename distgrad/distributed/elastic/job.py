@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from distgrad.core.under_way import settle
 from distgrad.distributed.elastic.commits import Commits
 from distgrad.distributed.elastic.survival import agree_to, shrink
 from distgrad.distributed.launching.launch import guard_here, world
 from distgrad.distributed.safety.guard import Guard, write_lines
 from distgrad.distributed.safety.loss import outlives
-from distgrad.errors import RankLostError
+from distgrad.errors import CommunicationError, RankLostError
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ class ElasticJob:
             self._heard_at = time.monotonic()
         if not done:
             guard.losses.revoke()
+            with suppress(CommunicationError):  # else a device waits for the dead for ever
+                settle()
         agreed = agree_to(guard, guard.communicator, done)
         if done and not agreed:
             self._heard_at = time.monotonic()

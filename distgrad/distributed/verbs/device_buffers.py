@@ -25,6 +25,7 @@ from distgrad.distributed.launching.probing import takes_device_arrays
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
 from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup, device_identity, nccl_version
+from distgrad.distributed.verbs.streamed_sums import StreamedSums
 from distgrad.dtypes import as_dtype
 from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
 
@@ -141,6 +142,7 @@ class Line:
         self.way = way
         self.reason = reason
         self._group = group
+        self._sums: StreamedSums | None = None
         self.counts: Counter[str] = Counter()
 
     def way_of(self, dtype: Any, op: str, *, deterministic: bool = False) -> str:
@@ -193,6 +195,16 @@ class Line:
     def empty(self, length: int, dtype: Any) -> Any:
         """Return a flat array on the device for a message."""
         return self._backend.module.empty(length, dtype)
+
+    def sums(self) -> StreamedSums | None:
+        """Return what adds up messages on a stream of its own, where the way is NCCL's; else None.
+
+        All ranks call this together the first time.
+        """
+        if self._sums is None and self._group is not None:
+            module = self._group.module
+            self._sums = StreamedSums(NCCLGroup(self._comm, module), module)
+        return self._sums
 
     def add_up(self, message: Any) -> None:
         """Put the sum of all ranks' messages, in a dtype of the wire, into this rank's."""

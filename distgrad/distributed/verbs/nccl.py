@@ -87,6 +87,11 @@ class NCCLGroup:
     module : module
         CuPy, whose current device is the rank's.
 
+    Attributes
+    ----------
+    module : module
+        The one given.
+
     Raises
     ------
     CommunicationError
@@ -97,7 +102,7 @@ class NCCLGroup:
 
     def __init__(self, comm: Communicator, module: Any) -> None:
         self._comm = comm
-        self._module = module
+        self.module = module
         self._nccl = nccl = _nccl_of(module)
         own, why = bytes(_IDENTITY_BYTES), ""
         if comm.rank == 0:
@@ -115,12 +120,12 @@ class NCCLGroup:
 
         It is made by a thread: NCCL waits there for ranks that may never come, and hears of none.
         """
-        device, done = self._module.cuda.Device().id, threading.Event()
+        device, done = self.module.cuda.Device().id, threading.Event()
         found: Future[Any] = Future()
 
         def join() -> None:
             try:
-                self._module.cuda.Device(device).use()  # each thread has a current device
+                self.module.cuda.Device(device).use()  # each thread has a current device
                 found.set_result(self._member(identity))
             except Exception as error:
                 found.set_exception(error)
@@ -158,14 +163,30 @@ class NCCLGroup:
         op : {"sum", "prod", "min", "max"}
             What to do with the elements.
         """
+        self._run(self._reduction(array, op), array, f"allreduce ({op})")
+
+    def begin_sum(self, array: Any, stream: Any) -> None:
+        """Give a stream the sum of all ranks' arrays, in place, and return at once.
+
+        Parameters
+        ----------
+        array : array
+            As for `allreduce`; it has to stay where it is until the stream is through.
+        stream : cupy.cuda.Stream
+            Who waits for it calls `wait`.
+        """
+        if array.size:
+            what = describe("allreduce (sum) by NCCL", array.dtype, array.shape)
+            self._start(self._reduction(array, "sum"), what, stream)
+
+    def _reduction(self, array: Any, op: str) -> Callable[[Any], None]:
+        """Return what starts a reduction in place on a stream."""
         dtype, count = self._counted(array)
         reduction = getattr(self._nccl, _OPERATIONS[op])
         pointer = array.data.ptr
-
-        def start(stream: Any) -> None:
-            self._group.allReduce(pointer, pointer, count, dtype, reduction, stream.ptr)
-
-        self._run(start, array, f"allreduce ({op})")
+        return lambda stream: self._group.allReduce(
+            pointer, pointer, count, dtype, reduction, stream.ptr
+        )
 
     def broadcast(self, array: Any, root: int = 0) -> None:
         """Put the root's numbers into every rank's array."""
@@ -187,31 +208,48 @@ class NCCLGroup:
         name, width = found
         return getattr(self._nccl, name), array.size * width
 
-    def _run(self, start: Any, array: Any, verb: str) -> None:
+    def _run(self, start: Callable[[Any], None], array: Any, verb: str) -> None:
         """Start an operation on the current stream, and return once it is done."""
         if not array.size:
             return
         what = describe(f"{verb} by NCCL", array.dtype, array.shape)
-        stream = self._module.cuda.get_current_stream()
+        stream = self.module.cuda.get_current_stream()
+        self.count(what)
+        self._start(start, what, stream)
+        event = self.module.cuda.Event(disable_timing=True)
+        event.record(stream)
+        self.wait(event, what)
+
+    def count(self, what: str) -> None:
+        """Count an operation, by whose name errors call what is waited for next."""
         note = getattr(self._comm, "count", None)
         if note is not None:
             note(what)
+
+    def _start(self, start: Callable[[Any], None], what: str, stream: Any) -> None:
         try:
             start(stream)
         except self._nccl.NcclError as error:
             raise CommunicationError(f"rank {self._comm.rank}: {what}: {error}") from error
-        event = self._module.cuda.Event(disable_timing=True)
-        event.record(stream)
-        done = DeviceEvent(event, self._module.cuda.runtime, self._group.check_async_error)
+
+    def wait(self, event: Any, what: str) -> None:
+        """Return once the device has come to an event behind operations of this group.
+
+        Raises
+        ------
+        RemoteRankError, StallError
+            If another rank failed or left, or has not come before the deadline.
+        CommunicationError
+            If NCCL or the device fails. After any of these the group is none.
+        """
+        done = DeviceEvent(event, self.module.cuda.runtime, self._group.check_async_error)
         wait_for = getattr(self._comm, "wait_for", DeviceEvent.wait)
         try:
             wait_for(done)
         except BaseException as error:
             # The kernel on the device would wait for a lost rank for ever.
             self._group.abort()
-            if isinstance(
-                error, (self._nccl.NcclError, self._module.cuda.runtime.CUDARuntimeError)
-            ):
+            if isinstance(error, (self._nccl.NcclError, self.module.cuda.runtime.CUDARuntimeError)):
                 raise CommunicationError(f"rank {self._comm.rank}: {what}: {error}") from error
             raise
 

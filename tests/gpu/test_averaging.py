@@ -1,0 +1,142 @@
+"""How gradients leave the device: by NCCL on a stream, stood in for by MPI, or by one copy a bucket."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+JOB = r"""
+import json
+import numpy as np
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.distributed.verbs.device_buffers import line_of
+
+ranks = dist.init(timeout=60)
+with dg.use_backend("cupy"):
+    x = dg.Variable(np.linspace(-1, 1, 7), backend="cupy")
+    total = dist.allreduce(dg.asarray([1.0, 2.0], backend="cupy") * (ranks.rank + 1))
+    optimizer = dg.optimizers.Adam(0.1)
+    for step in range(4):
+        with dg.GradientTape() as tape:
+            loss = dg.sum((x - float(ranks.rank)) ** 2)
+        tape = dist.DistributedGradientTape(tape)
+        optimizer.apply(tape.gradient(loss, x), x)
+line = line_of(ranks, x.backend, x.array)
+if ranks.rank == 0:
+    print(json.dumps({"x": x.numpy().tolist(), "total": total.numpy().tolist(),
+                      "device": x.device, "way": line.way, "reason": line.reason}))
+"""
+
+# NCCL refuses two ranks on one device; its streams and events are CuPy's all the same.
+STAND_IN = r"""
+import sys
+from types import SimpleNamespace
+import cupy
+import numpy as np
+import distgrad.distributed as dist
+from distgrad.distributed.verbs import device_buffers
+
+ranks = dist.init(timeout=60)
+from mpi4py import MPI
+
+class Group:
+    made = []
+
+    def __init__(self, size, identity, rank):
+        self.comm, self.lengths, self.streams = MPI.COMM_WORLD.Dup(), [], set()
+        Group.made.append(self)
+
+    def allReduce(self, sent, arrived, count, dtype, operation, stream):
+        memory = cupy.cuda.UnownedMemory(sent, count * 8, self)
+        array = cupy.ndarray(count, dtype, cupy.cuda.MemoryPointer(memory, 0))
+        with cupy.cuda.ExternalStream(stream):
+            host = array.get()
+            self.comm.Allreduce(MPI.IN_PLACE, host)
+            array.set(host)
+        self.lengths.append(count)
+        self.streams.add(stream)
+
+    def check_async_error(self):
+        pass
+
+sys.modules["cupy.cuda.nccl"] = SimpleNamespace(
+    available=True, get_version=lambda: 22304, get_unique_id=lambda: b"1" * 128,
+    NcclCommunicator=Group, NcclError=RuntimeError, NCCL_SUM=0, NCCL_UINT8=np.uint8,
+    NCCL_FLOAT32=np.float32, NCCL_FLOAT64=np.float64,
+)
+device_buffers.device_identity = lambda device: f"device {ranks.rank}"
+"""
+COUNTED = r"""
+x = [dg.Variable(np.ones(n), backend="cupy") for n in (3, 5)]
+for step in range(2):
+    tape = dist.DistributedGradientTape(dg.GradientTape(), bucket_bytes=8)
+    with tape:
+        loss = sum(dg.sum((each - float(ranks.rank)) ** 2) for each in x)
+    found = tape.gradient(loss, x)
+    assert found[1].numpy().tolist() == [1.0] * 5
+report = dist.last_report()
+if ranks.rank == 0:
+    print(json.dumps({"algorithm": report.algorithm, "seconds": report.seconds,
+                      "lengths": Group.made[1].lengths,
+                      "streams": [len(each.streams) for each in Group.made],
+                      "same": bool(Group.made[0].streams & Group.made[1].streams)}))
+"""
+
+
+def test_sums_by_nccl_travel_on_a_stream_of_their_own(cupy_backend, monkeypatch):
+    monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
+
+    trained, counted = said_by(STAND_IN + JOB + COUNTED)
+
+    assert trained["way"] == "nccl"
+    np.testing.assert_allclose(trained["x"], trained_alone(), rtol=1e-9)
+    assert counted["lengths"] == [7, 7, 7, 7, 5, 3, 5, 3]
+    assert counted["streams"] == [1, 1]
+    assert not counted["same"]
+    assert counted["algorithm"] == "overlapped allreduce"
+    assert counted["seconds"] > 0
+
+
+def test_who_waits_for_the_device_waits_for_other_ranks_first(cupy_backend):
+    from distgrad.core.under_way import forget_wait, note_wait
+
+    waits = []
+    wait = partial(waits.append, "waited")
+    array = cupy_backend.asarray(np.ones(3))
+    note_wait(wait)
+    try:
+        cupy_backend.to_host(array)
+        cupy_backend.synchronize()
+    finally:
+        forget_wait(wait)
+
+    assert waits == ["waited"] * 2
+
+
+def said_by(job):
+    """Return what rank 0 of two says."""
+    mpirun = Path(sys.executable).with_name("mpirun")
+    if not mpirun.exists():
+        pytest.skip(f"there is no {mpirun}")
+    done = subprocess.run(
+        [mpirun, "-n", "2", sys.executable, "-c", job], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def trained_alone():
+    """Return the parameter after the same steps with the mean of both ranks' gradients."""
+    import distgrad as dg
+
+    x = dg.Variable(np.linspace(-1, 1, 7))
+    optimizer = dg.optimizers.Adam(0.1)
+    for _ in range(4):
+        gradient = 2 * (x.numpy() - 0.5)
+        optimizer.apply(dg.asarray(gradient), x)
+    return x.numpy()
