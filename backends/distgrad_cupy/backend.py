@@ -19,6 +19,7 @@ from distgrad_cupy import elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
 from distgrad_cupy.cuda_kernels import cuda_kernels
+from distgrad_cupy.passages import Passages
 from distgrad_cupy.products import Products, cublas_library
 from distgrad_cupy.running import DeviceRunner
 from distgrad_cupy.staging import Staging
@@ -34,6 +35,7 @@ class CuPyBackend(ArrayModuleBackend):
         self.change_in_place = steps(RUNNER, elementwise.broadcasting)
         self.compile = GRAPHS
         self._staging = Staging(cupy, _pinned)
+        self.passages = Passages(cupy, _pinned)
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a CuPy array; what lies in host memory is copied to the device."""

@@ -1,6 +1,7 @@
 """Which device a rank takes, and how large arrays come from it, without one."""
 
 import importlib.util
+import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
@@ -13,6 +14,7 @@ if importlib.util.find_spec("cupy") is None:
 
 from distgrad_cupy import staging
 from distgrad_cupy.choosing import device_of_rank
+from distgrad_cupy.passages import Passages
 from distgrad_cupy.staging import Staging
 
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "3"}
@@ -103,3 +105,119 @@ def test_small_arrays_come_at_once():
     found = Staging(module, None).to_host(np.ones(3))
 
     np.testing.assert_array_equal(found, np.ones(3))
+
+
+# --- messages that go to the host and back --------------------------------------------------------
+
+
+class Noting:
+    """A module that stands for CuPy, and notes in which order its streams are given what."""
+
+    def __init__(self):
+        self.log = []
+        self.passed = set()
+        self.cuda = SimpleNamespace(
+            Device=lambda: SimpleNamespace(id=1),
+            Event=lambda **_: NotedEvent(self),
+            Stream=lambda non_blocking: NotedStream("leaving", self.log),
+            get_current_stream=lambda: NotedStream("computing", self.log),
+        )
+
+
+class NotedStream:
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def wait_event(self, event):
+        self.log.append((self.name, "waits for", event.stream))
+
+
+class NotedEvent:
+    def __init__(self, module):
+        self.module, self.stream = module, None
+
+    def record(self, stream):
+        self.stream = stream.name
+        self.module.log.append((stream.name, "comes to", "an event"))
+
+    def synchronize(self):
+        self.module.log.append(("who calls", "waits for", self.stream))
+
+    @property
+    def done(self):
+        return self.stream in self.module.passed
+
+
+class Message(np.ndarray):
+    """A message on the device of a module."""
+
+    log: ClassVar = []
+
+    def get(self, *, stream, out, blocking):
+        assert not blocking
+        Message.log.append((stream.name, "copies", "to the host"))
+
+    @property
+    def data(self):
+        return SimpleNamespace(copy_from_host_async=self._copy)
+
+    def _copy(self, pointer, nbytes, stream):
+        Message.log.append((stream.name, "copies", f"{nbytes} bytes back"))
+
+
+def test_a_message_leaves_behind_what_computed_it_and_comes_back_before_what_reads_it(monkeypatch):
+    module = Noting()
+    monkeypatch.setattr(Message, "log", module.log)
+    passages = Passages(module, lambda nbytes: np.empty(nbytes, np.uint8))
+
+    passage = passages.bring(np.ones(3, np.float32).view(Message))
+    started = list(module.log)
+    module.log.clear()
+    passage.arrived()
+    passage.back()
+
+    assert started == [
+        ("computing", "comes to", "an event"),
+        ("leaving", "waits for", "computing"),
+        ("leaving", "copies", "to the host"),
+        ("leaving", "comes to", "an event"),
+    ]
+    assert module.log == [
+        ("who calls", "waits for", "leaving"),
+        ("computing", "copies", "12 bytes back"),
+        ("computing", "comes to", "an event"),
+    ]
+    assert passage.host.dtype == np.float32
+
+
+def test_memory_is_kept_until_the_device_has_come_to_the_end_of_a_copy(monkeypatch):
+    module = Noting()
+    monkeypatch.setattr(Message, "log", module.log)
+    pinned = []
+
+    def allocate(nbytes):
+        memory = np.empty(nbytes, np.uint8).view(Kept)
+        pinned.append(weakref.ref(memory))
+        return memory
+
+    passages = Passages(module, allocate)
+
+    def bring():
+        return passages.bring(np.ones(3, np.float32).view(Message))
+
+    bring()  # whoever wanted it has failed
+    bring().back()
+    bring()
+    assert all(each() is not None for each in pinned)
+
+    module.passed.add("leaving")
+    bring()
+    assert [each() is not None for each in pinned] == [False, True, False, True]
+
+    module.passed.add("computing")
+    bring()
+    assert [each() is not None for each in pinned] == [False, False, False, False, True]
+
+
+class Kept(np.ndarray):
+    """Pinned memory of which is known whether somebody refers to it."""

@@ -1,4 +1,4 @@
-"""How gradients leave the device: by NCCL on a stream, stood in for by MPI, or by one copy a bucket."""
+"""How gradients leave the device: by NCCL on a stream, or by one copy a bucket."""
 
 import json
 import subprocess
@@ -100,6 +100,76 @@ def test_sums_by_nccl_travel_on_a_stream_of_their_own(cupy_backend, monkeypatch)
     assert not counted["same"]
     assert counted["algorithm"] == "overlapped allreduce"
     assert counted["seconds"] > 0
+
+
+PASSING = r"""
+import json
+import numpy as np
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.backend import load
+from distgrad_cupy.passages import Passages
+
+ranks, backend = dist.init(timeout=60), load("cupy")
+brought, bring = [], Passages.bring
+Passages.bring = lambda self, message: brought.append(message.size) or bring(self, message)
+read, to_host = [], backend.to_host
+backend.to_host = lambda array: read.append(array.size) or to_host(array)
+x = [dg.Variable(np.full(n, 2.0), backend="cupy") for n in (3, 5, 4)]
+rows = dg.Variable(np.ones((4, 3)), backend="cupy")
+held, found = [*x, rows], []
+for options in OPTIONS:
+    tape = dist.DistributedGradientTape(dg.GradientTape(), bucket_bytes=8, **options)
+    with tape:
+        used = x if ranks.rank else x[:2]  # rank 0 has no gradient of the third
+        loss = sum(dg.sum(each * each) for each in used) * (ranks.rank + 1)
+        loss = loss + dg.sum(rows * rows)
+    brought.clear(), read.clear()
+    # As many examples on either rank, but none on rank 0 the second time.
+    examples = 0 if len(found) % 3 == 1 and not ranks.rank else 1
+    averages = tape.gradient(loss, held, examples=examples)
+    lengths, looked = list(brought), list(read)
+    found.append([lengths, looked, [float(dg.mean(each)) for each in averages]])
+if ranks.rank == 0:
+    print(json.dumps({"found": found, "algorithm": dist.last_report().algorithm}))
+"""
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("how", [{}, {"compression": "fp16"}])
+def test_a_bucket_goes_to_the_host_by_one_copy(overlap, how, cupy_backend, monkeypatch):
+    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", "host")
+    monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
+    options = [{"overlap": overlap, **how}] * 3
+
+    (said,) = said_by(f"OPTIONS = {options!r}\n{PASSING}")
+
+    assert said["algorithm"].startswith("overlapped") == overlap
+    for number, (brought, read, averages) in enumerate(said["found"]):
+        alone = number == 1  # rank 1 has all examples then
+        assert read == []
+        assert brought == [length + bool(how) for length in (12, 4, 5, 3) if length != 4]
+        np.testing.assert_allclose(
+            averages, [8.0, 8.0, 8.0, 2.0] if alone else [6.0, 6.0, 4.0, 2.0], rtol=1e-3
+        )
+
+
+def test_pinned_memory_is_kept_until_the_device_has_passed_it(cupy_backend):
+    module, passages = cupy_backend.module, cupy_backend.passages
+    message = module.arange(5.0)
+
+    passage = passages.bring(message)
+    passage.arrived()
+    host = passage.host
+    np.testing.assert_array_equal(host, np.arange(5.0))
+    host += 1
+    back = passage.back()
+
+    assert back is message
+    assert any(kept is host for _, kept in passages._under_way)
+    np.testing.assert_array_equal(cupy_backend.to_host(back), np.arange(5.0) + 1)
+    passages.bring(module.arange(3.0))
+    assert not any(kept is host for _, kept in passages._under_way)
 
 
 def test_who_waits_for_the_device_waits_for_other_ranks_first(cupy_backend):

@@ -14,6 +14,7 @@ from distgrad.core.spans import COMPUTE, spanned
 from distgrad.distributed.averaging.adding import Adder, Native, all_dense
 from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
 from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.by_host import passages_one_ahead
 from distgrad.distributed.averaging.in_place import taken
 from distgrad.distributed.averaging.layouts import (
     layout_known,
@@ -173,7 +174,13 @@ class Rest:
             for bucket, message in messages:
                 take_out(bucket, message, leaves, results)
             buckets = ()
-        for bucket in buckets:
+        for bucket, passage in passages_one_ahead(buckets, leaves, self._gradients, self._factor):
+            if passage is not None:
+                passage.arrived()
+                message = passage.host
+                tally.add_up(message, partial(adder.add_up, comm, bucket, message))
+                take_out(bucket, passage.back(), leaves, results)
+                continue
             own = self._own(bucket)
             if own is not None:
                 message = own.reshape(-1)

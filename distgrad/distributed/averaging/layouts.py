@@ -17,7 +17,7 @@ from distgrad.distributed.averaging.adding import Adder, Native
 from distgrad.distributed.averaging.buckets import Bucket, plan_buckets
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.distributed.verbs.device_buffers import line_of_sources
+from distgrad.distributed.verbs.device_buffers import is_on_device
 from distgrad.distributed.verbs.places import Size
 from distgrad.dtypes import DType, as_dtype
 
@@ -63,8 +63,9 @@ def remember_layout(
         return
     positions = tuple(position for position, found in enumerate(dense) if found)
     buckets = plan_buckets(*layout_of(leaves), positions, bucket_bytes, has_weight=adder.has_weight)
-    is_on_device = line_of_sources(comm, leaves) is not None
-    sizes = () if is_on_device else tuple((each.dtype.char, each.length) for each in buckets)
+    # What comes from a device comes to memory that the device can write to.
+    comes = any(is_on_device(leaf.array) for leaf in leaves)
+    sizes = () if comes else tuple((each.dtype.char, each.length) for each in buckets)
     known[plan] = Layout(buckets, word, sizes)
     if len(known) > _LAYOUTS:
         del known[next(iter(known))]

@@ -22,6 +22,7 @@ import numpy as np
 from distgrad.distributed.averaging.adding import Adder
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.by_host import passage_of
 from distgrad.distributed.averaging.exchange import on_host, take_out
 from distgrad.distributed.averaging.layouts import Layout
 from distgrad.distributed.averaging.report import Tally
@@ -224,14 +225,21 @@ class OverlappedAverage(WalkedAverage):
     ) -> None:
         self._lane = lane
         self._jobs: list[Job] = []
+        self._passages: list[Any] = []  # of messages from a device, None for others
         super().__init__(comm, plan, layout, weight, adder, lane.comm)
 
     def _send(self, bucket: Bucket) -> None:
-        out = buffers_of(self._comm).take(bucket.length, bucket.dtype)
-        arrays = [on_host(self._gradients.pop(position)) for position in bucket.positions]
-        message = bucket.pack(arrays, self.factor, out)
+        gradients = [self._gradients.pop(position) for position in bucket.positions]
+        passage = passage_of(bucket, gradients, self.factor)
+        if passage is None:
+            out = buffers_of(self._comm).take(bucket.length, bucket.dtype)
+            message = bucket.pack([on_host(each) for each in gradients], self.factor, out)
+        else:
+            message = passage.host
         add = partial(self._adder.add_up, self._lane.comm, bucket, message)
-        self._jobs.append(self._submit(partial(self.tally.add_up, message, add)))
+        work = partial(self.tally.add_up, message, add)
+        self._passages.append(passage)
+        self._jobs.append(self._submit(work if passage is None else partial(_once, passage, work)))
 
     def _submit(self, work: Callable[[], Any]) -> Job:
         """Have the thread add up the next bucket."""
@@ -252,9 +260,11 @@ class OverlappedAverage(WalkedAverage):
         compare = partial(agree, lane.comm, self._plan, present, slots=slots)
         last = lane.submit(partial(tally.agree, compare, slots))
         results: list[Any] = [None] * len(sources)
-        for bucket, job in zip(self._buckets, self._jobs, strict=True):
+        for bucket, job, passage in zip(self._buckets, self._jobs, self._passages, strict=True):
             with self.tally.exposed_time():
                 message = lane.wait(job)
+            if passage is not None:
+                message = passage.back()
             take_out(bucket, message, sources, results)
         with self.tally.exposed_time():
             union = lane.wait(last)
@@ -263,3 +273,9 @@ class OverlappedAverage(WalkedAverage):
     def interrupt(self) -> None:
         """Note that the walk failed: what the other ranks wait for will not come."""
         self._lane.interrupted = True
+
+
+def _once(passage: Any, work: Callable[[], Any]) -> Any:
+    """Do something once a message has come from its device."""
+    passage.arrived()
+    return work()
