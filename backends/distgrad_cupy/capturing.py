@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.core.under_way import settle
 from distgrad_cupy.copying import copy_all
 from distgrad_cupy.products import STREAM_OF_THREAD, Products
 from distgrad_cupy.running import Runner
@@ -137,6 +138,7 @@ class Replay:
         if cuda.get_current_stream().is_capturing():
             self._runs -= 1  # somebody else's graph, of which these kernels are a part
             return
+        settle()  # what fails while a graph is made is taken for a plan that none can be made of
         pool = Pool(cuda)
         try:
             self._try_to_capture(run, arrays, expected, pool)

@@ -12,6 +12,8 @@ import pytest
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
+from distgrad.core.under_way import forget_wait, note_wait
+from distgrad.errors import StallError
 from distgrad.graph.compiling import Compiles
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.products import Products
@@ -74,6 +76,24 @@ def test_after_some_runs_the_graph_is_launched_in_place_of_the_executor(device, 
     assert program.runs == runs == 5  # three for the calls, one for the memory, one captured
     (graph,) = device.cuda.graphs
     assert graph.launches == [7] * 5  # one is the check
+    assert replay.way == "as one CUDA graph"
+
+
+def test_a_rank_that_is_lost_before_a_capture_is_no_reason_to_refuse_the_plan(device, graphs):
+    def lost():
+        raise StallError("rank 1 has not come")
+
+    program, replay = Program(device), graphs("f")
+    for number in range(2):
+        replay(program, operands(device, number))
+    note_wait(lost)
+    try:
+        with pytest.raises(StallError):
+            replay(program, operands(device, 2))
+    finally:
+        forget_wait(lost)
+    replay(program, operands(device, 3))
+
     assert replay.way == "as one CUDA graph"
 
 

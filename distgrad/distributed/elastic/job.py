@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.core.under_way import settle
+from distgrad.core.under_way import abandon, settle
 from distgrad.distributed.elastic.commits import Commits
 from distgrad.distributed.elastic.survival import agree_to, shrink
 from distgrad.distributed.launching.launch import guard_here, world
@@ -180,6 +180,7 @@ class ElasticJob:
             guard.losses.revoke()
             with suppress(CommunicationError):  # else a device waits for the dead for ever
                 settle()
+            abandon()
         agreed = agree_to(guard, guard.communicator, done)
         if done and not agreed:
             self._heard_at = time.monotonic()

@@ -52,7 +52,8 @@ class StreamedSums:
         self._origins: dict[int, Any] = {}  # streams on which messages were computed
         self._held: list[Any] = []  # messages that their own streams do not wait for yet
         self._spans: list[tuple[Any, Any]] = []
-        self._is_open = self._is_lost = False
+        self._is_open = False
+        self._error: CommunicationError | None = None
         self._last: tuple[Any, str] | None = None
         self._computed: Any = None
         self._lock = threading.RLock()
@@ -69,8 +70,11 @@ class StreamedSums:
         """
         if self._is_open:
             raise CommunicationError(_INTERRUPTED)
-        if self._is_lost:
-            raise CommunicationError("gradient: NCCL was given up when an earlier gradient failed")
+        if self._error is not None:
+            raise CommunicationError(
+                "gradient: the sums of an earlier one never came, and NCCL was given up; let the "
+                "exception end the job"
+            ) from self._error
 
     def begin(self) -> None:
         """Begin a series of sums, which `join` ends; those before are complete.
@@ -127,7 +131,7 @@ class StreamedSums:
         note_wait(self.settle)
 
     def settle(self) -> None:
-        """Return once the sums that were joined are complete.
+        """Return once the sums that were joined are complete; one that failed fails every time.
 
         Raises
         ------
@@ -137,22 +141,27 @@ class StreamedSums:
             If NCCL or the device fails.
         """
         with self._lock:
+            if self._error is not None:  # whoever reads on would read what was never computed
+                raise self._error
             if self._last is None:
                 return
             try:
                 self._group.wait(*self._last)
-            except BaseException:
-                self._is_lost = True
+            except BaseException as error:
+                self._error = (
+                    error
+                    if isinstance(error, CommunicationError)
+                    else CommunicationError(f"{self._last[1]}: interrupted, and given up")
+                )
                 raise
-            finally:
-                self._last = None
-                forget_wait(self.settle)
+            self._last = None
+            forget_wait(self.settle)
 
     def seconds(self) -> tuple[float, float]:
         """Return how long the last sums were under way, and how long the device waited for them."""
         with suppress(CommunicationError):
             self.settle()
-        if self._is_lost or not self._spans:
+        if self._error is not None or not self._spans:
             return 0.0, 0.0
         elapsed = self._cuda.get_elapsed_time
         under_way = sum(elapsed(*span) for span in self._spans)
