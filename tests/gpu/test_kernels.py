@@ -7,6 +7,8 @@ import pytest
 
 import distgrad as dg
 from distgrad import optimizers
+from distgrad.backends_in_force import kernels_of
+from distgrad.ops import VOCABULARY
 from distgrad.optimizers.in_place import Change
 from distgrad.testing import rules
 from distgrad.testing.inputs import values
@@ -195,3 +197,30 @@ def test_arrays_come_back_from_the_device_unchanged(shape, cupy_backend):
 
     np.testing.assert_array_equal(cupy_backend.to_host(there), x)
     np.testing.assert_array_equal(cupy_backend.to_host(there.T), x.T)
+
+
+@pytest.mark.parametrize("name", ["scatter_add", "scatter_max", "scatter_min"])
+@pytest.mark.parametrize(
+    "dtype", "float64 float32 float16 int64 int32 int16 int8 uint8 uint32 bool".split()
+)
+def test_numbers_at_places_are_joined_as_numpy_does(name, dtype, cupy_backend):
+    given = (50 * np.random.default_rng(7).standard_normal((6, 3))).astype(dtype)
+    if given.dtype.kind == "f":
+        given[0, :2], given[4] = (np.inf, -0.0), 3.0 + np.arange(3) / 7
+        if name != "scatter_add":  # of which NumPy's order says what NaN there is
+            given[1, 2] = np.nan
+    places = np.array([2, 0, -3, 1, 2, 1])  # of five: two of them get nothing
+    found, expected = (joined(name, backend, given, places) for backend in (cupy_backend, "numpy"))
+
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=4e-3 if dtype == "float16" else 1e-6)
+
+
+def joined(name, backend, given, places):
+    """Return what an operation makes of values at places of five, in host memory."""
+    kernels = kernels_of(backend)
+    index = next(s for s in samples() if str(s) == "scatter_max-repeats-1").params["index"]
+    kernel = kernels.table.get(VOCABULARY[name]) or kernels.resolve(VOCABULARY[name])
+    arrays = (kernels.backend.asarray(each) for each in (given, places))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(kernels.backend.to_host(kernel(*arrays, index=index, shape=(5, 3))))
