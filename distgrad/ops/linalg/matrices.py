@@ -213,4 +213,4 @@ def rounding_of(xp: Namespace, values: Array) -> Array:
     """
     sizes = xp.abs(values)
     largest = xp.max(sizes, axis=-1) if values.shape[-1] else xp.sum(sizes, axis=-1)
-    return largest * ((8 if values.dtype.itemsize > 2 else 2) * precision_of(values))
+    return largest * ((8 if as_dtype(values.dtype).itemsize > 2 else 2) * precision_of(values))
