@@ -60,6 +60,11 @@ OF_LETTERS = {"s": "orgqr syevd", "d": "orgqr syevd", "c": "ungqr heevd", "z": "
 
 def main():
     """Build the libraries, and run pytest on them."""
+    lacking = [name for name in (COMPILER[0], "nm") if shutil.which(name) is None]
+    if lacking:
+        remedy = "install a C++ compiler and binutils, such as by `apt install g++`"
+        print(f"emulated device: there is no {' and no '.join(lacking)}; {remedy}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="distgrad-emulator-") as folder:
         build(Path(folder))
         environment = {
