@@ -4,11 +4,16 @@ Where `DISTGRAD_GPU=required` is set, as by `scripts/test gpu`, there is a devic
 cannot use it has failed.
 """
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import distgrad as dg
 from distgrad.backend import load
 from distgrad.errors import BackendUnavailableError
 
@@ -46,3 +51,72 @@ def why_not():
 def cupy_backend():
     """The CuPy backend, on the current device."""
     return load("cupy")
+
+
+# --- two ranks ------------------------------------------------------------------------------------
+
+_TRAINING = r"""
+import json
+import numpy as np
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.distributed.verbs.device_buffers import line_of
+
+ranks = dist.init(timeout=60)
+with dg.use_backend("cupy"):
+    x = dg.Variable(np.linspace(-1, 1, 7), backend="cupy")
+    total = dist.allreduce(dg.asarray([1.0, 2.0], backend="cupy") * (ranks.rank + 1))
+    optimizer = dg.optimizers.Adam(0.1)
+    for step in range(4):
+        with dg.GradientTape() as tape:
+            loss = dg.sum((x - float(ranks.rank)) ** 2)
+        tape = dist.DistributedGradientTape(tape)
+        optimizer.apply(tape.gradient(loss, x), x)
+line = line_of(ranks, x.backend, x.array)
+if ranks.rank == 0:
+    print(json.dumps({"x": x.numpy().tolist(), "total": total.numpy().tolist(),
+                      "device": x.device, "way": line.way, "reason": line.reason}))
+"""
+
+
+class TwoRanks:
+    """Programs for two ranks, and what they train, as one process does.
+
+    Attributes
+    ----------
+    training : str
+        A program that trains, and says on rank 0 what became of it.
+    """
+
+    training = _TRAINING
+
+    @staticmethod
+    def said_by(job):
+        """Return what rank 0 of two says."""
+        mpirun = Path(sys.executable).with_name("mpirun")
+        if not mpirun.exists():
+            pytest.skip(f"there is no {mpirun}")
+        done = subprocess.run(
+            [mpirun, "-n", "2", sys.executable, "-c", job],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    @staticmethod
+    def trained_alone():
+        """Return the parameter after the same steps with the mean of both ranks' gradients."""
+        x = dg.Variable(np.linspace(-1, 1, 7))
+        optimizer = dg.optimizers.Adam(0.1)
+        for _ in range(4):
+            gradient = 2 * (x.numpy() - 0.5)
+            optimizer.apply(dg.asarray(gradient), x)
+        return x.numpy()
+
+
+@pytest.fixture
+def two_ranks():
+    """Programs on two ranks."""
+    return TwoRanks

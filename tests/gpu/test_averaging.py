@@ -1,36 +1,9 @@
 """How gradients leave the device: by NCCL on a stream, or by one copy a bucket."""
 
-import json
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-JOB = r"""
-import json
-import numpy as np
-import distgrad as dg
-import distgrad.distributed as dist
-from distgrad.distributed.verbs.device_buffers import line_of
-
-ranks = dist.init(timeout=60)
-with dg.use_backend("cupy"):
-    x = dg.Variable(np.linspace(-1, 1, 7), backend="cupy")
-    total = dist.allreduce(dg.asarray([1.0, 2.0], backend="cupy") * (ranks.rank + 1))
-    optimizer = dg.optimizers.Adam(0.1)
-    for step in range(4):
-        with dg.GradientTape() as tape:
-            loss = dg.sum((x - float(ranks.rank)) ** 2)
-        tape = dist.DistributedGradientTape(tape)
-        optimizer.apply(tape.gradient(loss, x), x)
-line = line_of(ranks, x.backend, x.array)
-if ranks.rank == 0:
-    print(json.dumps({"x": x.numpy().tolist(), "total": total.numpy().tolist(),
-                      "device": x.device, "way": line.way, "reason": line.reason}))
-"""
 
 # NCCL refuses two ranks on one device; its streams and events are CuPy's all the same.
 STAND_IN = r"""
@@ -88,13 +61,13 @@ if ranks.rank == 0:
 """
 
 
-def test_sums_by_nccl_travel_on_a_stream_of_their_own(cupy_backend, monkeypatch):
+def test_sums_by_nccl_travel_on_a_stream_of_their_own(two_ranks, cupy_backend, monkeypatch):
     monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
 
-    trained, counted = said_by(STAND_IN + JOB + COUNTED)
+    trained, counted = two_ranks.said_by(STAND_IN + two_ranks.training + COUNTED)
 
     assert trained["way"] == "nccl"
-    np.testing.assert_allclose(trained["x"], trained_alone(), rtol=1e-9)
+    np.testing.assert_allclose(trained["x"], two_ranks.trained_alone(), rtol=1e-9)
     assert counted["lengths"] == [7, 7, 7, 7, 5, 3, 5, 3]
     assert counted["streams"] == [1, 1]
     assert not counted["same"]
@@ -137,12 +110,12 @@ if ranks.rank == 0:
 
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("how", [{}, {"compression": "fp16"}])
-def test_a_bucket_goes_to_the_host_by_one_copy(overlap, how, cupy_backend, monkeypatch):
+def test_a_bucket_goes_to_the_host_by_one_copy(overlap, how, two_ranks, cupy_backend, monkeypatch):
     monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", "host")
     monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
     options = [{"overlap": overlap, **how}] * 3
 
-    (said,) = said_by(f"OPTIONS = {options!r}\n{PASSING}")
+    (said,) = two_ranks.said_by(f"OPTIONS = {options!r}\n{PASSING}")
 
     assert said["algorithm"].startswith("overlapped") == overlap
     for number, (brought, read, averages) in enumerate(said["found"]):
@@ -186,27 +159,3 @@ def test_who_waits_for_the_device_waits_for_other_ranks_first(cupy_backend):
         forget_wait(wait)
 
     assert waits == ["waited"] * 2
-
-
-def said_by(job):
-    """Return what rank 0 of two says."""
-    mpirun = Path(sys.executable).with_name("mpirun")
-    if not mpirun.exists():
-        pytest.skip(f"there is no {mpirun}")
-    done = subprocess.run(
-        [mpirun, "-n", "2", sys.executable, "-c", job], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def trained_alone():
-    """Return the parameter after the same steps with the mean of both ranks' gradients."""
-    import distgrad as dg
-
-    x = dg.Variable(np.linspace(-1, 1, 7))
-    optimizer = dg.optimizers.Adam(0.1)
-    for _ in range(4):
-        gradient = 2 * (x.numpy() - 0.5)
-        optimizer.apply(dg.asarray(gradient), x)
-    return x.numpy()
