@@ -18,7 +18,7 @@ from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for
 
 Array = Any
 
-HIGHEST = 8  # order of a derivative in gamma's shape parameter, as in `gamma_slopes.cu`
+HIGHEST = 4  # order of a derivative in gamma's shape parameter, as in `gamma_slopes.cu`
 
 # Kernels by their source: of one argument, or of an order and an argument.
 NAMES = {

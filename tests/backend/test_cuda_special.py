@@ -61,7 +61,7 @@ def test_samples_and_their_derivatives_are_as_on_numpy(sample, host):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_slopes_in_the_shape_are_the_hosts(order, dtype, host):
     rng = np.random.default_rng(order)
     a = 10.0 ** rng.uniform(-3, 5 if dtype != "float16" else 2, 4000)
@@ -73,7 +73,7 @@ def test_slopes_in_the_shape_are_the_hosts(order, dtype, host):
 
     expected = by_numpy("gammainc_ratio", a, x, order=order)
     # Terms cancel in higher orders: their last digits are lost on the host too.
-    precise = {1: 1e-12, 2: 1e-9, 3: 1e-7}[order]
+    precise = {1: 1e-12, 2: 1e-9, 3: 1e-7, 4: 1e-5}[order]
     tolerance = max(precise, 2 * np.finfo(dtype).eps)
     smallest = np.finfo(dtype).tiny
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=smallest)

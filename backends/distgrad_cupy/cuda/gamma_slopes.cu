@@ -2,7 +2,7 @@
 // distgrad/backend/incomplete_gamma.py, which says where they come from; in double precision.
 
 const int NODES = 48;
-const int HIGHEST = 8;  // order of a derivative
+const int HIGHEST = 4;  // order of a derivative
 const double DROP = 40;  // what is left out is exp(-40) of the integrand
 const double FAR = 16;  // from here on the polygamma functions' asymptotic series serve
 
