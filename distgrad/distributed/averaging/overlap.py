@@ -11,6 +11,7 @@ step before; what came otherwise is averaged afterwards.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -120,7 +121,7 @@ def lane_of(comm: Any, overlap: bool | None) -> Lane | None:
     return lane
 
 
-class WalkedAverage:
+class WalkedAverage(ABC):
     """One averaging whose buckets leave while gradients are still being computed.
 
     Parameters
@@ -182,10 +183,11 @@ class WalkedAverage:
             self._send(self._buckets[self._sent])
             self._sent += 1
 
+    @abstractmethod
     def _send(self, bucket: Bucket) -> None:
         """Have a bucket leave, all of whose gradients are there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, sources: list[Any], present: list[bool]) -> tuple[list[Any], list[bool]]:
         """Return the averages of what was in the buckets, and what any rank has.
 
@@ -196,11 +198,10 @@ class WalkedAverage:
         present : list of bool
             Which gradients this rank has, and which of them are dense; see `agree`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def interrupt(self) -> None:
         """Note that the walk failed: what the other ranks wait for will not come."""
-        raise NotImplementedError
 
 
 class OverlappedAverage(WalkedAverage):
