@@ -233,7 +233,7 @@ PUBLIC cudaError_t cudaFree(void* place) {
     for (size_t i = 0; i < MARGIN; ++i) {
         const unsigned char* block = (const unsigned char*)place;
         if (block[-1 - (long)i] != PATTERN) die("%s %ld bytes before a block", "written", i + 1);
-        if (block[bytes + i % 64] != PATTERN) die("%s %ld bytes behind a block", "written", i % 64);
+        if (block[bytes + i] != PATTERN) die("%s %ld bytes behind a block", "written", i);
     }
     blocks.erase(found);
     free((char*)place - MARGIN);
