@@ -46,6 +46,12 @@ class Job:
         lines = self.stderr.splitlines()
         return "\n".join(line[len(mark) :] for line in lines if line.startswith(mark))
 
+    def waited(self, rank: int) -> float:
+        """Return for how many seconds a rank says that it has waited when it lost patience."""
+        said = re.search(rf"StallError: rank {rank} has waited (\d+\.\d) s in", self.by_rank(rank))
+        assert said, self.by_rank(rank)
+        return float(said[1])
+
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent

@@ -86,7 +86,7 @@ step(hang if world.rank == 1 else lambda: None)
 """
     )
 
-    assert "StallError: rank 0 has waited 1." in job.by_rank(0)
+    assert job.waited(0) >= 1.5
     assert "not arrived: rank 1" in job.by_rank(0)
 
 
