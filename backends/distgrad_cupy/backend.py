@@ -19,6 +19,7 @@ from distgrad_cupy import elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
 from distgrad_cupy.cuda_kernels import cuda_kernels
+from distgrad_cupy.narrow import bfloat16_kernels
 from distgrad_cupy.passages import Passages
 from distgrad_cupy.products import Products, cublas_library
 from distgrad_cupy.running import DeviceRunner
@@ -32,6 +33,7 @@ class CuPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
         self.pullback = elementwise.pullbacks(RUNNER)
+        self.bfloat16_kernels = bfloat16_kernels(RUNNER, self.kernel)
         self.change_in_place = steps(RUNNER, elementwise.broadcasting)
         self.compile = GRAPHS
         self._staging = Staging(cupy, _pinned)
@@ -142,7 +144,7 @@ PRODUCTS = Products(cupy, cublas_library)
 RUNNER = DeviceRunner(cupy, _namespace, PRODUCTS)
 GRAPHS = Graphs(RUNNER, PRODUCTS)
 KERNELS: dict[str, Callable[..., Any]] = {
-    "astype": _astype,
+    "astype": elementwise.casting(RUNNER, _astype),
     **elementwise.large(RUNNER, _of_cupy),
     **special.KERNELS,
     "matmul": PRODUCTS.matmul,

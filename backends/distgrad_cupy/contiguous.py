@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from distgrad.backend.scalar_code import C_TYPES, Formula
-from distgrad_cupy.running import THREADS, Runner, line_of
+from distgrad.dtypes import is_real_floating
+from distgrad_cupy.running import THREADS, Runner, headers, line_of
 
 Array = Any
 
@@ -25,9 +26,8 @@ _MOST_BLOCKS = 2**31 - 1  # along the first axis of a grid
 
 def width_of(formula: Formula) -> int:
     """Return how many elements a thread has side by side: 16 bytes of the narrowest floats."""
-    sizes = [
-        dtype.itemsize for _, dtype in (*formula.inputs, *formula.outputs) if dtype.kind == "f"
-    ]
+    dtypes = [dtype for _, dtype in (*formula.inputs, *formula.outputs)]
+    sizes = [dtype.itemsize for dtype in dtypes if is_real_floating(dtype)]
     return BYTES // min(sizes, default=BYTES)
 
 
@@ -41,9 +41,8 @@ def element_source(formula: Formula) -> str:
     """
     given = [f"const {C_TYPES[dtype.name]}& {name}" for name, dtype in formula.inputs]
     made = [f"{C_TYPES[dtype.name]}& {name}" for name, dtype in formula.outputs]
-    halves = any(dtype.name == "float16" for _, dtype in (*formula.inputs, *formula.outputs))
-    head = "#include <cupy/float16.cuh>\n" if halves else ""
-    return f"""{head}
+    names = [dtype.name for _, dtype in (*formula.inputs, *formula.outputs)]
+    return f"""{headers(names)}
 const int WIDTH = {width_of(formula)};
 
 template <class E>
@@ -62,13 +61,18 @@ def kernel_source(formula: Formula, name: str) -> str:
 
     Notes
     -----
-    The kernel takes a pointer for each input and each output, and the number of elements. Arrays
-    that do not begin at a multiple of 16 bytes are read element by element.
+    The kernel takes a pointer for each input and each output, or the number that an input is, and
+    the number of elements. Arrays that do not begin at a multiple of 16 bytes are read element by
+    element.
     """
-    own = [(f"p{place}", C_TYPES[d.name]) for place, (_, d) in enumerate(formula.inputs)]
+    given = [(f"p{place}", C_TYPES[d.name]) for place, (_, d) in enumerate(formula.inputs)]
+    numbers = {f"p{i}" for i, (name, _) in enumerate(formula.inputs) if name in formula.numbers}
+    own = [each for each in given if each[0] not in numbers]
     out = [(f"q{place}", C_TYPES[d.name]) for place, (_, d) in enumerate(formula.outputs)]
-    parameters = [f"const {kind}* {each}" for each, kind in own]
+    parameters = [f"const {kind}{'' if each in numbers else '*'} {each}" for each, kind in given]
     parameters += [f"{kind}* {each}" for each, kind in out]
+    one = [each if each in numbers else f"{each}[j]" for each, _ in given]
+    one += [f"{each}[j]" for each, _ in out]
     return f"""
 extern "C" __global__ void {name}({", ".join(parameters)}, long long count) {{
     const long long stride = gridDim.x * (long long)blockDim.x * WIDTH;
@@ -76,10 +80,10 @@ extern "C" __global__ void {name}({", ".join(parameters)}, long long count) {{
     for (long long i = (blockIdx.x * (long long)blockDim.x + threadIdx.x) * WIDTH; i < count;
          i += stride) {{
         if (aligned && i + WIDTH <= count) {{
-{several(own, out, list(own), "            ")}
+{several(own, out, given, "            ")}
         }} else {{
             for (long long j = i; j < i + WIDTH && j < count; ++j)
-                compute({", ".join(f"{each}[j]" for each, _ in (*own, *out))});
+                compute({", ".join(one)});
         }}
     }}
 }}
@@ -143,13 +147,18 @@ class Contiguous:
         self._text = element_source(formula) + kernel_source(formula, self._name)
         self._each = width_of(formula) * THREADS
         self._outputs = [dtype for _, dtype in formula.outputs]
+        self._numbers = [name in formula.numbers for name, _ in formula.inputs]
         self._otherwise = otherwise
 
     def __call__(self, *arrays: Array) -> Any:
-        """Return what the formula makes of arrays: one, or a tuple of several."""
-        run, shape = self._run, getattr(arrays[0], "shape", None)
+        """Return what the formula makes of arrays, or numbers: one, or a tuple of several."""
+        run, shape = self._run, None
         array_type, device = run.module.ndarray, run.device
-        for each in arrays:
+        for each, is_number in zip(arrays, self._numbers, strict=True):
+            if is_number:
+                continue
+            if shape is None:
+                shape = getattr(each, "shape", None)
             if (
                 not isinstance(each, array_type)
                 or each.shape != shape

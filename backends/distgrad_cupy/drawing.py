@@ -15,9 +15,11 @@ import numpy as np
 
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.philox import FOLDED, SPLIT
-from distgrad_cupy.running import THREADS, Runner, blocks_for
+from distgrad_cupy.running import HALVES, THREADS, Runner, blocks_for
 
 Array = Any
+
+_BITS = {"float16": 11, "bfloat16": 8}  # the digits of each, the leading one included
 
 
 def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
@@ -79,8 +81,8 @@ def _uniform(
     run: Runner, streams: Array, *, shape: Any, start: int, dtype: Any, low: float, high: float
 ) -> Array:
     kind = np.dtype(dtype)
-    if kind == np.float16:
-        return _half_uniform(run, streams, shape, start, low, high)
+    if kind.name in HALVES:
+        return _half_uniform(run, streams, shape, start, kind, low, high)
     if kind.name not in ("float32", "float64"):
         how = {"shape": shape, "start": start, "dtype": dtype, "low": low, "high": high}
         return _on_the_host(run, "random_uniform", streams, **how)
@@ -91,16 +93,17 @@ def _uniform(
 
 
 def _half_uniform(
-    run: Runner, streams: Array, shape: Any, start: int, low: float, high: float
+    run: Runner, streams: Array, shape: Any, start: int, kind: Any, low: float, high: float
 ) -> Array:
-    """Return uniform numbers of half precision: the upper 11 bits of words of 32."""
+    """Return uniform numbers of half precision: the upper bits of words of 32, as many as fit."""
     words = _bits(run, streams, shape=shape, start=start, dtype=np.dtype(np.uint32))
-    upper = (words >> np.uint32(21)).astype(np.float32)
-    u = (upper * np.float32(2.0**-11)).astype(np.float16)
+    bits = _BITS[kind.name]
+    upper = (words >> np.uint32(32 - bits)).astype(np.float32)
+    u = (upper * np.float32(2.0**-bits)).astype(kind)
     if (low, high) == (0.0, 1.0):
         return u
     # Each step rounded by itself, as on the host.
-    first, last = np.float16(low), np.float16(high)
+    first, last = kind.type(low), kind.type(high)
     u = u * (last - first) + first
     return run.module.minimum(u, np.nextafter(last, first)) if low < high else u
 

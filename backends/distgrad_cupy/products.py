@@ -1,8 +1,9 @@
 """Products of matrices by cuBLAS itself, for what CuPy's own product does not do.
 
-CuPy's `matmul` refuses to be captured in a CUDA graph, and gives products of half precision rounded
-to half precision only. Here cuBLAS, the library that CuPy has loaded, is called directly: into a
-wider dtype, and in a workspace that belongs to a captured graph. Everything else is CuPy's.
+CuPy's `matmul` refuses to be captured in a CUDA graph, gives products of half precision rounded to
+half precision only, and takes no stacks of bfloat16. Here cuBLAS, the library that CuPy has loaded,
+is called directly: for bfloat16, into a wider dtype, and in a workspace that belongs to a captured
+graph. Everything else is CuPy's.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distgrad_cupy.running import addition_dtype, address_of, name_of
+from distgrad_cupy.running import HALVES, addition_dtype, address_of, name_of
 
 Array = Any
 
 # cudaDataType and cublasComputeType of what is stored, see cuBLAS's reference, and the numbers by
 # which products are scaled.
-_STORED = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5}
+_STORED = {
+    **{"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5},
+    "bfloat16": 14,
+}
 _SINGLE, _TF32, _DOUBLE = 68, 77, 70
 _COMPUTED = {
-    **{"float16": _SINGLE, "float32": _SINGLE, "complex64": _SINGLE},
-    **{"float64": _DOUBLE, "complex128": _DOUBLE},
+    **dict.fromkeys(("float16", "bfloat16", "float32", "complex64"), _SINGLE),
+    **dict.fromkeys(("float64", "complex128"), _DOUBLE),
 }
-_SCALES = {"float16": np.dtype(np.float32)}
+_SCALES = dict.fromkeys(HALVES, np.dtype(np.float32))
 _DEFAULT_ALGORITHM = -1
 _NOT_TURNED, _TURNED = 0, 1
 # What cuBLAS recommends for devices of compute capability 9; others need less.
@@ -104,7 +108,7 @@ class Cublas:
         scale = _SCALES.get(a[2], np.dtype(a[2]))
         one, zero = np.ones((), scale), np.zeros((), scale)
         compute = _COMPUTED[a[2]]
-        if compute == _SINGLE and os.environ.get("CUPY_TF32") == "1" and a[2] != "float16":
+        if compute == _SINGLE and os.environ.get("CUPY_TF32") == "1" and a[2] not in HALVES:
             compute = _TF32  # where CuPy's own switch asks for it
 
         def matrix(each: tuple[int, Layout, str]) -> tuple[Any, ...]:
@@ -229,11 +233,15 @@ class Products:
         CublasError
             If cuBLAS itself is asked and refuses, or is not found.
         """
-        if not self.are_own or a.dtype != b.dtype or name_of(a.dtype) not in _STORED:
-            if out is None:
-                return self._module.matmul(a, b)
-            return self._module.matmul(a, b, out=out)
-        return self._multiplied(a, b, a.dtype, out)
+        if a.dtype == b.dtype:
+            name = name_of(a.dtype)
+            if name == "bfloat16":
+                return self._by_cublas(a, b, a.dtype, out)
+            if self.are_own and name in _STORED:
+                return self._multiplied(a, b, a.dtype, out)
+        if out is None:
+            return self._module.matmul(a, b)
+        return self._module.matmul(a, b, out=out)
 
     def wide_matmul(self, a: Array, b: Array) -> Array:
         """Return products in the dtype in which elements are added up, see `addition_dtype`.
@@ -244,14 +252,21 @@ class Products:
             As `matmul` takes them, of one floating dtype.
         """
         wide = addition_dtype(name_of(a.dtype))
-        if a.dtype == wide:
-            return self.matmul(a, b)
+        return self.matmul(a, b) if a.dtype == wide else self._by_cublas(a, b, wide, None)
+
+    def _by_cublas(self, a: Array, b: Array, dtype: Any, out: Array | None) -> Array:
+        """Return a product of half precision, in single by CuPy where cuBLAS itself does not."""
         try:
-            return self._multiplied(a, b, wide, None)
+            return self._multiplied(a, b, dtype, out)
         except CublasError:
             if self.are_own:
                 raise
-            return self._module.matmul(a.astype(wide), b.astype(wide))
+            wide = addition_dtype(name_of(a.dtype))
+            product = self._module.matmul(a.astype(wide), b.astype(wide))
+            if out is None:
+                return product.astype(dtype, copy=False)
+            out[...] = product
+            return out
 
     def _multiplied(self, a: Array, b: Array, dtype: Any, out: Array | None) -> Array:
         """Return a product by cuBLAS itself, in a dtype as wide as the operands' or wider."""

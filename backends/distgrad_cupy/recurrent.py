@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, composed, name_of
+from distgrad_cupy.running import (
+    ELEMENTS,
+    THREADS,
+    Runner,
+    addition_dtype,
+    blocks_for,
+    composed,
+    name_of,
+)
 
 Array = Any
 
@@ -44,6 +52,12 @@ def _step(run: Runner, name: str, like: Array, *arrays: Array) -> None:
 
 def _flat(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
+
+
+def _summed(rows: Array) -> Array:
+    """Return the sum of rows, added up as elements are."""
+    total: Array = rows.sum(axis=0, dtype=addition_dtype(name_of(rows.dtype)))
+    return total.astype(rows.dtype, copy=False)
 
 
 def _projected(run: Runner, x: Array, kernel: Array) -> Array:
@@ -99,7 +113,7 @@ def _lstm_vjp(
         to_c,
         run.matmul(_flat(x).T, flat),
         run.matmul(_flat(_before(run, h, outputs)).T, flat),
-        flat.sum(axis=0),
+        _summed(flat),
     )
 
 
@@ -151,6 +165,6 @@ def _gru_vjp(
         to_h,
         run.matmul(_flat(x).T, to_own),
         run.matmul(_flat(_before(run, h, outputs)).T, to_past),
-        to_own.sum(axis=0),
-        to_past.sum(axis=0),
+        _summed(to_own),
+        _summed(to_past),
     )

@@ -7,7 +7,7 @@ it, so that tests run the same preparation, and the same source, on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,13 @@ _OPTIONS = {
 }
 
 # The types of elements: how they are stored, and what they are added up in.
-ELEMENTS = {"float16": ("float16", "float"), "float32": ("float",) * 2, "float64": ("double",) * 2}
+ELEMENTS = {
+    "float16": ("float16", "float"),
+    "bfloat16": ("bfloat16", "float"),
+    "float32": ("float",) * 2,
+    "float64": ("double",) * 2,
+}
+HALVES = ("float16", "bfloat16")  # CuPy has a header for the class of each
 
 _NAMES = {np.dtype(name): name for name in (*ELEMENTS, "int32", "int64", "complex64", "complex128")}
 
@@ -128,7 +134,15 @@ def composed(run: Runner, name: str, *arrays: Array, **params: Any) -> Any:
         Its operands.
     **params
         Its metadata.
+
+    Returns
+    -------
+    array, tuple of array or NotImplemented
+        The last where an array is of bfloat16: each operation of the composition would round, where
+        the caller, `distgrad.backend.widening`, computes all in float32 and rounds once.
     """
+    if any(is_bfloat16(each) for each in arrays):
+        return NotImplemented
     compose: Any = VOCABULARY[name].compose
     return compose(run.namespace(), *arrays, **params)
 
@@ -136,10 +150,15 @@ def composed(run: Runner, name: str, *arrays: Array, **params: Any) -> Any:
 def source_of(source: str, elements: str) -> str:
     """Return the text of a source, to be compiled for one dtype of elements."""
     stored, added = ELEMENTS[elements]
-    head = "#include <cupy/float16.cuh>\n" if stored == "float16" else ""
-    types = f"{head}typedef {stored} T;\ntypedef {added} A;\n"
+    types = f"{headers((elements,))}typedef {stored} T;\ntypedef {added} A;\n"
     files = (*_INCLUDES.get(source, ()), f"{source}.cu")
     return types + "\n".join((FOLDER / name).read_text(encoding="ascii") for name in files)
+
+
+def headers(names: Iterable[str]) -> str:
+    """Return the lines by which a source knows the dtypes of some names."""
+    own = set(names)
+    return "".join(f"#include <cupy/{name}.cuh>\n" for name in HALVES if name in own)
 
 
 def options_of(source: str) -> tuple[str, ...]:
@@ -167,8 +186,16 @@ def threads_for_row(width: int, each: int = 4) -> int:
 
 def name_of(dtype: Any) -> str:
     """Return the name of a dtype, which NumPy takes a microsecond and a half to make up."""
-    name: str = _NAMES.get(dtype) or dtype.name
+    name = _NAMES.get(dtype)
+    if name is None:
+        name = _NAMES[dtype] = dtype.name
     return name
+
+
+def is_bfloat16(operand: Any) -> bool:
+    """Return whether an operand is an array of bfloat16."""
+    dtype = getattr(operand, "dtype", None)
+    return dtype is not None and name_of(dtype) == "bfloat16"
 
 
 def addition_dtype(elements: str) -> np.dtype[Any]:
@@ -178,8 +205,7 @@ def addition_dtype(elements: str) -> np.dtype[Any]:
 
 def address_of(array: Array) -> int:
     """Return where an array's elements lie, CuPy's or NumPy's."""
-    pointer = getattr(array.data, "ptr", None)
-    return int(array.ctypes.data if pointer is None else pointer)
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
 
 
 def line_of(array: Array, device: int | None) -> int | None:
@@ -197,13 +223,12 @@ def line_of(array: Array, device: int | None) -> int | None:
     CuPy's `flags` take half a microsecond for each array, as long as all the rest that a step of an
     optimizer asks of it; the attribute behind them takes a tenth.
     """
-    data = array.data
-    pointer = getattr(data, "ptr", None)
-    if pointer is None:
+    if device is None:
         return int(array.ctypes.data) if array.flags.c_contiguous else None
     own = getattr(array, "_c_contiguous", None)
     is_line = array.flags.c_contiguous if own is None else own
-    return pointer if is_line and data.device_id == device else None
+    data = array.data
+    return data.ptr if is_line and data.device_id == device else None
 
 
 class DeviceRunner:

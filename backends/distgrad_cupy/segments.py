@@ -21,7 +21,7 @@ import numpy as np
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.core.op import Placeholder
 from distgrad.dtypes import as_dtype
-from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, name_of
+from distgrad_cupy.running import ELEMENTS, THREADS, Runner, blocks_for, is_bfloat16, name_of
 
 Array = Any
 
@@ -57,6 +57,8 @@ def _scatter_add(run: Runner, values: Array, *arrays: Array, index: Any, shape: 
             return scatter(values.astype(wide), *arrays).astype(dtype)
     fits = has_kernel and index == _ROWS and arrays[0].dtype.kind in "iu" and arrays[0].size > 0
     if not fits or not prod(shape):
+        if is_bfloat16(values):
+            return NotImplemented  # CuPy has no atomics for it
         by_cupy = ADAPTERS["scatter_add"]
         return by_cupy(run.namespace().backend, values, *arrays, index=index, shape=shape)
     result = run.module.zeros(shape, values.dtype)

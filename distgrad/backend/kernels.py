@@ -111,13 +111,14 @@ class Kernels:
         return frozenset(of_elements) if told is None else told
 
     def _widen(self) -> None:
-        """Let every kernel compute bfloat16 in float32."""
+        """Let every kernel compute bfloat16 in float32, but those that a backend has for it."""
         astype = self.backend.kernel("astype")
         if astype is None:
             return
         self.__dict__.pop("keeping_zeros", None)
+        narrow = getattr(self.backend, "bfloat16_kernels", {})
         for name, op in self.vocabulary.items():
-            self.table[op] = widening(op, self.table[op], astype)
+            self.table[op] = widening(op, self.table[op], astype, narrow.get(name))
             setattr(self, name, self.table[op])
 
     def _missing(self, op: Op, *arrays: Any, **params: Any) -> NoReturn:

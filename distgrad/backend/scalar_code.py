@@ -25,6 +25,7 @@ C_TYPES = {
     "float64": "double",
     "float32": "float",
     "float16": "float16",
+    "bfloat16": "bfloat16",
     "bool": "bool",
     "int8": "signed char",
     "int16": "short",
@@ -35,8 +36,9 @@ C_TYPES = {
     "uint32": "unsigned int",
     "uint64": "unsigned long long",
 }
-_COMPUTED_IN = {"float16": "float"}
+_COMPUTED_IN = {"float16": "float", "bfloat16": "float"}
 
+_FLOATING = ("float16", "bfloat16", "float32", "float64")
 _SCALARS = (bool, int, float)
 
 
@@ -90,7 +92,8 @@ class ScalarCode:
     vocabulary : mapping of str to Op
         The operations, for the compositions of those without a template.
     dtype : dtype
-        The one floating dtype of the operands: float16 (computed in float), float32 or float64.
+        The one floating dtype of the operands: float16 or bfloat16 (computed in float), float32 or
+        float64.
     """
 
     keeps_zeros = False
@@ -100,12 +103,17 @@ class ScalarCode:
     def __init__(self, vocabulary: Mapping[str, Op], dtype: Any) -> None:
         self.vocabulary = vocabulary
         self.dtype = as_dtype(dtype)
-        if self.dtype.name not in ("float16", "float32", "float64"):
+        if self.dtype.name not in _FLOATING:
             raise NoScalarCode(f"scalar code is written for real floating dtypes, not {dtype}")
         own = C_TYPES[self.dtype.name]
         self.c_type = _COMPUTED_IN.get(self.dtype.name, own)
         self.lines: list[str] = []
         self._known: dict[str, Scalar] = {}
+
+    @property
+    def computed_in(self) -> np.dtype[Any]:
+        """The dtype of values within the code."""
+        return np.dtype(np.float64 if self.c_type == "double" else np.float32)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or (name not in self.vocabulary and name not in TEMPLATES):
@@ -124,7 +132,7 @@ class ScalarCode:
         name : str
             A variable of the surrounding kernel.
         dtype : dtype, optional
-            Bool, float16 in code of float32, or by default the one of the code.
+            Bool, float16 or bfloat16 in code of float32, or by default the one of the code.
         """
         own = self.dtype if dtype is None else as_dtype(dtype)
         if own.kind == "b" or own == self.dtype:
@@ -210,8 +218,7 @@ class ScalarCode:
         return f"({text}{single})" if value < 0 or text.startswith("-") else f"{text}{single}"
 
     def _largest(self) -> str:
-        computed = np.float32 if self.c_type == "float" else np.float64
-        return self._number(float(np.finfo(computed).max))
+        return self._number(float(np.finfo(self.computed_in).max))
 
     def _constants_of(self, name: str) -> tuple[str, ...]:
         if name == "sign":
@@ -262,31 +269,60 @@ class Formula(NamedTuple):
         Names and dtypes of what it writes.
     body : str
         C++ that reads the inputs and assigns the outputs.
+    numbers : frozenset of str
+        The inputs that are one number for all elements.
     """
 
     name: str
     inputs: tuple[tuple[str, Any], ...]
     outputs: tuple[tuple[str, Any], ...]
     body: str
+    numbers: frozenset[str] = frozenset()
 
 
 def forward(
-    op: Op, vocabulary: Mapping[str, Op], dtypes: Iterable[Any], params: Mapping[str, Any]
+    op: Op, vocabulary: Mapping[str, Op], operands: Sequence[Any], params: Mapping[str, Any]
 ) -> Formula:
-    """Return the formula of an elementwise operation for operands of given dtypes.
+    """Return the formula of an elementwise operation.
+
+    Parameters
+    ----------
+    op : Op
+        The operation.
+    vocabulary : mapping
+        The operations.
+    operands : sequence
+        For each operand its dtype; int or float, the class, for a Python number that each call
+        gives; or the number itself, where all calls have the same one.
+    params : mapping
+        The metadata of the calls.
 
     Raises
     ------
     NoScalarCode
         If its composition is not one of single real elements of one floating dtype.
     """
-    own, floating = _one_floating(op.name, dtypes)
+    own = [o if _is_number(o) else as_dtype(o) for o in operands]
+    _, floating = _one_floating(op.name, [o for o in own if isinstance(o, np.dtype)])
     writer = ScalarCode(vocabulary, floating)
-    inputs = tuple((f"x{place}", dtype) for place, dtype in enumerate(own))
-    operands = [writer.argument(name, dtype) for name, dtype in inputs]
-    result = writer.compute(op.name, operands, params)
+    inputs: list[tuple[str, Any]] = []
+    numbers: list[str] = []
+    given: list[Any] = []
+    for place, operand in enumerate(own):
+        name = f"x{place}"
+        if isinstance(operand, type):
+            inputs.append((name, writer.computed_in))
+            numbers.append(name)
+            given.append(writer.argument(name))
+        elif isinstance(operand, np.dtype):
+            inputs.append((name, operand))
+            given.append(writer.argument(name, operand))
+        else:
+            given.append(operand)
+    result = writer.compute(op.name, given, params)
     kind = np.dtype(bool) if _is_truth(result) else floating
-    return Formula(op.name, inputs, (("y", kind),), writer.text({"y": result}))
+    code = writer.text({"y": result})
+    return Formula(op.name, tuple(inputs), (("y", kind),), code, frozenset(numbers))
 
 
 def pullback(
@@ -348,6 +384,11 @@ def pullback(
     }
     outputs = tuple((name, floating) for name in ends)
     return Formula(f"{op.name}_pullback", tuple(inputs), outputs, writer.text(ends))
+
+
+def _is_number(operand: Any) -> bool:
+    """Return whether an operand of a formula is a number, or the class of one."""
+    return isinstance(operand, _SCALARS) or (isinstance(operand, type) and operand in _SCALARS)
 
 
 def _one_floating(name: str, dtypes: Iterable[Any]) -> tuple[list[Any], Any]:

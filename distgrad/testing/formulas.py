@@ -10,6 +10,7 @@ import numpy as np
 from distgrad.backend.scalar_code import Formula, NoScalarCode, forward, pullback
 from distgrad.backends_in_force import kernels_of
 from distgrad.core.op import Keep, Kind, Op
+from distgrad.dtypes import is_real_floating
 from distgrad.ops import VOCABULARY
 from distgrad.testing.samples import samples
 
@@ -63,10 +64,10 @@ def _back(
     op: Op, kernels: Any, arrays: list[Any], y: Any, params: dict[str, Any]
 ) -> Iterator[Case]:
     """Yield the case of a pullback, where the VJP reads arrays."""
-    if op.vjp is None or y.dtype.kind != "f":
+    if op.vjp is None or not is_real_floating(y.dtype):
         return
     g = np.cos(np.arange(y.size)).astype(y.dtype).reshape(y.shape)
-    needs = [a.dtype.kind == "f" for a in arrays]
+    needs = [is_real_floating(a.dtype) for a in arrays]
     if isinstance(op.keep, tuple):
         read = {p for need, reads in zip(needs, op.keep, strict=True) if need for p in reads}
     else:

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "host_bfloat16.h"
 #include "host_threads.h"
 
 #ifdef __FLT16_MAX__

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distgrad.backend.scalar_code import forward
+from distgrad.dtypes import as_dtype
 from distgrad.ops import VOCABULARY
 from distgrad.testing.formulas import cases
 
@@ -14,13 +15,15 @@ if importlib.util.find_spec("cupy") is None:
 
 from distgrad_cupy import elementwise
 from distgrad_cupy.contiguous import Contiguous, element_source, kernel_source, width_of
+from distgrad_cupy.running import headers
 
 # Tolerances are those of other mathematical functions on the host, of half precision the rounding
 # of what they give; see tests/backend/test_scalar_code.py.
 CLOSE = {
-    2: {"rtol": 6e-3, "atol": 6e-3},
-    4: {"rtol": 2e-4, "atol": 2e-5},
-    8: {"rtol": 1e-10, "atol": 1e-12},
+    "bfloat16": {"rtol": 5e-2, "atol": 5e-2},
+    "float16": {"rtol": 6e-3, "atol": 6e-3},
+    "float32": {"rtol": 2e-4, "atol": 2e-5},
+    "float64": {"rtol": 1e-10, "atol": 1e-12},
 }
 
 
@@ -33,7 +36,7 @@ def formula_of(name, dtypes):
     return forward(VOCABULARY[name], VOCABULARY, [np.dtype(each) for each in dtypes], {})
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_every_formula_computes_what_numpy_computes(dtype, host_runner):
     found = list(cases([dtype]))
     # In one text, which is compiled once; each with the widest loads that it has.
@@ -41,12 +44,11 @@ def test_every_formula_computes_what_numpy_computes(dtype, host_runner):
     for formula, _, _ in found:
         if formula not in names:
             names[formula] = f"kernel{len(names)}"
-            text = element_source(formula).replace("#include <cupy/float16.cuh>\n", "")
+            text = element_source(formula).removeprefix(headers([dtype]))
             space = f"of_{names[formula]}"
             own = text + kernel_source(formula, names[formula])
             texts.append(f"namespace {space} {{ {own} }}\nusing {space}::{names[formula]};\n")
-    head = "#include <cupy/float16.cuh>\n" if dtype == "float16" else ""
-    whole = head + "".join(texts)
+    whole = headers([dtype]) + "".join(texts)
 
     for formula, inputs, expected in found:
         size = expected[0].size
@@ -56,8 +58,7 @@ def test_every_formula_computes_what_numpy_computes(dtype, host_runner):
             continue
         host_runner.run(whole, names[formula], (1,), 32, (*inputs, *made, np.int64(size)))
         for one, right in zip(made, expected, strict=True):
-            close = CLOSE[inputs[0].dtype.itemsize if right.dtype.kind == "b" else one.itemsize]
-            np.testing.assert_allclose(one, right, **close, err_msg=formula.name)
+            np.testing.assert_allclose(one, right, **CLOSE[dtype], err_msg=formula.name)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 1023, 1024, 1025, 5000])
@@ -75,7 +76,7 @@ def test_arrays_of_any_length_and_place_are_read_whole(dtype, offset, size, host
     from math import erf
 
     expected = [0.5 * each * (1 + erf(each / 2**0.5)) for each in x.tolist()]
-    np.testing.assert_allclose(found, expected, **CLOSE[np.dtype(dtype).itemsize])
+    np.testing.assert_allclose(found, expected, **CLOSE[dtype])
     assert found.dtype == dtype
 
 
@@ -110,6 +111,34 @@ def test_other_arrays_go_to_the_kernel_that_broadcasts(arrays, host_runner):
     assert len(host_runner.launched) == before
 
 
+HALVES_AND_SINGLE = ["float16", "bfloat16", "float32"]
+
+
+@pytest.mark.parametrize("made", HALVES_AND_SINGLE)
+@pytest.mark.parametrize("given", HALVES_AND_SINGLE)
+def test_large_arrays_change_their_dtype_by_wide_loads(given, made, host_runner, monkeypatch):
+    monkeypatch.setattr(elementwise, "_MANY", 30)
+    x = np.linspace(-300, 300, 1003).astype(as_dtype(given))
+    before = len(host_runner.launched)
+
+    found = elementwise.casting(host_runner, lambda x, dtype: x.astype(dtype))(x, as_dtype(made))
+
+    assert found.dtype == as_dtype(made)
+    np.testing.assert_array_equal(found.astype(float), x.astype(as_dtype(made)).astype(float))
+    assert len(host_runner.launched) == before + (given != made)
+
+
+@pytest.mark.parametrize("made", ["int32", "float64", "bool"])
+def test_other_dtypes_are_left_to_cupy(made, host_runner, monkeypatch):
+    monkeypatch.setattr(elementwise, "_MANY", 30)
+    x, before = np.arange(100, dtype=np.float32), len(host_runner.launched)
+
+    found = elementwise.casting(host_runner, lambda x, dtype: x.astype(dtype))(x, np.dtype(made))
+
+    assert found.dtype == made
+    assert len(host_runner.launched) == before
+
+
 def test_arrays_without_elements_start_nothing(host_runner):
     before = len(host_runner.launched)
 
@@ -135,8 +164,16 @@ def test_large_arrays_go_to_wide_loads_and_small_ones_to_cupy(host_runner, monke
         asked.append(f"distgrad_{name}")
     assert host_runner.launched == asked
 
-    # Few elements; another shape; integers; a number; two dtypes; options.
-    others = [(x[:2], y[:2]), (x, y[0]), (x.astype(int), y.astype(int)), (x, 2.0), (2.0, x)]
+    # A number before or behind an array.
+    for one, other in [(x, 0.1), (0.1, x), (x, 3)]:
+        found = kernels["multiply"](one, other)
+        np.testing.assert_array_equal(found, one * other)
+        assert found.dtype == np.float32
+    asked += ["distgrad_multiply"] * 3
+    assert host_runner.launched == asked
+
+    # Few elements; another shape; integers; a truth value; two dtypes; options.
+    others = [(x[:2], y[:2]), (x, y[0]), (x.astype(int), y.astype(int)), (x, True), (x, 1j)]
     for one, other in [*others, (x, y.astype(np.float64))]:
         np.testing.assert_array_equal(kernels["multiply"](one, other), one * other)
     wide = kernels["multiply"](x, y, dtype=np.float64)

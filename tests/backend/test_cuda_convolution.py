@@ -19,8 +19,8 @@ from distgrad_cupy.cuda_kernels import cuda_kernels
 
 NAMES = ("conv", "conv_transpose", "conv_kernel_vjp")
 SAMPLES = [sample for name in NAMES for sample in samples(name)]
-DTYPES = ("float16", "float32", "float64")
-TOLERANCES = {"float16": 8e-3, "float32": 3e-5, "float64": 1e-12}
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+TOLERANCES = {"float16": 8e-3, "bfloat16": 6e-2, "float32": 3e-5, "float64": 1e-12}
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,21 @@ from distgrad.backend import ArrayModuleBackend, philox
 from distgrad.backend.philox import Stream
 from distgrad.backends_in_force import kernels_of
 from distgrad.core.op import Placeholder
+from distgrad.dtypes import as_dtype
 from distgrad.testing import rules
 from distgrad.testing.samples import samples
 
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
-from distgrad_cupy import conforming, copying, segments
+from distgrad_cupy import conforming, copying, drawing, own_special, segments, variates
 from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.running import source_of, sources
 
 ROWS = (Placeholder.ARRAY,)
 # Those that go to CuPy's own functions are tested in test_cupy_conforming.py.
 NAMES = set(cuda_kernels(None)) - set(conforming.kernels(None))
+DRAWN = {name for each in (drawing, variates, own_special) for name in each.kernels(None)}
 SAMPLES = [
     sample
     for sample in samples()
@@ -35,10 +37,19 @@ SAMPLES = [
 ]
 
 
+class Host(ArrayModuleBackend):
+    """A backend over NumPy, whose arrays of bfloat16 DLPack does not take."""
+
+    def to_host(self, array):
+        return array
+
+
 @pytest.fixture(scope="module")
 def host(host_runner):
     """A backend over NumPy with the kernels of the device, run on the host."""
-    return ArrayModuleBackend("host", np, cuda_kernels(host_runner))
+    backend = Host("host", np, cuda_kernels(host_runner))
+    backend.bfloat16_kernels = {name: backend.kernel(name) for name in NAMES - DRAWN}
+    return backend
 
 
 FIRST = [
@@ -61,23 +72,27 @@ def test_kernels_on_the_host_agree_with_numpy(sample, host):
 
 
 @pytest.mark.parametrize("sample", FIRST, ids=str)
-def test_half_precision_on_the_host_is_single_precision_rounded(sample, host):
-    half = rules.call(sample.cast(np.dtype("float16")), host)
-    single = rules.call(sample.cast(np.dtype("float16")).cast(np.dtype("float32")))
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 6e-3), ("bfloat16", 5e-2)])
+def test_half_precision_on_the_host_is_single_precision_rounded(sample, dtype, tolerance, host):
+    narrow = sample.cast(as_dtype(dtype))
+    half = rules.call(narrow, host)
+    single = rules.call(narrow.cast(np.dtype("float32")))
 
     for found, expected in zip(half.settled(), single.settled(), strict=True):
         np.testing.assert_allclose(
-            found.astype(np.float64), expected.astype(np.float64), rtol=6e-3, atol=6e-3
+            found.astype(np.float64), expected.astype(np.float64), rtol=tolerance, atol=tolerance
         )
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("row", [(), (3,), (2, 5)])
 def test_rows_are_added_up_where_positions_repeat(dtype, row, host):
+    dtype = as_dtype(dtype)
     positions = np.array([[4, 0, 4], [-1, 2, 0]])
-    values = np.random.default_rng(3).integers(-9, 9, (2, 3, *row)).astype(dtype)
-    expected = np.zeros((5, *row), dtype)
-    np.add.at(expected, (positions,), values)
+    whole = np.random.default_rng(3).integers(-9, 9, (2, 3, *row))
+    values = whole.astype(dtype)
+    expected = np.zeros((5, *row), np.int64)
+    np.add.at(expected, (positions,), whole)
 
     found = host.kernel("scatter_add")(values, positions, index=ROWS, shape=(5, *row))
 
@@ -141,16 +156,17 @@ def test_any_number_of_arrays_is_copied_by_few_launches(count, host_runner):
     assert len(host_runner.launched) - before <= -(-count // 120)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-3.0, 5.5), (2.0, 2.0)])
-def test_uniform_numbers_of_half_precision_are_the_hosts(bounds, host, numpy_kernels):
+def test_uniform_numbers_of_half_precision_are_the_hosts(bounds, dtype, host, numpy_kernels):
     words = np.array([[1, 2**63 + 5, 7], [2**64 - 1, 0, 2**40]], np.uint64)
     low, high = bounds
-    how = {"shape": (3001,), "start": 5, "dtype": np.dtype("float16"), "low": low, "high": high}
+    how = {"shape": (3001,), "start": 5, "dtype": as_dtype(dtype), "low": low, "high": high}
 
     found = host.kernel("random_uniform")(words, **how)
 
     np.testing.assert_array_equal(found, numpy_kernels.random_uniform(words, **how))
-    assert found.dtype == np.float16
+    assert found.dtype == how["dtype"]
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 57])

@@ -51,10 +51,10 @@ def parameters(rule, shapes, dtype, offset=0):
             room = values((size + offset,), low, high, seed + number).astype(kind)
             return room[offset:].reshape(shape)
 
-        wide = np.float32 if dtype == "float16" else dtype
+        wide = np.float32 if "float16" in dtype else dtype
         x, g = made(-1.0, 1.0, 1), made(-1.0, 1.0, 51)
         slots = tuple(made(0.5, 0.6, 101 + k, wide) for k, _ in enumerate(rule.slots))
-        changes.append(Change(x, g, slots, x.astype(wide) if dtype == "float16" else None))
+        changes.append(Change(x, g, slots, x.astype(wide) if "float16" in dtype else None))
     return changes
 
 
@@ -77,7 +77,7 @@ def noted(host_runner, changes):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_parameters_of_all_lengths_are_changed_by_one_launch(
     rule, dtype, offset, stepped, host_runner
@@ -92,7 +92,8 @@ def test_parameters_of_all_lengths_are_changed_by_one_launch(
     change_arrays(rule, ON_NUMPY, expected, numbers)
 
     assert len(host_runner.launched) == 1
-    tolerance = 1e-3 if dtype == "float16" else 8 * np.finfo(dtype).eps
+    half = {"float16": 1e-3, "bfloat16": 1e-2}
+    tolerance = half[dtype] if dtype in half else 8 * np.finfo(dtype).eps
     for one, other in zip(changes, expected, strict=True):
         for found, right in zip(one.arrays, other.arrays, strict=True):
             np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
@@ -162,7 +163,7 @@ def test_a_step_within_a_capture_is_refused_with_the_remedy(stepped, host_runner
     np.testing.assert_array_equal(change.x, before)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_arguments_of_a_launch_fit_into_4096_bytes(rule, dtype, host_runner):
     wide = "float32" if dtype == "float16" else dtype

@@ -20,7 +20,6 @@ from distgrad.testing.samples import samples
 if importlib.util.find_spec("cupy") is None or importlib.util.find_spec("scipy") is None:
     pytest.skip("CuPy or SciPy is not installed", allow_module_level=True)
 
-import ml_dtypes
 
 import distgrad_cupy.special
 from distgrad_cupy import conforming
@@ -155,19 +154,10 @@ def test_what_passes_through_the_host_is_listed(cupy_manners, host_runner, monke
 
 
 WORDS = np.array([1, 2, 3], np.uint64)
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-HALVES = np.full(3, 0.5, BFLOAT16)
 
 # What goes there for these arguments, and for others not.
 FOR_SOME = {
     "words of 2 bytes": ("random_bits", (WORDS,), {"shape": (3,), "dtype": np.dtype("uint16")}),
-    "uniform numbers in bfloat16": (
-        "random_uniform",
-        (WORDS,),
-        {"shape": (3,), "dtype": BFLOAT16, "low": 0.0, "high": 1.0},
-    ),
-    "gamma numbers in bfloat16": ("random_gamma", (WORDS, HALVES), {}),
-    "counts in bfloat16": ("random_poisson", (WORDS, np.ones(3)), {"dtype": BFLOAT16}),
     "derivatives of order 9": ("gammainc_ratio", (np.ones(3), np.ones(3)), {"order": 9}),
     "a number alone that is carried": ("gamma_carried", (0.5, np.ones(3), np.ones(3)), {}),
 }

@@ -13,11 +13,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 # A100; H100 and H200; B200: as PTX, which a driver finishes. Each gets every formula once.
-ARCHITECTURES = {"float16": "compute_90", "float32": "compute_80", "float64": "compute_100"}
+ARCHITECTURES = {
+    "float16": "compute_90",
+    "bfloat16": "compute_90",
+    "float32": "compute_80",
+    "float64": "compute_100",
+}
 
 
 # What a source is not compiled for.
-UNUSED = {("philox", "float16"), ("copying", "float16")}
+UNUSED = {(name, dtype) for name in ("philox", "copying") for dtype in ("float16", "bfloat16")}
 
 
 def includes():
@@ -59,9 +64,10 @@ def test_sources_written_in_cuda_compile(dtype, architecture):
 @pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
 def test_formulas_of_elementwise_operations_compile_with_loads_of_16_bytes(dtype, architecture):
     from distgrad_cupy.contiguous import element_source, kernel_source
+    from distgrad_cupy.running import headers
 
     formulas = list(dict.fromkeys(case.formula for case in cases([dtype])))
-    header = "#include <cupy/float16.cuh>\n" if dtype == "float16" else ""
+    header = headers([dtype])
     texts = [
         f"namespace of{place} {{ {element_source(each).removeprefix(header)}"
         f"{kernel_source(each, f'f{place}')} }}\n"
@@ -71,7 +77,8 @@ def test_formulas_of_elementwise_operations_compile_with_loads_of_16_bytes(dtype
 
     kernels = whole.split(".entry ")[1:]
     assert len(kernels) == len(formulas) >= 160
-    wide = {"float16": "ld.global.v4.u32", "float32": "ld.global.v4.f32"}
+    halves = "ld.global.v4.u32"
+    wide = {"float16": halves, "bfloat16": halves, "float32": "ld.global.v4.f32"}
     load = wide.get(dtype, "ld.global.v2.f64")
     for kernel in kernels:
         formula = formulas[int(kernel.partition("(")[0].removeprefix("f"))]
@@ -106,7 +113,7 @@ def test_steps_of_optimizers_compile(dtype, architecture):
 
     rules = [optimizers.SGD(0.1, momentum=0.9), optimizers.Adam(0.01, amsgrad=True)]
     for rule in [*rules, optimizers.RMSprop(0.01, momentum=0.9, centered=True)]:
-        wide, master = (dtype, None) if dtype != "float16" else ("float32", "float32")
+        wide, master = ("float32", "float32") if "float16" in dtype else (dtype, None)
         count = len(rule.numbers(1))
         formula = formula_of(rule, dtype, dtype, [wide] * len(rule.slots), master, count)
         text = Together(None, formula, count).text

@@ -11,12 +11,14 @@ import pytest
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
+from distgrad.dtypes import as_dtype
 from distgrad_cupy.products import CublasError, Products
 
 # What cuBLAS does, by its reference: matrices column by column, one step between them.
 CUBLAS = r"""
 #include <complex>
 #include <cstddef>
+#include "host_bfloat16.h"
 typedef _Float16 half;
 static void* the_stream; static void* the_room; static size_t room_bytes; static int status;
 extern "C" int made = 0;
@@ -60,6 +62,9 @@ extern "C" int cublasGemmStridedBatchedEx(void* handle, int ta, int tb, int m, i
     if (atype == 1 && ctype == 1 && compute == 70) return multiply<double, double, double>(GIVEN);
     if (atype == 2 && ctype == 2 && compute == 68) return multiply<half, half, float>(GIVEN);
     if (atype == 2 && ctype == 0 && compute == 68) return multiply<half, float, float>(GIVEN);
+    typedef bfloat16 B;
+    if (atype == 14 && ctype == 14 && compute == 68) return multiply<B, B, float>(GIVEN);
+    if (atype == 14 && ctype == 0 && compute == 68) return multiply<B, float, float>(GIVEN);
     typedef std::complex<float> C; typedef std::complex<double> Z;
     if (atype == 4 && ctype == 4 && compute == 68) return multiply<C, C, C>(GIVEN);
     if (atype == 5 && ctype == 5 && compute == 70) return multiply<Z, Z, Z>(GIVEN);
@@ -121,7 +126,8 @@ def test_products_of_any_layout_are_numpys(shapes, products):
     rng = np.random.default_rng(3)
     room = products.workspace()
 
-    for dtype in ("float32", "float64", "float16", "complex64", "complex128"):
+    names = ("float32", "float64", "float16", "bfloat16", "complex64", "complex128")
+    for dtype in map(as_dtype, names):
         a, b = (rng.integers(-4, 5, shape).astype(dtype) for shape in shapes)
         for one in layouts(a):
             for other in layouts(b):
@@ -245,8 +251,9 @@ def test_streams_without_end_do_not_hold_workspaces_without_end(products, monkey
     assert [ptr for _, ptr, _ in products._rooms] == [300, 400, 100]
 
 
-def test_half_precision_is_multiplied_into_single(products):
-    a = np.full((1, 3), 255.9, np.float16)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_multiplied_into_single(dtype, products):
+    a = np.full((1, 3), 255.9, as_dtype(dtype))
 
     found = products.wide_matmul(a, a.T)
 
@@ -271,6 +278,26 @@ def test_where_cublas_refuses_half_precision_is_widened_first(products, library)
 
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, 2)
+
+
+def test_products_of_bfloat16_are_those_of_cublas_also_without_capturing(products, library):
+    stack = np.ones((3, 2, 2), as_dtype("bfloat16"))
+
+    found = products.matmul(stack, stack)
+
+    assert found.dtype == stack.dtype
+    np.testing.assert_array_equal(found.astype(float), 2)
+    assert ctypes.c_int.in_dll(library, "made").value == 1
+
+
+def test_where_cublas_refuses_bfloat16_products_are_those_of_single_rounded(products, library):
+    x = np.full((2, 2), 1.5, as_dtype("bfloat16"))
+    out = np.zeros_like(x)
+    library.fail_with(15)
+
+    assert products.matmul(x, x).dtype == x.dtype
+    assert products.matmul(x, x, out=out) is out
+    np.testing.assert_array_equal(out.astype(float), 4.5)
 
 
 def test_while_capturing_an_error_of_cublas_is_raised(products, library):

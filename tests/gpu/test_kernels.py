@@ -175,6 +175,20 @@ def test_random_numbers_are_the_hosts_bit_for_bit(sample, cupy_backend):
     np.testing.assert_array_equal(found.host(found.output), expected.output)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-3.0, 5.5)])
+def test_uniform_numbers_of_half_precision_are_the_hosts(bounds, dtype, cupy_backend):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    generator = dg.random.Generator(3)
+
+    expected = generator.uniform((1001,), *bounds, dtype=dtype).numpy()
+    with dg.use_backend(cupy_backend):
+        found = dg.random.Generator(3).uniform((1001,), *bounds, dtype=dtype).numpy()
+
+    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+
+
 ROUNDED = ("softmax", "log_softmax", "layer_norm", "rms_norm", "max_pool", "avg_pool")
 HALF = [sample for sample in samples() if sample.operation in ROUNDED]
 
