@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.core.op import Op
+from distgrad.core.op import Kind, Op
 from distgrad.core.seam import AUTOCAST, OPEN_KEEPERS, apply
 from distgrad.dtypes import DType, DTypeLike, as_dtype, float16, float32
 from distgrad.errors import DTypeError
@@ -21,6 +21,8 @@ from distgrad.tensor import Operators
 NARROW = frozenset(
     "matmul linear linear_relu contract conv conv_transpose attention lstm gru".split()
 )
+# Beside elementwise operations, what promotes its operands to one dtype.
+PROMOTING = frozenset(("concat",))
 # Sums of many terms, and functions whose range or slope leaves what narrow numbers can hold.
 WIDE = frozenset(
     "sum mean prod cumulative_sum cumulative_prod logsumexp softmax log_softmax "
@@ -55,6 +57,7 @@ def autocast(dtype: DTypeLike = "bfloat16", *, enabled: bool = True) -> Autocast
     Products of matrices, convolutions, `einsum`, attention and recurrent networks take float32
     operands in `dtype`, and return it; what adds up many terms or has a large range takes narrow
     operands in float32; any other operation computes in the dtype to which its operands promote.
+    Cotangents have the dtypes of what they belong to, so products of the walk back are narrow, too.
     float64, complex numbers and integers stay what they are. Each change of dtype is an operation
     that tapes hear: gradients come back in the dtype of the source, so variables stay float32.
 
@@ -147,13 +150,34 @@ def autocast_operands(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         wanted, replaced = narrow, {float32, float16, narrow}
     elif op.name in WIDE:
         wanted, replaced = float32, {narrow}
+    elif op.name in PROMOTING or op.kind is Kind.ELEMENTWISE:
+        return _promoted(narrow, inputs)
     else:
         return inputs
-    dtypes = [x.dtype if isinstance(x, (Operators, np.ndarray)) else None for x in inputs]
+    dtypes = _dtypes_of(inputs)
     others = [d for d in dtypes if d is not None and d.kind in "fc" and d not in replaced]
     if wanted == narrow and others:  # beside float64 nothing is gained
         return inputs
-    changing = [dtype in replaced and dtype != wanted for dtype in dtypes]
+    return _changed(inputs, [dtype in replaced and dtype != wanted for dtype in dtypes], wanted)
+
+
+def _dtypes_of(inputs: tuple[Any, ...]) -> list[DType | None]:
+    return [x.dtype if isinstance(x, (Operators, np.ndarray)) else None for x in inputs]
+
+
+def _promoted(narrow: DType, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return narrow operands in float32 if some are in it already.
+
+    Kernels would promote them, too, but unheard by tapes: cotangents would stay in float32, and
+    with them all products of the walk back.
+    """
+    dtypes = _dtypes_of(inputs)
+    if narrow not in dtypes or float32 not in dtypes:
+        return inputs
+    return _changed(inputs, [dtype == narrow for dtype in dtypes], float32)
+
+
+def _changed(inputs: tuple[Any, ...], changing: list[bool], wanted: DType) -> tuple[Any, ...]:
     if True not in changing:
         return inputs
     return tuple(

@@ -104,6 +104,39 @@ def test_gradients_come_back_in_the_variables_dtype_and_are_close(wrap, dtype):
         np.testing.assert_allclose(given.numpy(), wide.numpy(), rtol=0.05, atol=0.01)
 
 
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda y, other: y + other,
+        lambda y, other: dg.where(other > 0, other, y),
+        lambda y, other: dg.concat([other, y]),
+    ],
+    ids=["sum", "choice", "concat"],
+)
+def test_cotangents_of_products_are_narrow_where_float32_is_joined_to_them(joined):
+    weights, other, seen = dg.Variable(array(4, 4)), array(6, 4, seed=1), []
+
+    @dg.custom_gradient
+    def noting(y):
+        return y, lambda g: (seen.append(g.dtype.name), g)[1]
+
+    with dg.autocast("bfloat16"), dg.GradientTape() as tape:
+        y = joined(noting(array(6, 4, seed=2) @ weights), other)
+
+    assert y.dtype == "float32"
+    assert tape.gradient(y, weights).dtype == "float32"
+    assert seen == ["bfloat16"]
+
+
+@pytest.mark.parametrize("layer", [dg.nn.Conv, dg.nn.ConvTranspose, dg.nn.Dense])
+def test_layers_of_products_are_narrow_with_their_bias(layer):
+    model = (layer(3) if layer is dg.nn.Dense else layer(3, 2)).build(array(2, 5, 4))
+
+    with dg.autocast("bfloat16"):
+        assert model(array(2, 5, 4)).dtype == "bfloat16"
+    assert model(array(2, 5, 4)).dtype == "float32"
+
+
 def test_a_traced_function_is_traced_for_each_setting():
     product = dg.function(lambda a, b: a @ b)
     operands = array(3, 4), array(4, 2)

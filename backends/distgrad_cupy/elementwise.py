@@ -112,7 +112,7 @@ class ByFormula:
         return NotImplemented if own is None else own(*operands)
 
     def _compiled(self, kinds: Sequence[Any], params: dict[str, Any]) -> _Compiled | None:
-        if bool in kinds or None in kinds:
+        if any(each is bool or each is None for each in kinds):  # NumPy's bool equals Python's
             return None
         try:
             formula = forward(self._op, VOCABULARY, kinds, params)

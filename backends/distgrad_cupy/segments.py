@@ -57,7 +57,7 @@ def _scatter_add(run: Runner, values: Array, *arrays: Array, index: Any, shape: 
             return scatter(values.astype(wide), *arrays).astype(dtype)
     fits = has_kernel and index == _ROWS and arrays[0].dtype.kind in "iu" and arrays[0].size > 0
     if not fits or not prod(shape):
-        if is_bfloat16(values):
+        if is_bfloat16(values) and any(each.dtype.kind != "b" for each in arrays):
             return NotImplemented  # CuPy has no atomics for it
         by_cupy = ADAPTERS["scatter_add"]
         return by_cupy(run.namespace().backend, values, *arrays, index=index, shape=shape)

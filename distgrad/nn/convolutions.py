@@ -15,7 +15,7 @@ from distgrad.ops.elementwise.arithmetic import add
 from distgrad.ops.neural.channels import DataFormat, channels_are_first
 from distgrad.ops.neural.convolution import conv, conv_transpose
 from distgrad.ops.neural.pooling import avg_pool, max_pool
-from distgrad.ops.shaping.structure import matrix_transpose, reshape
+from distgrad.ops.shaping.structure import astype, matrix_transpose, reshape
 from distgrad.windows import Padding
 
 Lengths = int | Sequence[int]
@@ -114,7 +114,8 @@ class _Convolution(Module):
             bias = self.bias
             if self.data_format == "channels_first":
                 bias = reshape(bias, (self.filters, *(1,) * (y.ndim - 2)))
-            y = add(y, bias)
+            # Narrow within `autocast`, as the convolution is: what follows stays narrow.
+            y = add(y, astype(bias, y.dtype, copy=False))
         return y if self.activation is None else self.activation(y)
 
 
