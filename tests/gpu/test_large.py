@@ -1,10 +1,16 @@
 """Convolutions, attention and sums into rows at sizes that samples do not have."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.dtypes import as_dtype
 from distgrad_cupy import attention, convolution, segments
+
+HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None
+DTYPES = ["float32", "float64", "float16", *["bfloat16"] * HAS_BFLOAT16]
 
 GEOMETRIES = {
     "plain": ((2, 19, 17, 24), (3, 3, 24, 40), {"padding": 1}),
@@ -29,18 +35,19 @@ def gradients(f, operands, backend):
 
 
 def assert_as_on_the_host(f, operands, dtype, backend):
-    tolerance = {"float64": 1e-10, "float32": 3e-4, "float16": 2e-2}[dtype]
-    found = gradients(f, [each.astype(dtype) for each in operands], backend)
+    tolerance = {"float64": 1e-10, "float32": 3e-4, "float16": 2e-2, "bfloat16": 1e-1}[dtype]
+    own = as_dtype(dtype)
+    found = gradients(f, [each.astype(own) for each in operands], backend)
     # Half precision is compared with what single precision makes of the same rounded numbers.
-    wide = "float32" if dtype == "float16" else dtype
-    expected = gradients(f, [each.astype(dtype).astype(wide) for each in operands], "numpy")
+    wide = "float32" if own.itemsize == 2 else dtype
+    expected = gradients(f, [each.astype(own).astype(wide) for each in operands], "numpy")
 
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=tolerance * max(np.abs(other).max(), 1))
 
 
 @pytest.mark.parametrize("chunk", [1 << 14, 1 << 27], ids=["many chunks", "one chunk"])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("x", "w", "how"), GEOMETRIES.values(), ids=GEOMETRIES)
 def test_convolutions_are_those_of_the_cpu(x, w, how, dtype, chunk, cupy_backend, monkeypatch):
     monkeypatch.setattr(convolution, "_CHUNK_BYTES", chunk)
@@ -51,7 +58,7 @@ def test_convolutions_are_those_of_the_cpu(x, w, how, dtype, chunk, cupy_backend
 
 
 @pytest.mark.parametrize("block", [1 << 16, 1 << 26], ids=["many blocks", "few blocks"])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", ["none", "causal", "seen", "added", "of heads"])
 def test_attention_is_that_of_the_cpu(mask, dtype, block, cupy_backend, monkeypatch):
     monkeypatch.setattr(attention, "_BLOCK_BYTES", block)

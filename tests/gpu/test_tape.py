@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.backend import widening
 from distgrad.errors import MixedBackendError
 from distgrad.testing.gradients import check_gradients
 from distgrad.testing.inputs import values
@@ -39,6 +40,65 @@ def test_a_network_trains_as_on_the_cpu(cupy_backend):
 
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-12)
     np.testing.assert_allclose(weights, expected_weights, rtol=1e-11)
+
+
+def halved(layer, shape, backend):
+    """Return the loss and the gradients of a model within `autocast`, on a backend."""
+    with dg.use_backend(backend):
+        x = dg.asarray(values(shape, -1.0, 1.2).astype(np.float32))
+        labels = dg.asarray([0, 2, 1])
+        model = layer().build(x, seed=0)
+        with dg.autocast("bfloat16"), dg.GradientTape() as tape:
+            loss = dg.mean(dg.softmax_cross_entropy(labels=labels, logits=model(x)))
+        return [each.numpy() for each in (loss, *tape.gradient(loss, model.trainable_variables))]
+
+
+class Encoder(dg.nn.Module):
+    """A block of a transformer, and a classifier."""
+
+    def __init__(self):
+        self.before, self.after = dg.nn.LayerNorm(), dg.nn.RMSNorm()
+        self.attention = dg.nn.MultiHeadAttention(2)
+        self.wide, self.narrow = dg.nn.Dense(16, activation=dg.nn.gelu), dg.nn.Dense(8)
+        self.logits = dg.nn.Dense(4)
+
+    def call(self, x):
+        x = x + self.attention(self.before(x))
+        x = x + self.narrow(self.wide(self.after(x)))
+        return self.logits(dg.mean(x, axis=1))
+
+
+def convolutional():
+    layers = [dg.nn.Conv(5, 3, padding="same", activation=dg.nn.relu), dg.nn.MaxPool(2)]
+    return dg.nn.Sequential(*layers, dg.nn.Conv(6, 3), dg.nn.Flatten(), dg.nn.Dense(4))
+
+
+HALVED = {
+    "dense": (lambda: dg.nn.Sequential(dg.nn.Dense(7, dg.nn.relu), dg.nn.Dense(4)), (3, 5)),
+    "convolutions": (convolutional, (3, 8, 9, 2)),
+    "LSTM": (lambda: dg.nn.Sequential(dg.nn.LSTM(6), dg.nn.Dense(4)), (3, 5, 4)),
+    "transformer": (Encoder, (3, 5, 8)),
+}
+
+
+@pytest.mark.parametrize(("layer", "shape"), HALVED.values(), ids=HALVED)
+def test_models_in_bfloat16_are_computed_in_it_as_near_as_on_the_cpu(
+    layer, shape, cupy_backend, monkeypatch
+):
+    pytest.importorskip("ml_dtypes")
+    widened, rounded = [], widening._rounded
+    expected = halved(layer, shape, "numpy")
+    monkeypatch.setattr(
+        widening, "_rounded", lambda *given: widened.append(given[0]) or rounded(*given)
+    )
+
+    found = halved(layer, shape, cupy_backend)
+
+    assert widened == []  # nothing was computed in single and rounded
+    # Some gradients are differences that nearly vanish, such as that of the keys' bias.
+    scale = max(np.abs(each).max() for each in expected[1:])
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.03 * scale)
 
 
 def test_gradients_stay_on_the_device(cupy_backend):
