@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 
 FEW = 1 << 19  # products of terms; with fewer, nothing is gained by asking
 _by_blas: Any = np.matmul
+_HALF = np.dtype(np.float16)
 
 
 def matmul(a: Any, b: Any) -> Any:
@@ -23,6 +24,7 @@ def matmul(a: Any, b: Any) -> Any:
         a.__class__ is np.ndarray
         and b.__class__ is np.ndarray
         and b.ndim == 2
+        and a.dtype is not _HALF
         and a.size * b.shape[1] >= FEW
         and a.ndim > 1
     ):
@@ -32,6 +34,9 @@ def matmul(a: Any, b: Any) -> Any:
         if a.flags.c_contiguous and a.shape[-1] == b.shape[0]:
             rows = a.reshape(prod(a.shape[:-1]), a.shape[-1])
             return matmul(rows, b).reshape(*a.shape[:-1], b.shape[1])
+    if a.dtype is _HALF and b.dtype is _HALF:
+        # BLAS knows no such numbers, and NumPy's own loops take hundreds of times as long.
+        return matmul(a.astype(np.float32), b.astype(np.float32)).astype(_HALF)
     return _by_blas(a, b)
 
 

@@ -34,6 +34,7 @@ from training_steps.peers import torch_graphed, torch_step
 
 import distgrad as dg
 from distgrad.backend import load
+from distgrad.dtypes import as_dtype
 
 Row = tuple[str, ...]
 
@@ -55,6 +56,7 @@ def memory_rows(clock: Clock, elements: int) -> Iterator[Row]:
     scale, shift = (dg.asarray(backend.asarray(np.ones(width, np.float32))) for _ in range(2))
     flat = dg.asarray(raw, backend=backend)
     half = dg.asarray(raw.astype(np.float16), backend=backend)
+    brain = dg.astype(flat, "bfloat16")
 
     def normed(x: Any) -> Any:
         return dg.nn.layer_norm(x, scale, shift)
@@ -65,6 +67,9 @@ def memory_rows(clock: Clock, elements: int) -> Iterator[Row]:
         "addition": (3 * size, lambda: lambda: flat + flat),
         "gelu": (2 * size, lambda: lambda: dg.nn.gelu(flat)),
         "gelu, float16": (2 * narrow, lambda: lambda: dg.nn.gelu(half)),
+        "gelu, bfloat16": (2 * narrow, lambda: lambda: dg.nn.gelu(brain)),
+        "half of it, bfloat16": (2 * narrow, lambda: lambda: 0.5 * brain),
+        "float32 to bfloat16": (size + narrow, lambda: lambda: dg.astype(flat, "bfloat16")),
         "gelu, forward and back": (5 * size, lambda: pulled(dg.nn.gelu, flat)),
         "softmax of rows of 1024": (2 * size, lambda: lambda: dg.softmax(rows)),
         "softmax, forward and back": (5 * size, lambda: pulled(dg.softmax, rows)),
@@ -125,8 +130,8 @@ def rejecting(name: str, elements: int) -> Callable[[], Any]:
 
 def product_rows(clock: Clock, size: int) -> Iterator[Row]:
     """Yield name, milliseconds and rate of products of square matrices, beside the module's own."""
-    for dtype in ("float32", "float16", "float64"):
-        host = np.linspace(-1, 1, size * size).reshape(size, size).astype(dtype)
+    for dtype in ("float32", "bfloat16", "float16", "float64"):
+        host = np.linspace(-1, 1, size * size).reshape(size, size).astype(as_dtype(dtype))
         raw = clock.backend.asarray(host)
         x = dg.asarray(raw, backend=clock.backend)
         own = clock.attempt(lambda raw=raw: lambda: raw @ raw)

@@ -220,3 +220,23 @@ def test_one_number_seen_as_many_takes_no_memory_and_is_not_written_to(value, sh
 def test_one_number_does_not_lose_an_axis():
     with pytest.raises(ValueError, match="more dimensions"):
         XP.broadcast_to(np.ones((1, 1)), shape=(3,))
+
+
+@pytest.mark.parametrize(
+    "shapes", [((3, 5), (5, 4)), ((5,), (5, 4)), ((2, 3, 5), (5, 4)), ((200, 70), (70, 90))]
+)
+def test_products_of_half_precision_are_those_of_single_rounded(shapes):
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal(shape).astype(np.float16) for shape in shapes)
+
+    found = kernels_of("numpy").matmul(a, b)
+
+    assert found.dtype == np.float16
+    wide = (a.astype(np.float64) @ b.astype(np.float64)).astype(np.float16)
+    np.testing.assert_allclose(found, wide, rtol=2**-10, atol=1e-3)
+
+
+def test_products_of_half_precision_add_up_beyond_its_digits():
+    a = np.full((1, 4096), 1.0, np.float16)  # a sum in half precision stops at 2048
+
+    np.testing.assert_array_equal(kernels_of("numpy").matmul(a, a.T), 4096)

@@ -9,6 +9,7 @@ import numpy as np
 
 import distgrad as dg
 from device_cases.timing import Clock, milliseconds
+from distgrad.dtypes import as_dtype
 
 # Batch, length of a side, channels, outputs, window, stride and groups.
 CONVOLUTIONS = {
@@ -38,7 +39,7 @@ def convolution_rows(clock: Clock, scale: int) -> Iterator[tuple[str, ...]]:
     """Yield name, dtype, milliseconds forward and both ways, and PyTorch's."""
     for name, (batch, side, inner, outer, window, stride, groups) in CONVOLUTIONS.items():
         length = max(side // scale, window)
-        for dtype in ("float32", "float16"):
+        for dtype in ("float32", "bfloat16"):
             shapes = (
                 (max(batch // scale, 1), length, length, inner),
                 (window, window, inner // groups, outer),
@@ -58,7 +59,7 @@ def attention_rows(clock: Clock, scale: int) -> Iterator[tuple[str, ...]]:
     for name, (batch, heads, length, width) in ATTENTIONS.items():
         shape = (batch, heads, max(length // scale, 1), width)
         for causal in (False, True):
-            for dtype in ("float32", "float16"):
+            for dtype in ("float32", "bfloat16"):
 
                 def attend(*operands: Any, causal: bool = causal) -> Any:
                     return dg.nn.scaled_dot_product_attention(*operands, causal=causal)
@@ -86,7 +87,7 @@ def own_times(
 def random(clock: Clock, shape: tuple[int, ...], dtype: str) -> Any:
     """Return an array of the backend with normal numbers."""
     host = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return dg.asarray(host.astype(dtype), backend=clock.backend)
+    return dg.asarray(host.astype(as_dtype(dtype)), backend=clock.backend)
 
 
 def torch_times(
