@@ -151,8 +151,10 @@ class Compiled:
         self._treedef = treedef
         self._is_bare = returned == 1 and treedef.num_nodes == 1
         self.plan = Plan(self.graph, self.inputs, self.graph.outputs, self.kernels)
+        # Captured tensors and variables, which lie in the same memory at most calls.
+        self._lasting = len(order) - len(later)
         if compiled:
-            self.plan.compile()
+            self.plan.compile({node.index for node in self.inputs[self._lasting :]})
 
     @property
     def variables(self) -> list[Variable]:
@@ -175,6 +177,8 @@ class Compiled:
     def call(self, tensors: Sequence[Tensor]) -> Any:
         """Return the function's result for arguments of its signature."""
         listeners = LISTENERS.get()
+        # Before anything here refers to them.
+        targets = self._targets() if self._assigned and not listeners else {}
         if self._variables or self.captured:
             inputs: list[Any] = [*tensors, *self.captured, *(each() for each in self._variables)]
             values = [each.read() for each in inputs]
@@ -193,15 +197,29 @@ class Compiled:
             else:
                 found = run_plan(self.plan, arrays)
         else:
-            found = self.plan.execute(arrays)
+            found = self.plan.execute(arrays, targets)
         outputs = [Tensor(array, self.kernels) for array in found[: self._returned]]
         if followed and outputs:
             self._announce(inputs, values, outputs, residuals)
-        for reference, array in zip(self._assigned, found[self._returned :], strict=True):
-            variable = reference()
-            if variable is not None:
+        for place, reference in enumerate(self._assigned, self._returned):
+            variable, array = reference(), found[place]
+            if variable is not None and array is not targets.get(place):
                 variable.assign(Tensor(array, self.kernels))
         return outputs[0] if self._is_bare else tree.unflatten(self._treedef, outputs)
+
+    def _targets(self) -> dict[int, Any]:
+        """Return the arrays of variables that a compiled plan may write its results into."""
+        if not self.plan.is_compiled:
+            return {}
+        variables = [reference() for reference in self._assigned]
+        alone = {
+            place: variable.array
+            for place, variable in enumerate(variables, self._returned)
+            if variable is not None and variable._is_alone()
+        }
+        # Who refers to an array weakly may know its value by it, such as an optimizer's count.
+        watched = weakref.getweakrefcount
+        return {place: array for place, array in alone.items() if not watched(array)}
 
     # --- derivatives ------------------------------------------------------------------------------
 
@@ -214,6 +232,7 @@ class Compiled:
             self._returned,
             self.kernels,
             self._may_compile,
+            self._lasting,
         )
 
     @property

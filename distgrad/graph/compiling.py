@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 Run = Callable[[Sequence[Any]], list[Any]]
@@ -16,7 +16,7 @@ class CompiledPlan(Protocol):
         """How the plan runs now and, where that is call by call, why; for `Function.explain`."""
         ...
 
-    def __call__(self, run: Run, arrays: Sequence[Any]) -> list[Any]:
+    def __call__(self, run: Run, arrays: Sequence[Any], targets: Mapping[int, Any]) -> list[Any]:
         """Return what the plan gives.
 
         Parameters
@@ -24,8 +24,11 @@ class CompiledPlan(Protocol):
         run : callable
             The reference executor: what this computes it computes too, to the same arrays.
         arrays : sequence of array
-            What the plan reads: the same shapes and dtypes at every call. Not to be changed, as
-            nothing that was returned before.
+            What the plan reads: the same shapes and dtypes at every call. Not to be changed, but
+            for those among the targets, as nothing that was returned before.
+        targets : mapping of int to array
+            By the number of a result an array that nobody else refers to, and that nobody will read
+            any more: the result may be written into it, and is that array then.
         """
         ...
 
@@ -38,12 +41,15 @@ class Compiles(Protocol):
     collective, or with a loop or a branch, whose bodies may hold one.
     """
 
-    def compile(self, name: str) -> CompiledPlan | None:
+    def compile(self, name: str, lasting: Sequence[int]) -> CompiledPlan | None:
         """Return what runs a plan; None where the executor does.
 
         Parameters
         ----------
         name : str
             The traced function's, for messages.
+        lasting : sequence of int
+            Which of the arrays that the plan reads lie in the same memory at most calls: those of
+            variables and of captured tensors. Their contents may change in between.
         """
         ...

@@ -41,6 +41,8 @@ class Derivative:
         Where it runs.
     compiled : bool
         Whether the backend may run the plans its own way.
+    lasting : int
+        The first of the inputs that lie in the same memory at most calls.
 
     Attributes
     ----------
@@ -59,6 +61,7 @@ class Derivative:
         returned: int,
         kernels: Kernels,
         compiled: bool,
+        lasting: int,
     ) -> None:
         with tracing(f"{graph.name}_vjp") as under_way:
             under_way.home = kernels
@@ -95,8 +98,9 @@ class Derivative:
         self.forward = Plan(simple, given, [*made, *self.residuals], kernels)
         self.plan = Plan(simple, [*self.residuals, *seeds], wanted, kernels)
         if compiled:
-            self.forward.compile()
-            self.plan.compile()
+            held = given[lasting:]
+            self.forward.compile({node.index for node in held})
+            self.plan.compile({node.index for node in held})
         under_way.release()
 
     @property

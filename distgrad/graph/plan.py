@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from math import prod
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any
 
 from distgrad.backend.kernels import Kernels
@@ -136,20 +137,44 @@ class Plan:
             first, second = (*operands, 0, 0)[:2]
             self._steps.append((count, kernel, first, second, tuple(operands), out, tuple(dying)))
 
-    def compile(self) -> None:
-        """Let the backend run this its own way, where it offers one and this but computes."""
+    def compile(self, lasting: Collection[int]) -> None:
+        """Let the backend run this its own way, where it offers one and this but computes.
+
+        Parameters
+        ----------
+        lasting : collection of int
+            The nodes, by their index, whose arrays lie in the same memory at most calls.
+        """
         backend = self._kernels.backend
         if isinstance(backend, Compiles) and not any(isinstance(n.op, Acting) for n in self.nodes):
-            self._compiled = backend.compile(self._name)
+            places = [place for place, node in enumerate(self._given) if node.index in lasting]
+            self._compiled = backend.compile(self._name, places)
 
     @property
     def way(self) -> str:
         """How the backend runs this, in words; empty where it is by this executor."""
         return "" if self._compiled is None else self._compiled.way
 
-    def execute(self, arrays: Sequence[Any]) -> list[Any]:
-        """Return what `run` does, the backend's own way if it has one."""
-        return self.run(arrays) if self._compiled is None else self._compiled(self.run, arrays)
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the backend has a way of its own to run this."""
+        return self._compiled is not None
+
+    def execute(
+        self, arrays: Sequence[Any], targets: Mapping[int, Any] = MappingProxyType({})
+    ) -> list[Any]:
+        """Return what `run` does, the backend's own way if it has one.
+
+        Parameters
+        ----------
+        arrays : sequence of array
+            As for `run`.
+        targets : mapping of int to array
+            Arrays that results may be written into, see `CompiledPlan`.
+        """
+        if self._compiled is None:
+            return self.run(arrays)
+        return self._compiled(self.run, arrays, targets)
 
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """Return the wanted arrays from the given ones."""

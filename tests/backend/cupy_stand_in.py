@@ -30,7 +30,9 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=self.ctypes.data, device_id=self.device_id)
+        """What CuPy has as pointer: the memory, which does not hold the array."""
+        memory = self if self.base is None else self.base
+        return SimpleNamespace(ptr=self.ctypes.data, device_id=self.device_id, memory=memory)
 
 
 class Graph:
@@ -215,6 +217,12 @@ class Device:
         self.fft = SimpleNamespace(config=SimpleNamespace(get_plan_cache=lambda: self.plans))
         self.copies = 0
         self.module = self
+
+    def ndarray(self, shape, dtype, memptr):
+        """Return an array in the memory of another one, the whole of it."""
+        made = memptr.memory.view(Array)
+        assert (made.shape, made.dtype, made.ctypes.data) == (shape, dtype, memptr.ptr)
+        return made
 
     def empty(self, shape, dtype):
         made = np.full(shape, 77, dtype).view(Array)

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import logging
+import sys
 import threading
 import weakref
 
@@ -13,6 +14,7 @@ if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
 from distgrad.core.under_way import forget_wait, note_wait
+from distgrad.dtypes import as_dtype
 from distgrad.errors import StallError
 from distgrad.graph.compiling import Compiles
 from distgrad_cupy.capturing import Graphs
@@ -173,6 +175,167 @@ def test_the_current_stream_waits_for_the_last_launch_on_another(device, graphs)
     assert other.waited[0].recorded[-3:] == [other.ptr, other.ptr, 7]
 
 
+# --- where arrays lie -----------------------------------------------------------------------------
+
+
+def lasting(device, graphs, program, y, runs=3):
+    """Return what launches a graph that reads y where it lies."""
+    replay = graphs("f", [1])
+    for number in range(runs):
+        replay(program, [operands(device, number)[0], y])
+    assert replay.way == "as one CUDA graph"
+    return replay
+
+
+def test_an_array_that_stays_is_read_where_it_lies_and_may_change(device, graphs):
+    program, y = Program(device), operands(device, 1)[1]
+    replay = lasting(device, graphs, program, y)
+    runs = program.runs
+
+    for number in range(3):
+        y[...] = number
+        arrays = [operands(device, number)[0], y]
+        assert_right(replay(program, arrays), arrays)
+
+    assert program.runs == runs
+    assert len(device.cuda.graphs) == 1
+
+
+def test_only_the_others_are_copied(device, graphs, monkeypatch):
+    program, (x, y) = Program(device), operands(device, 1)
+    replay = lasting(device, graphs, program, y)
+    copied = []
+    monkeypatch.setattr(
+        "distgrad_cupy.capturing.copy_all", lambda run, given, to: copied.append(list(given))
+    )
+
+    replay(program, [x, y])
+
+    into, out = copied
+    assert len(into) == 1
+    assert into[0] is x
+    assert len(out) == 2  # y is handed through
+
+
+def test_a_graph_holds_the_memory_and_not_the_array(device, graphs):
+    program, y = Program(device), operands(device, 1)[1]
+    before = sys.getrefcount(y)
+
+    replay = lasting(device, graphs, program, y)
+
+    assert sys.getrefcount(y) == before
+    del replay
+
+
+def test_where_an_array_has_moved_the_plan_is_captured_again_and_in_the_end_copies_it(
+    device, graphs
+):
+    program, y = Program(device), operands(device, 1)[1]
+    replay = lasting(device, graphs, program, y)
+    kept = []
+
+    for number in range(5):
+        kept.append(operands(device, number))  # each lies elsewhere
+        assert_right(replay(program, kept[-1]), kept[-1])
+
+    assert replay.way == "as one CUDA graph"
+    assert len(device.cuda.graphs) == 3  # read in two places, then copied
+    assert len(device.cuda.graphs[-1].launches) == 1 + 3
+
+
+def test_memory_of_a_graph_whose_array_has_moved_is_given_back_before_the_next(device, graphs):
+    program, y = Program(device), operands(device, 1)[1]
+    replay = lasting(device, graphs, program, y)
+    (pool,) = device.cuda.pools
+    device.cuda.graphs.clear()
+    program.before = lambda: released.append(pool.releases)
+    released = []
+
+    replay(program, operands(device, 2))
+
+    assert released[0] == 1
+
+
+@pytest.mark.parametrize("whole", [np.ones((2, 6)), np.ones((3, 2))], ids=["parts", "turned"])
+def test_an_array_that_is_not_one_line_is_copied(whole, device, graphs):
+    y = device.asarray(whole)
+    y = y[:, ::2] if len(y) == 2 else y.T
+    program = Program(device)
+    replay = lasting(device, graphs, program, y)
+
+    arrays = [operands(device, 4)[0], y]
+    assert_right(replay(program, arrays), arrays)
+
+    assert len(device.cuda.graphs) == 1
+
+
+def test_results_are_written_into_targets_once_there_is_a_graph(device, graphs):
+    program, y = Program(device), operands(device, 1)[1]
+    replay = graphs("f", [1])
+    target = device.asarray(np.zeros((2, 3)))
+
+    for number in range(5):
+        arrays = [operands(device, number)[0], y]
+        found = replay(program, arrays, {0: target})
+        assert_right(found, arrays)
+        assert (found[0] is target) == (number >= 3)
+
+
+def test_an_array_that_is_read_may_be_a_target(device, graphs):
+    def program(arrays):
+        return [device.kernel(lambda a, b: a + b, *arrays)]
+
+    total, replay = device.asarray(np.zeros(2)), graphs("f", [1])
+
+    for number in range(6):
+        (found,) = replay(program, [device.asarray(np.ones(2)), total], {0: total})
+        assert (found is total) == (number >= 3)
+        total[...] = found
+
+    np.testing.assert_array_equal(total, [6, 6])
+
+
+def test_targets_that_do_not_fit_are_left(device, graphs):
+    program, y = Program(device), operands(device, 1)[1]
+    replay = lasting(device, graphs, program, y)
+    others = [
+        device.asarray(np.zeros((3, 2))),
+        device.asarray(np.zeros((2, 3), np.float32)),
+        device.asarray(np.zeros((2, 6)))[:, ::2],
+    ]
+
+    for target in others:
+        arrays = [operands(device, 4)[0], y]
+        found = replay(program, arrays, {0: target})
+        assert_right(found, arrays)
+        assert found[0] is not target
+        assert not target.any()
+
+
+def test_what_is_handed_through_is_no_target(device, graphs):
+    program, y = Program(device), operands(device, 1)[1]
+    replay = lasting(device, graphs, program, y)
+    arrays = [operands(device, 4)[0], y]
+
+    found = replay(program, arrays, {0: y})  # which is the second result, as it was
+
+    assert_right(found, arrays)
+    np.testing.assert_array_equal(y, 1)
+
+
+def test_nothing_is_written_into_targets_where_results_are_views_of_what_is_read(device, graphs):
+    def program(arrays):
+        return [device.kernel(lambda a, b: a + b, *arrays), arrays[1][1:]]
+
+    total, replay = device.asarray(np.arange(3.0)), graphs("f", [1])
+
+    for _ in range(6):
+        found, rest = replay(program, [device.asarray(np.ones(3)), total], {0: total})
+        assert found is not total
+        np.testing.assert_array_equal(rest, [1, 2])
+    assert replay.way == "as one CUDA graph"
+
+
 REFUSED = {
     "it waits for the device": lambda d: d.cuda.stream.synchronize(),
     "it copies from the host": lambda d: d.cuda.alloc_pinned_memory(8),
@@ -239,16 +402,18 @@ def test_a_graph_that_gives_other_numbers_is_not_used(device, graphs):
     assert [float(each[0][0, 0]) for each in found[:3]] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "complex128", "int64", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex128", "int64", "bool"])
 def test_numbers_that_differ_by_rounding_or_are_nan_are_the_same(dtype, device, graphs):
     replay, calls = graphs("f"), []
+    rounding = {"float32": 1e-6, "bfloat16": 1e-2}.get(dtype, 0)
+    dtype = as_dtype(dtype)
 
     def program(arrays):
         calls.append(1)
-        moved = 1 + 1e-6 * len(calls) if dtype == "float32" else 1
+        moved = 1 + rounding * len(calls) if rounding else 1
         return [device.kernel(lambda a: (a * moved).astype(dtype), arrays[0])]
 
-    x = np.array([0.0, 1, 5] if dtype in ("int64", "bool") else [0, np.nan, np.inf, -2, 1])
+    x = np.array([0.0, 1, 5] if dtype.kind in "ib" else [0, np.nan, np.inf, -2, 1])
     with np.errstate(invalid="ignore"):  # of infinities, which the device says nothing of
         for _ in range(4):
             replay(program, [device.asarray(x.astype(dtype))])

