@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from distgrad.autocasting import autocast_operands
 from distgrad.backend.kernels import Kernels
-from distgrad.backend.protocol import Backend
 from distgrad.backends_in_force import (
     bind_recorded,
     current_kernels,
@@ -23,7 +22,7 @@ from distgrad.backends_in_force import (
     set_backend,
     use_backend,
 )
-from distgrad.core.op import Op, Spec
+from distgrad.core.op import Op
 from distgrad.core.seam import LISTENERS, OPEN_KEEPERS, VALUES, bind_evaluator
 from distgrad.dtypes import DType, as_dtype, complex64, complex128, is_differentiable, result_type
 from distgrad.entering import (
@@ -37,7 +36,7 @@ from distgrad.entering import (
     kernels_owning,
     stacked,
 )
-from distgrad.errors import DistgradError, MixedBackendError
+from distgrad.kernel_errors import explain_failure, refuse_mixture
 from distgrad.ops.elementwise import comparison
 from distgrad.ops.elementwise.selection import WHERE
 from distgrad.ops.shaping.structure import TRANSFER
@@ -138,7 +137,7 @@ def evaluate(
     try:
         result = kernel(*arrays, **params) if params else kernel(*arrays)
     except (TypeError, ValueError, IndexError) as error:
-        _explain(op, arrays, params, error)
+        explain_failure(op, arrays, params, error)
 
     if op.outputs == 1:
         home = kernels
@@ -245,9 +244,9 @@ def _admitted(op: Op, kernels: Kernels, value: Any) -> Any:
         return asarray_raw(kernels, value)
     if isinstance(value, np.ndarray):
         if value.ndim and not _takes_numpy(kernels) and HOME.get() is None:
-            _refuse_mixture(op, kernels.backend, load("numpy"))
+            refuse_mixture(op, kernels.backend, load("numpy"))
     elif not kernels.level and (other := kernels_owning([value])):
-        _refuse_mixture(op, kernels.backend, other.backend)
+        refuse_mixture(op, kernels.backend, other.backend)
     return asarray_raw(kernels, value)
 
 
@@ -316,55 +315,12 @@ def _lift(op: Op, tensors: Sequence[Tensor]) -> tuple[Kernels, tuple[Any, ...]]:
         elif tensor.kernels.level < top.level:
             arrays.append(top.backend.lift(tensor))  # type: ignore[attr-defined]  # a level has it
         else:
-            _refuse_mixture(op, top.backend, tensor.kernels.backend)
+            refuse_mixture(op, top.backend, tensor.kernels.backend)
     return top, tuple(arrays)
 
 
 def _level(kernels: Kernels) -> int:
     return kernels.level
-
-
-def _refuse_mixture(op: Op, one: Backend, other: Backend) -> NoReturn:
-    explain = getattr(one, "explain_mixture", None)
-    if explain is not None:  # values of two transformations, which nothing moves
-        explain(op.name)
-    raise MixedBackendError(
-        f"{op.name}: the operands belong to the backends {one.name!r} and {other.name!r}; "
-        f"move one of them first, such as x.to(backend={one.name!r})"
-    )
-
-
-def _explain(op: Op, arrays: tuple[Any, ...], params: dict[str, Any], error: Exception) -> NoReturn:
-    """Raise the clearest error for a kernel that failed: the rule's own, if it objects."""
-    if isinstance(error, DistgradError):
-        raise error
-    operands = [
-        a if type(a) in SCALARS else Spec(tuple(a.shape), as_dtype(a.dtype)) for a in arrays
-    ]
-    try:
-        op.spec(*operands, **params)
-    except DistgradError as explanation:
-        raise explanation from None  # it says all that the kernel's own error does, and more
-    said = str(error)
-    own = type(error) in _KINDS or type(error).__module__.startswith("numpy")
-    named = said.startswith(f"{op.name}:") or any(isinstance(each, _Named) for each in error.args)
-    if named or not own:
-        raise error  # of a function that the kernel called, or one that says all there is to say
-    kind = next(kind for kind in _KINDS if isinstance(error, kind))
-    listed = ", ".join(
-        f"{each.dtype}{list(each.shape)}" if isinstance(each, Spec) else repr(each)
-        for each in operands
-    )
-    raise kind(_Named(f"{op.name} of {listed}: {said}")) from error
-
-
-_KINDS = (TypeError, IndexError, ValueError)  # NumPy's own, of other arguments, are kinds of these
-
-
-class _Named(str):
-    """The message of an error that names the operation, which one around it does not repeat."""
-
-    __slots__ = ()
 
 
 # --- the recorded vocabulary: what rules compute in when their result is to be differentiated ----

@@ -26,7 +26,8 @@ FLOORS: dict[int, tuple[str, ...]] = {
     3: ("ops",),
     4: ("operators", "array_methods", "interchange", "tensor", "linalg", "fft", "special"),
     5: (
-        *("backends_in_force", "namespace_info", "entering", "autocasting", "eager", "variable"),
+        *("backends_in_force", "namespace_info", "entering", "autocasting", "kernel_errors"),
+        *("eager", "variable"),
         *("sparse", "numpy_functions", "batching", "vectorizing", "data", "debug", "random"),
         "unknown_names",
     ),

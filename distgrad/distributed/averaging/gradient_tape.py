@@ -12,7 +12,6 @@ from typing import Any
 from distgrad import tree
 from distgrad.core.destinations import offering
 from distgrad.core.under_way import settle
-from distgrad.distributed.averaging.accumulation import OrderedGradients, number_of_shards
 from distgrad.distributed.averaging.adding import Adder, all_dense, manner
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
 from distgrad.distributed.averaging.exchange import (
@@ -26,17 +25,21 @@ from distgrad.distributed.averaging.exchange import (
 from distgrad.distributed.averaging.finiteness import Finiteness, each_alone
 from distgrad.distributed.averaging.layouts import layout_known, offers, remember_layout
 from distgrad.distributed.averaging.on_device import line_to_average
+from distgrad.distributed.averaging.ordered_gradients import (
+    OrderedGradients,
+    number_of_shards,
+    walk_each_shard,
+)
 from distgrad.distributed.averaging.overlap import WalkedAverage
 from distgrad.distributed.averaging.report import CommReport, last_report
 from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
 from distgrad.distributed.averaging.walking import walked_average
-from distgrad.distributed.batches.logical import check_number, last_cut
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.errors import BatchError, ShapeError, TapeError
+from distgrad.errors import ShapeError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.variable import Variable
@@ -254,7 +257,8 @@ class DistributedGradientTape:
             _refuse_sums(target)
         if self._count is not None:
             leaves, treedef = tree.flatten(sources)
-            sums = self._ordered(comm, leaves, target, output_gradients, examples)
+            sums = OrderedGradients(comm, leaves, self._average, self._count, self._bucket_bytes)
+            walk_each_shard(self._tape, sums, target, output_gradients, examples)
             found = connect(policy, leaves, sums.finish(treedef))
             found = self._finiteness.judge(comm, treedef, leaves, found, sums.own)
             return tree.unflatten(treedef, found)
@@ -372,46 +376,6 @@ class DistributedGradientTape:
         remember_layout(comm, plan, leaves, union, self._bucket_bytes, adder)
         average.tally.close(comm)
         return found, (gradients if average.weight else [None] * len(leaves))
-
-    def _ordered(
-        self,
-        comm: Communicator,
-        leaves: list[Any],
-        target: Any,
-        output_gradients: Any,
-        examples: Any,
-    ) -> OrderedGradients:
-        """Return the gradients of this rank's logical shards, one walk for each."""
-        count = self._count or 0
-        cut = last_cut("gradient", comm, count)
-        targets = list(target) if isinstance(target, (list, tuple)) else [target]
-        check_number("gradient", "targets", len(targets), cut)
-        seeds = _one_each("output_gradients", output_gradients, len(targets))
-        weights = _one_each("examples", examples, len(targets))
-        if len(targets) > 1 and not self._tape._persistent:
-            raise TapeError(
-                f"gradient: deterministic takes the gradient of each of {len(targets)} logical "
-                "shards by itself: dist.DistributedGradientTape(dg.GradientTape(persistent=True)), "
-                "or one tape for each shard and dist.GradientAccumulator"
-            )
-        sums = OrderedGradients(comm, leaves, self._average, count, self._bucket_bytes)
-        for each, seed, weight in zip(targets, seeds, weights, strict=True):
-            gradients = self._tape.gradient(each, leaves, seed)
-            refuse_listeners(self._tape, gradients)
-            sums.add(gradients, weight)
-        return sums
-
-
-def _one_each(argument: str, given: Any, number: int) -> Sequence[Any]:
-    """Return one value for each logical shard, or raise a `BatchError`."""
-    if given is None:
-        return [None] * number
-    if not isinstance(given, (list, tuple)) or len(given) != number:
-        raise BatchError(
-            f"gradient: {argument} is {given!r}; with deterministic, expected a list with one for "
-            f"each of the {number} targets"
-        )
-    return given
 
 
 def _refuse_sums(target: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.distributed.averaging.accumulation import number_of_shards
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
 from distgrad.distributed.averaging.exchange import on_host
+from distgrad.distributed.averaging.ordered_gradients import number_of_shards
 from distgrad.distributed.safety.fingerprint import agree
 from distgrad.distributed.sharded.building import CutVariablesOptimizer
 from distgrad.distributed.sharded.refusals import (

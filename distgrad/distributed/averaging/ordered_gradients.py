@@ -1,0 +1,223 @@
+"""Add up the gradients of logical shards in an order that no number of ranks changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from distgrad import tree
+from distgrad.distributed.averaging.buckets import BUCKET_BYTES, Bucket, plan_buckets
+from distgrad.distributed.averaging.buffers import buffers_of
+from distgrad.distributed.averaging.exchange import (
+    describe_sources,
+    on_host,
+    refuse_listeners,
+    take_out,
+)
+from distgrad.distributed.averaging.layouts import layout_of
+from distgrad.distributed.averaging.ordered import OrderedSum
+from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
+from distgrad.distributed.batches.sharding import checked_examples
+from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.verbs.communicator import Array, Communicator
+from distgrad.dtypes import is_differentiable
+from distgrad.errors import BatchError, TapeError
+from distgrad.tape.gradient_tape import GradientTape
+from distgrad.tensor import Tensor
+
+
+def number_of_shards(function: str, deterministic: bool | int | None) -> int | None:
+    """Return how many logical shards ``deterministic=`` asks for; None for none.
+
+    Raises
+    ------
+    ValueError
+        If it is no integer, or less than 1.
+    """
+    if deterministic is None or deterministic is False:
+        return None
+    count = LOGICAL_SHARDS if deterministic is True else deterministic
+    if not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(
+            f"{function}: deterministic is {deterministic!r}; expected True or a number of logical "
+            "shards, 1 or more"
+        )
+    return int(count)
+
+
+class OrderedGradients:
+    """Adds up the gradients of logical shards along a fixed tree.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks; one is enough.
+    leaves : list of Tensor or Variable
+        The sources.
+    average : {"examples", "ranks", "sum"}
+        What to divide by.
+    count : int
+        How many logical shards there are over all ranks.
+    bucket_bytes : int
+        How long a message may get; it changes no bit.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        leaves: list[Any],
+        average: str,
+        count: int,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        self.comm = self._comm = comm
+        self.leaves = leaves
+        self._average = average
+        self.cut: Cut = last_cut("gradient", comm, count)
+        self._pool = buffers_of(comm)
+        self._has_gradient = [False] * len(leaves)
+        self._added = self._place = 0
+        # All that can have a gradient: whether they do, other ranks would have to say first.
+        positions = tuple(p for p, leaf in enumerate(leaves) if is_differentiable(leaf.dtype))
+        self._buckets: list[tuple[Bucket, OrderedSum]] = [
+            (bucket, OrderedSum(comm, count))
+            for bucket in plan_buckets(*layout_of(leaves), positions, bucket_bytes)
+        ]
+
+    def add(self, gradients: Sequence[Any], examples: float | None = None) -> None:
+        """Add one gradient for each source, or None: those of the next logical shard."""
+        self._added += 1
+        self._skip_empty()
+        if self._place == len(self.cut.sizes):
+            check_number("gradient", "gradients", self._added, self.cut)
+        weight = float(self.cut.sizes[self._place])
+        if examples is not None:
+            weight = checked_examples("gradient", examples, self._comm)
+        self._put(gradients, weight)
+
+    def _skip_empty(self) -> None:
+        sizes = self.cut.sizes
+        while self._place < len(sizes) and not sizes[self._place]:
+            self._put([None] * len(self.leaves), 0.0)
+
+    def _put(self, gradients: Sequence[Any], weight: float) -> None:
+        if self._average != "examples":
+            weight = float(weight > 0)
+        for position, gradient in enumerate(gradients):
+            if gradient is not None:
+                self._has_gradient[position] = True
+        for bucket, total in self._buckets:
+            row = self._pool.take(bucket.length, bucket.dtype)
+            total.add(bucket.pack([on_host(gradients[p]) for p in bucket.positions], weight, row))
+        self._place += 1
+
+    def own(self) -> list[list[Any]]:
+        """Return what this rank has added up for each source; see `Finiteness.judge`."""
+        found: list[list[Any]] = [[] for _ in self.leaves]
+        for bucket, total in self._buckets:
+            for row in total.rows:
+                for position, array in zip(bucket.positions, bucket.unpack(row), strict=True):
+                    found[position].append(array)
+        return found
+
+    def finish(self, treedef: tree.TreeDef) -> list[Tensor | None]:
+        """Return the average over all logical shards, the same bits on every rank."""
+        check_number("gradient", "gradients", self._added, self.cut)
+        self._skip_empty()
+        comm, count = self._comm, self.cut.count
+        operation = f"gradient (average={self._average!r}, deterministic={count})"
+        entries = describe_sources(treedef, self.leaves)
+        tally = Tally("ordered")
+        with tally.exposed_time():
+            slots = tally.computed(comm)
+            plan = Plan(operation, entries)
+            connected = tally.agree(
+                lambda: agree(comm, plan, self._has_gradient, slots=slots), slots
+            )
+        results: list[Tensor | None] = [None] * len(self.leaves)
+        as_sum = self._average == "sum"
+        for bucket, total in self._buckets:
+            summed = partial(total.total, bucket.length, bucket.dtype, self._out(bucket))
+            with tally.exposed_time():
+                message = tally.carry(bucket.length * bucket.dtype.itemsize, summed)
+            _divide_by_weight(message, as_sum=as_sum, ranks=comm.size)
+            take_out(bucket, message, self.leaves, results)
+        if comm.size > 1:
+            tally.close(comm)
+        return [each if found else None for each, found in zip(results, connected, strict=True)]
+
+    def _out(self, bucket: Bucket) -> Array | None:
+        if self._comm.size == 1:
+            return None
+        return self._pool.take(bucket.length, bucket.dtype)
+
+
+def walk_each_shard(
+    tape: GradientTape, sums: OrderedGradients, target: Any, output_gradients: Any, examples: Any
+) -> None:
+    """Add the gradients of this rank's logical shards, by one walk back for each.
+
+    Parameters
+    ----------
+    tape : GradientTape
+        Which recorded them; persistent where there are several.
+    sums : OrderedGradients
+        What they are added to.
+    target, output_gradients, examples :
+        As for `DistributedGradientTape.gradient`.
+
+    Raises
+    ------
+    BatchError
+        If there is not one target, cotangent or number of examples for each shard.
+    TapeError
+        If the tape is not persistent and there are several, or another one records the gradients.
+    """
+    targets = list(target) if isinstance(target, (list, tuple)) else [target]
+    check_number("gradient", "targets", len(targets), sums.cut)
+    seeds = _one_each("output_gradients", output_gradients, len(targets))
+    weights = _one_each("examples", examples, len(targets))
+    if len(targets) > 1 and not tape._persistent:
+        raise TapeError(
+            f"gradient: deterministic takes the gradient of each of {len(targets)} logical "
+            "shards by itself: dist.DistributedGradientTape(dg.GradientTape(persistent=True)), "
+            "or one tape for each shard and dist.GradientAccumulator"
+        )
+    for each, seed, weight in zip(targets, seeds, weights, strict=True):
+        gradients = tape.gradient(each, sums.leaves, seed)
+        refuse_listeners(tape, gradients)
+        sums.add(gradients, weight)
+
+
+def _one_each(argument: str, given: Any, number: int) -> Sequence[Any]:
+    """Return one value for each logical shard, or raise a `BatchError`."""
+    if given is None:
+        return [None] * number
+    if not isinstance(given, (list, tuple)) or len(given) != number:
+        raise BatchError(
+            f"gradient: {argument} is {given!r}; with deterministic, expected a list with one for "
+            f"each of the {number} targets"
+        )
+    return given
+
+
+def _divide_by_weight(message: Array, *, as_sum: bool, ranks: int) -> None:
+    """Divide a message by the weight that leads it, unless only sums are wanted.
+
+    Raises
+    ------
+    BatchError
+        If the weights add up to zero.
+    """
+    total = message[0].real
+    if total == 0:
+        raise BatchError(
+            f"gradient: no rank of {ranks} has an example; expected at least one in the "
+            "global batch"
+        )
+    if not as_sum and total != 1:
+        message /= total
