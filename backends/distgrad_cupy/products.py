@@ -308,7 +308,7 @@ class Products:
             depth = left.shape[-1]
             if max(rows, columns, depth, count, one_layout[1], other_layout[1]) > _LARGEST:
                 raise CublasError("lengths beyond 2^31 - 1")
-            name, wide = name_of(a.dtype), np.dtype(dtype).name
+            name, wide = name_of(a.dtype), name_of(dtype)
             handle, _room = self._handle()  # the workspace has to be there until the launch
             # cuBLAS reads columns where rows lie: what it sees is turned, and so is the product.
             self.cublas().multiply(

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from distgrad.batching import Batched
@@ -74,12 +75,17 @@ class Stored:
 
     __slots__ = ("__weakref__", "_dtype", "_packing", "_shape", "_source", "nbytes", "packed")
 
-    def __init__(self, packing: Packing, packed: Any, array: Any) -> None:
+    def __init__(self, packing: Packing, packed: Any, array: Any, is_watched: bool) -> None:
         self._packing = packing
         self.packed = packed
         self._shape, self._dtype = tuple(array.shape), as_dtype(array.dtype)
         self.nbytes = nbytes_of(array)
-        self._source: weakref.ref[Any] | None
+        self._source: Callable[[], Any] | None
+        if is_watched:
+            # A variable's array is changed in place where nobody else refers to it: then this would
+            # no longer be its packed form, and the program holds it anyhow.
+            self._source = partial(_itself, array)
+            return
         try:
             self._source = weakref.ref(array)
         except TypeError:  # a foreign array without weak references is packed each time
@@ -123,6 +129,10 @@ class Stored:
                 f"expected {self._dtype}, as pack received it"
             )
         return array
+
+
+def _itself(array: Any) -> Any:
+    return array
 
 
 class Held:
@@ -295,7 +305,7 @@ def _hold(packing: Packing, name: str, kernels: Any, value: Any, is_watched: boo
         packed = packing.pack(array, home, name, is_watched)
         if packed is LEAVE:
             return value
-        stored = Stored(packing, packed, array)
+        stored = Stored(packing, packed, array, is_watched)
         if packing.shares:
             packing.known[id(array)] = stored
     return Held(stored, home, wrap)

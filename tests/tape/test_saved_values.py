@@ -323,3 +323,25 @@ def test_an_assignment_is_no_change_in_place():
         x.assign(X + 1.0)
 
     np.testing.assert_array_equal(tape.gradient(y, x).numpy(), 2 * X)
+
+
+def test_a_variable_that_changes_in_place_is_packed_again_while_older_tapes_live():
+    v, optimizer, packed, tapes = dg.Variable([1.0, 2.0, 3.0]), dg.optimizers.SGD(1.0), [], []
+
+    def pack(array):
+        packed.append(array.copy())
+        return packed[-1]
+
+    with dg.saved_values(pack, lambda each: each):
+        for step in range(3):
+            with dg.GradientTape(persistent=True) as tape:
+                y = dg.sum(v * v)
+            tapes.append((tape, y))
+            expected = 2 * v.numpy()
+            np.testing.assert_array_equal(tape.gradient(y, v).numpy(), expected)
+            optimizer.apply([dg.ones(3)], [v])
+            assert len(packed) == step + 1
+
+    for number, (tape, y) in enumerate(tapes):  # each by the values of its own time
+        expected = [2 - 2 * number, 4 - 2 * number, 6 - 2 * number]
+        np.testing.assert_array_equal(tape.gradient(y, v).numpy(), expected)
