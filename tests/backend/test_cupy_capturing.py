@@ -152,12 +152,12 @@ def test_what_a_graph_reads_and_writes_lies_in_its_own_pool(device, graphs):
 
 def test_products_are_cublas_own_while_a_graph_is_prepared(device, graphs):
     program, own = Program(device), []
-    program.before = lambda: own.append(graphs.products.are_own)
+    program.before = lambda: own.append(graphs.tools.products.are_own)
 
     ready(device, graphs, program)
 
     assert own == [False, False, False, True, True]
-    assert not graphs.products.are_own
+    assert not graphs.tools.products.are_own
 
 
 def test_the_current_stream_waits_for_the_last_launch_on_another(device, graphs):
@@ -206,7 +206,7 @@ def test_only_the_others_are_copied(device, graphs, monkeypatch):
     replay = lasting(device, graphs, program, y)
     copied = []
     monkeypatch.setattr(
-        "distgrad_cupy.capturing.copy_all", lambda run, given, to: copied.append(list(given))
+        "distgrad_cupy.captured.copy_all", lambda run, given, to: copied.append(list(given))
     )
 
     replay(program, [x, y])
