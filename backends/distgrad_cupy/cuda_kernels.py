@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distgrad_cupy import (
+    affine,
     attention,
     conforming,
     convolution,
@@ -21,7 +22,7 @@ from distgrad_cupy import (
 from distgrad_cupy.running import Runner
 
 SUBJECTS = (
-    *(rows, attention, convolution, pooling, recurrent, segments),
+    *(affine, rows, attention, convolution, pooling, recurrent, segments),
     *(drawing, variates, own_special, joining, conforming),
 )
 

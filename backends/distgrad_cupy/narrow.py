@@ -15,16 +15,25 @@ import numpy as np
 
 from distgrad.core.op import Kind
 from distgrad.ops import VOCABULARY
-from distgrad_cupy import attention, convolution, elementwise, pooling, recurrent, rows, segments
+from distgrad_cupy import (
+    affine,
+    attention,
+    convolution,
+    elementwise,
+    pooling,
+    recurrent,
+    rows,
+    segments,
+)
 from distgrad_cupy.running import Runner
 
 Kernel = Callable[..., Any]
 
-_SUBJECTS = (attention, convolution, pooling, recurrent, rows, segments)
+_SUBJECTS = (affine, attention, convolution, pooling, recurrent, rows, segments)
 # They compute nothing, so that the two bytes of an element may be any.
 _MOVING = ("concat", "getitem", "take_along_axis", "index_set", "tril", "triu", "zeros_like")
 # Made of these and of products alone.
-_COMPOSED = ("linear", "linear_relu", "contract", "gather")
+_COMPOSED = ("contract", "gather")
 
 
 def bfloat16_kernels(run: Runner, kernel: Callable[[str], Kernel | None]) -> dict[str, Kernel]:
