@@ -13,7 +13,7 @@ from distgrad.testing.formulas import cases
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
-from distgrad_cupy import elementwise
+from distgrad_cupy import contiguous, elementwise
 from distgrad_cupy.contiguous import Contiguous, element_source, kernel_source, width_of
 from distgrad_cupy.running import headers
 
@@ -136,6 +136,70 @@ def test_other_dtypes_are_left_to_cupy(made, host_runner, monkeypatch):
     found = elementwise.casting(host_runner, lambda x, dtype: x.astype(dtype))(x, np.dtype(made))
 
     assert found.dtype == made
+    assert len(host_runner.launched) == before
+
+
+REPEATED = {
+    "a row": ((40, 24), (24,)),
+    "a row with axes before it": ((5, 8, 24), (1, 1, 24)),
+    "a matrix": ((5, 8, 24), (8, 24)),
+    "a row of no whole load": ((41, 5), (5,)),
+    "a number": ((40, 24), ()),
+    "a number with axes": ((40, 24), (1, 1)),
+    "the first": ((24,), (40, 24)),
+}
+
+
+@pytest.mark.parametrize("shapes", REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "not aligned"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_rows_that_repeat_are_read_where_they_stand(
+    dtype, offset, shapes, host_runner, monkeypatch
+):
+    monkeypatch.setattr(contiguous, "_MANY", 1)
+    rng, own = np.random.default_rng(0), as_dtype(dtype)
+    room = rng.standard_normal(int(np.prod(shapes[1])) + offset).astype(own)
+    x, y = rng.standard_normal(shapes[0]).astype(own), room[offset:].reshape(shapes[1])
+    before = len(host_runner.launched)
+
+    found = Contiguous(host_runner, formula_of("subtract", [own, own]), never)(x, y)
+
+    np.testing.assert_allclose(
+        found.astype(float), x.astype(float) - y.astype(float), **CLOSE[dtype]
+    )
+    assert found.shape == np.broadcast_shapes(*shapes)
+    assert len(host_runner.launched) == before + 1
+
+
+def test_rows_and_numbers_of_three_operands(host_runner, monkeypatch):
+    monkeypatch.setattr(contiguous, "_MANY", 1)
+    formula = forward(VOCABULARY["where"], VOCABULARY, [np.dtype(bool), np.dtype("f4"), float], {})
+    x, chosen = np.arange(48.0, dtype=np.float32).reshape(6, 8), np.arange(8) % 3 == 0
+
+    found = Contiguous(host_runner, formula, never)(chosen, x, np.float32(-1))
+
+    np.testing.assert_array_equal(found, np.where(chosen, x, -1))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((4, 1), (1, 5)), ((3, 4, 5), (3, 1, 5)), ((4, 5), (4, 1)), ((0, 3), (3,)), ((1,), (1, 1, 1))],
+    ids=str,
+)
+def test_what_broadcasts_in_other_ways_is_none(shapes):
+    found = contiguous.repeats_of(shapes)
+
+    assert found is None or found.shape == np.broadcast_shapes(*shapes)
+    assert (found is None) == (shapes != ((1,), (1, 1, 1)))
+
+
+def test_few_elements_that_broadcast_go_to_the_other_kernel(host_runner):
+    x, y = np.ones((4, 5), np.float32), np.ones(5, np.float32)
+    before = len(host_runner.launched)
+
+    found = Contiguous(host_runner, formula_of("subtract", ["f4", "f4"]), lambda *given: given)
+
+    assert found(x, y)[0] is x
     assert len(host_runner.launched) == before
 
 

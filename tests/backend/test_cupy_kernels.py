@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from distgrad.backend.scalar_code import forward
+from distgrad.ops import VOCABULARY
 from distgrad.testing.formulas import cases
 
 pytestmark = pytest.mark.skipif(
@@ -86,6 +88,20 @@ def test_formulas_of_elementwise_operations_compile_with_loads_of_16_bytes(dtype
         # What is computed side by side stays in registers; CUDA's own functions may want memory.
         is_own = dtype == "float64" or re.search(r"(sin|cos|tan)\(", formula.body)
         assert ".local" not in kernel or is_own, formula.name
+
+
+@pytest.mark.parametrize(("dtype", "architecture"), ARCHITECTURES.items())
+def test_formulas_over_rows_that_repeat_compile(dtype, architecture):
+    from distgrad_cupy.contiguous import ONE, ROW, WHOLE, element_source, kernel_source
+
+    formula = forward(VOCABULARY["where"], VOCABULARY, ["bool", dtype, float], {})
+    bias = forward(VOCABULARY["add"], VOCABULARY, [dtype, dtype], {})
+
+    for each, seen in ((formula, (ROW, WHOLE, WHOLE)), (bias, (WHOLE, ROW)), (bias, (ONE, WHOLE))):
+        made = compiled(element_source(each) + kernel_source(each, "f", seen), architecture)
+
+        assert made.count(".entry") == 1
+        assert ".local" not in made
 
 
 @pytest.mark.parametrize("dtype", ARCHITECTURES)
