@@ -70,7 +70,8 @@ def test_bfloat16_is_computed_without_a_copy_in_single(name, cupy_backend, monke
 
     monkeypatch.setattr(cupy_backend, "kernel", kernel)
     kernels = Kernels(cupy_backend, VOCABULARY)
-    sample = next(iter(samples(name))).cast(as_dtype("bfloat16"))
+    along_rows = (each for each in samples(name) if name != "softmax" or each.params["axis"] == -1)
+    sample = next(along_rows).cast(as_dtype("bfloat16"))
     arrays = [cupy_backend.asarray(each) for each in sample.operands]
 
     results = getattr(kernels, name)(*arrays, **sample.params)
