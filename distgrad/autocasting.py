@@ -162,7 +162,8 @@ def autocast_operands(op: Op, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _dtypes_of(inputs: tuple[Any, ...]) -> list[DType | None]:
-    return [x.dtype if isinstance(x, (Operators, np.ndarray)) else None for x in inputs]
+    arrays = (Operators, np.ndarray, np.generic)
+    return [x.dtype if isinstance(x, arrays) else None for x in inputs]
 
 
 def _promoted(narrow: DType, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -53,11 +53,26 @@ _, (_ARRAY_ALONE,), (_VALUE_ALONE,) = _counts_of_many([_Lone()])
 _COUNTS_REFERENCES = bool(_ARRAY_ALONE) and getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
+class InPlace:
+    """How often arrays of variables were changed where they lie.
+
+    Who knows an array by its identity, and holds what it was, looks here whether it still is.
+
+    Attributes
+    ----------
+    changes : int
+        Of all variables together.
+    """
+
+    changes = 0
+
+
 def arrays_alone(variables: Sequence[Variable]) -> list[Any] | None:
     """Return the arrays of variables if nothing but these refers to any, as far as can be known.
 
-    Whether one is a view of another's memory is not asked.
+    Whether one is a view of another's memory is not asked. Who calls it changes them in place.
     """
+    InPlace.changes += 1
     if not _COUNTS_REFERENCES:
         return None
     arrays, of_arrays, of_values = _counts_of_many(variables)
@@ -259,6 +274,7 @@ class Variable(Operators):
         rows = self._in_own_dtype(method, slices.values.array)
         alone = self._is_alone()
         array = self._value.array
+        InPlace.changes += 1
         if not alone:
             array = kernels.backend.asarray(array, copy=True)
         add_rows = getattr(kernels.backend, "add_rows", None)
@@ -333,6 +349,9 @@ class Variable(Operators):
             array = kernels.backend.asarray(
                 kernels.broadcast_to(array, shape=self.shape), copy=True
             )
+        is_borrowed = getattr(kernels.backend, "is_borrowed", None)
+        if is_borrowed is not None and is_borrowed(array):  # which may be changed in place later
+            array = kernels.backend.asarray(array, copy=True)
         self._value = Tensor(array, kernels, self.key)
         return self
 

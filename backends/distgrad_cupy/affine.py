@@ -1,4 +1,7 @@
-"""Affine maps on the device: a product by cuBLAS, then bias and relu in place, by one kernel."""
+"""Affine maps on the device: a product by cuBLAS, then bias and relu by one kernel.
+
+Products of half precision come in single, so that what the bias cancels is not rounded before.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,18 @@ def _linear(run: Runner, name: str, x: Array, kernel: Array, *bias: Array) -> Ar
     alike = all(each.dtype == x.dtype for each in (kernel, *bias))
     if elements not in ELEMENTS or not alike or prod(x.shape[:-1]) * kernel.shape[-1] > _LARGEST:
         return composed(run, name, x, kernel, *bias)
+    if kernel.ndim != 2 or any(each.shape != kernel.shape[1:] for each in bias):
+        raise ValueError(f"kernel {kernel.shape}, bias {[each.shape for each in bias]}")
     module = run.module
     lead, width = x.shape[:-1], kernel.shape[1]
     rows = x if x.ndim < 3 else x.reshape(prod(lead), x.shape[-1])
-    y = module.ascontiguousarray(run.matmul(rows, kernel))
-    if y.size and (bias or is_rectified):
+    if not (bias or is_rectified):
+        return run.matmul(rows, kernel).reshape(*lead, width)
+    y = module.ascontiguousarray(run.wide_matmul(rows, kernel))
+    out = y if y.dtype == x.dtype else module.empty(y.shape, x.dtype)
+    if y.size:
         own = module.ascontiguousarray(bias[0]) if bias else None
-        arguments = (y, own, np.uint32(y.size), np.uint32(width), np.int32(is_rectified))
-        grid = (blocks_for(-(-y.size * y.dtype.itemsize // _LOAD_BYTES)),)
+        arguments = (y, own, out, np.uint32(y.size), np.uint32(width), np.int32(is_rectified))
+        grid = (blocks_for(-(-y.size * x.dtype.itemsize // _LOAD_BYTES)),)
         run.launch("affine", "add_bias", elements, grid, THREADS, arguments)
-    return y.reshape(*lead, width)
+    return out.reshape(*lead, width)

@@ -26,6 +26,9 @@ from distgrad_cupy.running import DeviceRunner
 from distgrad_cupy.staging import Staging
 from distgrad_cupy.stepping import steps
 
+_memory = cupy.cuda.memory
+_OWN_MEMORY = (_memory.PooledMemory, _memory.Memory, _memory.MemoryAsync, _memory.ManagedMemory)
+
 
 class CuPyBackend(ArrayModuleBackend):
     """CuPy as a backend, on the current CUDA device."""
@@ -44,6 +47,10 @@ class CuPyBackend(ArrayModuleBackend):
         if not isinstance(value, cupy.ndarray):
             GRAPHS.transfers.refuse()
         return cupy.array(value, dtype=dtype) if copy else cupy.asarray(value, dtype=dtype)
+
+    def is_borrowed(self, array: Any) -> bool:
+        """Return whether an array lies in memory that is not CuPy's, such as PyTorch's."""
+        return not isinstance(array.data.mem, _OWN_MEMORY)
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""

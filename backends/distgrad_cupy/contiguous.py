@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 BYTES = 16  # of the widest load
 _MOST_BLOCKS = 2**31 - 1  # along the first axis of a grid
 # Elements from which rows that repeat are worth a kernel of their own, which has to be compiled.
-_MANY = 1 << 16
+_MANY_FOR_ROWS = 1 << 16
 WHOLE, ROW, ONE = "whole", "row", "one"  # see `Repeats`
 
 
@@ -242,7 +242,7 @@ class Contiguous:
         shape, seen, width = arrays[0].shape, (), 0
         if not all(each.shape == shape for each in arrays):
             found = repeats_of([each.shape for each in arrays])
-            if found is None or prod(found.shape) < _MANY:
+            if found is None or prod(found.shape) < _MANY_FOR_ROWS:
                 return self._otherwise(*operands)
             seen, shape, width = found
         made = [run.module.empty(shape, dtype) for dtype in self._outputs]

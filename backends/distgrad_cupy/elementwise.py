@@ -29,7 +29,7 @@ _Compiled = Callable[..., Any]
 
 # Elements from which an operation that CuPy has goes to a kernel with wide loads. Below, the launch
 # is all the time, and a second kernel would only be compiled.
-_MANY = 1 << 18
+_MANY_FOR_WIDE_LOADS = 1 << 18
 
 
 def compiled(run: Runner, formula: Formula) -> _Compiled:
@@ -104,7 +104,7 @@ class ByFormula:
     def __call__(self, *operands: Any, **params: Any) -> Any:
         """Return what the formula makes of the operands; `NotImplemented` where it takes none."""
         kinds = tuple([_kind_of(self._op.name, each) for each in operands])
-        signature = (kinds, *params.items())
+        signature = (kinds, *[(name, _exact(value)) for name, value in params.items()])
         try:
             own = self._known[signature]
         except KeyError:
@@ -125,6 +125,11 @@ class ByFormula:
         return _numbered(kernel, kinds) if has_numbers else kernel
 
 
+def _exact(value: Any) -> Any:
+    """Return metadata by which kernels are told apart: zeros have a sign."""
+    return value.hex() if value.__class__ is float else value
+
+
 def _refuse(*_: Any) -> Any:
     return NotImplemented
 
@@ -134,8 +139,8 @@ def _kind_of(name: str, operand: Any) -> Any:
     dtype = getattr(operand, "dtype", None)
     if dtype is not None:
         return np.dtype(dtype)
-    # These powers are products and roots; each number has a kernel of its own, so no others are.
-    if name == "pow" and isinstance(operand, (int, float)) and operand in (2, 0.5, -1):
+    # These powers are a product and a quotient; each number has a kernel of its own, so no others.
+    if name == "pow" and isinstance(operand, (int, float)) and operand in (2, -1):
         return operand
     return next((kind for kind in (bool, int, float) if isinstance(operand, kind)), None)
 
@@ -194,7 +199,7 @@ def _is_plain(op: Op) -> bool:
 
 
 def _large(by_formula: ByFormula, otherwise: _Compiled, *operands: Any, **params: Any) -> Any:
-    if not params and max([getattr(each, "size", 0) for each in operands]) >= _MANY:
+    if not params and max([getattr(each, "size", 0) for each in operands]) >= _MANY_FOR_WIDE_LOADS:
         found = by_formula(*operands)
         if found is not NotImplemented:
             return found
@@ -214,7 +219,7 @@ def casting(run: Runner, otherwise: _Compiled) -> _Compiled:
     known: dict[Any, _Compiled] = {}
 
     def kernel(x: Any, dtype: Any) -> Any:
-        if x.size < _MANY or x.dtype == dtype:
+        if x.size < _MANY_FOR_WIDE_LOADS or x.dtype == dtype:
             return otherwise(x, dtype)
         pair = x.dtype, np.dtype(dtype)
         if pair not in known:

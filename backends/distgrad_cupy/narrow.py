@@ -25,15 +25,19 @@ from distgrad_cupy import (
     rows,
     segments,
 )
-from distgrad_cupy.running import Runner
+from distgrad_cupy.running import Runner, is_bfloat16
 
 Kernel = Callable[..., Any]
 
 _SUBJECTS = (affine, attention, convolution, pooling, recurrent, rows, segments)
-# They compute nothing, so that the two bytes of an element may be any.
-_MOVING = ("concat", "getitem", "take_along_axis", "index_set", "tril", "triu", "zeros_like")
-# Made of these and of products alone.
+# They compute nothing, and CuPy has them for elements of any sort.
+_MOVING = ("concat", "getitem", "take_along_axis", "index_set", "zeros_like")
+# Composed of these, of products and of sums, each of which rounds.
 _COMPOSED = ("contract", "gather")
+# How many operands have to be of bfloat16, where CuPy does not promote; all others may be integers.
+_ALIKE = {"matmul": 2, "contract": None, "concat": None, "index_set": 2}
+# Filled with numbers that each call gives: nothing follows from a formula.
+_WITHOUT_FORMULA = ("astype", "full_like", "to_device")
 
 
 def bfloat16_kernels(run: Runner, kernel: Callable[[str], Kernel | None]) -> dict[str, Kernel]:
@@ -49,12 +53,25 @@ def bfloat16_kernels(run: Runner, kernel: Callable[[str], Kernel | None]) -> dic
     own = {name for subject in _SUBJECTS for name in subject.kernels(run)}
     general = {name: kernel(name) for name in (*own, *_MOVING, "matmul")}
     of_elements = (op for op in VOCABULARY.values() if op.kind is Kind.ELEMENTWISE)
-    return {
-        **{op.name: elementwise.ByFormula(op, run) for op in of_elements},
+    found: dict[str, Kernel] = {
+        **{
+            op.name: elementwise.ByFormula(op, run)
+            for op in of_elements
+            if op.name not in _WITHOUT_FORMULA
+        },
         **{name: found for name, found in general.items() if found is not None},
         **{name: partial(_composed, run, name) for name in _COMPOSED},
         "sum": partial(_sum, run),
     }
+    alike = {name: partial(_of_bfloat16, found[name], count) for name, count in _ALIKE.items()}
+    return found | alike
+
+
+def _of_bfloat16(kernel: Kernel, count: int | None, *operands: Any, **how: Any) -> Any:
+    """Run a kernel if the first operands are of bfloat16, so many, or all."""
+    if not all(map(is_bfloat16, operands[:count])):
+        return NotImplemented
+    return kernel(*operands, **how)
 
 
 def _composed(run: Runner, name: str, *arrays: Any, **how: Any) -> Any:

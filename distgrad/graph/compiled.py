@@ -177,7 +177,7 @@ class Compiled:
     def call(self, tensors: Sequence[Tensor]) -> Any:
         """Return the function's result for arguments of its signature."""
         listeners = LISTENERS.get()
-        # Before anything here refers to them.
+        # First of all: a name here for a variable's array would count as somebody who sees it.
         targets = self._targets() if self._assigned and not listeners else {}
         if self._variables or self.captured:
             inputs: list[Any] = [*tensors, *self.captured, *(each() for each in self._variables)]
@@ -203,7 +203,7 @@ class Compiled:
             self._announce(inputs, values, outputs, residuals)
         for place, reference in enumerate(self._assigned, self._returned):
             variable, array = reference(), found[place]
-            if variable is not None and array is not targets.get(place):
+            if variable is not None and array is not targets.get(place):  # else it is written
                 variable.assign(Tensor(array, self.kernels))
         return outputs[0] if self._is_bare else tree.unflatten(self._treedef, outputs)
 

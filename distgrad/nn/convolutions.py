@@ -114,8 +114,9 @@ class _Convolution(Module):
             bias = self.bias
             if self.data_format == "channels_first":
                 bias = reshape(bias, (self.filters, *(1,) * (y.ndim - 2)))
-            # Narrow within `autocast`, as the convolution is: what follows stays narrow.
-            y = add(y, astype(bias, y.dtype, copy=False))
+            if y.dtype.itemsize == 2:  # within `autocast`: what follows is to stay narrow, too
+                bias = astype(bias, y.dtype, copy=False)
+            y = add(y, bias)
         return y if self.activation is None else self.activation(y)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from distgrad.optimizers.vocabulary import Vocabulary
 from distgrad.tensor import Tensor
+from distgrad.variable import InPlace
 
 # Elements of a block. On a host eight float32 arrays of it (512 KiB) fit into a second-level cache,
 # and far below 8k Python's time for each call shows (scripts/bench optimizers). On a device a block
@@ -129,6 +130,7 @@ def own_array(variable: Any) -> Any:
 
     Tensors that were read, records of tapes and NumPy's views keep the value that they have.
     """
+    InPlace.changes += 1
     if variable._is_alone():
         array = variable._value.array
         flags = array.flags if array.__class__ is np.ndarray else getattr(array, "flags", None)

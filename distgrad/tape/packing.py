@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 from distgrad.batching import Batched
@@ -20,6 +19,7 @@ from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import as_dtype
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.tensor import Tensor
+from distgrad.variable import InPlace
 
 LEAVE: Any = object()  # what a packing returns for an array that stays as it is
 MEMORY = "memory"  # the place of arrays that are packed and yet stay: ``packed.array``
@@ -73,19 +73,18 @@ class Stored:
         See `Packing`.
     """
 
-    __slots__ = ("__weakref__", "_dtype", "_packing", "_shape", "_source", "nbytes", "packed")
+    __slots__ = (
+        *("__weakref__", "_changes", "_dtype", "_packing", "_shape", "_source"),
+        *("nbytes", "packed"),
+    )
 
-    def __init__(self, packing: Packing, packed: Any, array: Any, is_watched: bool) -> None:
+    def __init__(self, packing: Packing, packed: Any, array: Any) -> None:
         self._packing = packing
         self.packed = packed
         self._shape, self._dtype = tuple(array.shape), as_dtype(array.dtype)
         self.nbytes = nbytes_of(array)
-        self._source: Callable[[], Any] | None
-        if is_watched:
-            # A variable's array is changed in place where nobody else refers to it: then this would
-            # no longer be its packed form, and the program holds it anyhow.
-            self._source = partial(_itself, array)
-            return
+        self._changes = InPlace.changes
+        self._source: weakref.ref[Any] | None
         try:
             self._source = weakref.ref(array)
         except TypeError:  # a foreign array without weak references is packed each time
@@ -97,8 +96,10 @@ class Stored:
         return self._packing.where
 
     def is_of(self, array: Any) -> bool:
-        """Return whether this is the packed form of an array."""
-        return self._source is not None and self._source() is array
+        """Return whether this is the packed form of an array, as it is now."""
+        if self._source is None or self._changes != InPlace.changes:
+            return False
+        return self._source() is array
 
     def unpack(self, kernels: Any, name: str) -> Any:
         """Return the array for the rule of the operation of this name, checked.
@@ -129,10 +130,6 @@ class Stored:
                 f"expected {self._dtype}, as pack received it"
             )
         return array
-
-
-def _itself(array: Any) -> Any:
-    return array
 
 
 class Held:
@@ -305,7 +302,7 @@ def _hold(packing: Packing, name: str, kernels: Any, value: Any, is_watched: boo
         packed = packing.pack(array, home, name, is_watched)
         if packed is LEAVE:
             return value
-        stored = Stored(packing, packed, array, is_watched)
+        stored = Stored(packing, packed, array)
         if packing.shares:
             packing.known[id(array)] = stored
     return Held(stored, home, wrap)

@@ -45,6 +45,28 @@ def test_they_are_products_with_a_bias(lead, width, dtype, offset, kernels, host
     assert host_runner.launched == ["add_bias"] * 2
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_a_bias_cancels_is_not_rounded_before(dtype, kernels):
+    own = as_dtype(dtype)
+    x, kernel = np.ones((3, 256), own), np.full((256, 8), 0.3, own)
+    total = kernel.astype(float).sum(axis=0)
+    bias = (-0.999 * total).astype(own)
+
+    found = kernels["linear"](x, kernel, bias).astype(float)
+
+    expected = total + bias.astype(float)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, (3, 8)), rtol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (6,), (2, 5)])
+def test_a_bias_of_another_shape_is_refused(shape, kernels, host_runner):
+    x, kernel, _ = operands((7,), 5, "float32")
+
+    with pytest.raises(ValueError, match="bias"):
+        kernels["linear"](x, kernel, np.ones(shape, np.float32))
+    assert host_runner.launched == []
+
+
 def test_without_a_bias_only_relu_starts_a_kernel(kernels, host_runner):
     x, kernel, _ = operands((7,), 5, "float32")
 

@@ -117,7 +117,7 @@ HALVES_AND_SINGLE = ["float16", "bfloat16", "float32"]
 @pytest.mark.parametrize("made", HALVES_AND_SINGLE)
 @pytest.mark.parametrize("given", HALVES_AND_SINGLE)
 def test_large_arrays_change_their_dtype_by_wide_loads(given, made, host_runner, monkeypatch):
-    monkeypatch.setattr(elementwise, "_MANY", 30)
+    monkeypatch.setattr(elementwise, "_MANY_FOR_WIDE_LOADS", 30)
     x = np.linspace(-300, 300, 1003).astype(as_dtype(given))
     before = len(host_runner.launched)
 
@@ -130,7 +130,7 @@ def test_large_arrays_change_their_dtype_by_wide_loads(given, made, host_runner,
 
 @pytest.mark.parametrize("made", ["int32", "float64", "bool"])
 def test_other_dtypes_are_left_to_cupy(made, host_runner, monkeypatch):
-    monkeypatch.setattr(elementwise, "_MANY", 30)
+    monkeypatch.setattr(elementwise, "_MANY_FOR_WIDE_LOADS", 30)
     x, before = np.arange(100, dtype=np.float32), len(host_runner.launched)
 
     found = elementwise.casting(host_runner, lambda x, dtype: x.astype(dtype))(x, np.dtype(made))
@@ -156,7 +156,7 @@ REPEATED = {
 def test_rows_that_repeat_are_read_where_they_stand(
     dtype, offset, shapes, host_runner, monkeypatch
 ):
-    monkeypatch.setattr(contiguous, "_MANY", 1)
+    monkeypatch.setattr(contiguous, "_MANY_FOR_ROWS", 1)
     rng, own = np.random.default_rng(0), as_dtype(dtype)
     room = rng.standard_normal(int(np.prod(shapes[1])) + offset).astype(own)
     x, y = rng.standard_normal(shapes[0]).astype(own), room[offset:].reshape(shapes[1])
@@ -172,7 +172,7 @@ def test_rows_that_repeat_are_read_where_they_stand(
 
 
 def test_rows_and_numbers_of_three_operands(host_runner, monkeypatch):
-    monkeypatch.setattr(contiguous, "_MANY", 1)
+    monkeypatch.setattr(contiguous, "_MANY_FOR_ROWS", 1)
     formula = forward(VOCABULARY["where"], VOCABULARY, [np.dtype(bool), np.dtype("f4"), float], {})
     x, chosen = np.arange(48.0, dtype=np.float32).reshape(6, 8), np.arange(8) % 3 == 0
 
@@ -213,7 +213,7 @@ def test_arrays_without_elements_start_nothing(host_runner):
 
 
 def test_large_arrays_go_to_wide_loads_and_small_ones_to_cupy(host_runner, monkeypatch):
-    monkeypatch.setattr(elementwise, "_MANY", 30)
+    monkeypatch.setattr(elementwise, "_MANY_FOR_WIDE_LOADS", 30)
     asked = []
     names = {"multiply": np.multiply, "tanh": np.tanh, "less": np.less}
     kernels = elementwise.large(host_runner, names.get)

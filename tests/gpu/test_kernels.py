@@ -243,3 +243,33 @@ def joined(name, backend, given, places):
     arrays = (kernels.backend.asarray(each) for each in (given, places))
     with np.errstate(invalid="ignore"):
         return np.asarray(kernels.backend.to_host(kernel(*arrays, index=index, shape=(5, 3))))
+
+
+def test_powers_are_the_same_for_few_and_for_many_elements(cupy_backend):
+    x = np.array([-np.inf, -0.0, 0.0, 4.0, np.nan, np.inf, -8.0], np.float32)
+    many = np.resize(x, 7 << 16)
+
+    for exponent in (0.5, 2, -1, 3, 1.5, 0):
+        few = (dg.asarray(x, backend=cupy_backend) ** exponent).numpy()
+        found = (dg.asarray(many, backend=cupy_backend) ** exponent).numpy()
+        np.testing.assert_allclose(found, np.resize(few, many.shape), rtol=1e-6)
+        np.testing.assert_array_equal(np.signbit(found), np.resize(np.signbit(few), many.shape))
+
+
+def test_metadata_of_zero_has_a_sign(cupy_backend):
+    x = dg.asarray(np.array([-1.0, 1.0], np.float32), backend=cupy_backend)
+
+    found = [np.signbit(dg.nn.leaky_relu(x, slope=slope).numpy()[0]) for slope in (0.0, -0.0)]
+
+    assert found == [True, False]
+
+
+def test_memory_that_another_library_owns_is_not_changed_in_place(cupy_backend):
+    source = cupy_backend.asarray(np.arange(3.0, dtype=np.float32))
+    v = dg.Variable(np.zeros(3, np.float32), backend=cupy_backend)
+    v.assign(dg.from_dlpack(source))
+
+    optimizers.SGD(1.0).apply([dg.asarray(np.ones(3, np.float32), backend=cupy_backend)], [v])
+
+    np.testing.assert_array_equal(cupy_backend.to_host(source), [0, 1, 2])
+    np.testing.assert_array_equal(v.numpy(), [-1, 0, 1])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import distgrad as dg
 from distgrad.backend.kernels import Kernels
 from distgrad.dtypes import as_dtype
 from distgrad.ops import VOCABULARY
@@ -46,6 +47,40 @@ def test_half_precision_gives_what_single_gives_on_numpy(sample, dtype, cupy_bac
 
     with np.errstate(all="ignore"):
         rules.check_half(sample, as_dtype(dtype), cupy_backend)
+
+
+@pytest.mark.parametrize("sample", HALVED, ids=str)
+def test_results_in_bfloat16_have_the_dtypes_that_they_have_on_numpy(sample, cupy_backend):
+    pytest.importorskip("ml_dtypes")
+    narrow = sample.cast(as_dtype("bfloat16"))
+
+    with np.errstate(all="ignore"):
+        found, expected = rules.call(narrow, cupy_backend), rules.call(narrow)
+
+    assert [y.dtype for y in found.outputs] == [y.dtype for y in expected.outputs]
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64", "bool", "float32"])
+def test_bfloat16_beside_other_dtypes_is_what_it_is_on_numpy(kind, cupy_backend):
+    pytest.importorskip("ml_dtypes")
+
+    def joined(backend):
+        with dg.use_backend(backend):
+            a = dg.asarray([[1.0, 2.0], [3.0, 4.0]], dtype="bfloat16")
+            b = dg.asarray([[1, 0], [1, 1]], dtype=kind)
+            calls = [lambda: a @ b, lambda: dg.concat([a, b]), lambda: a + b, lambda: b * a]
+            calls += [lambda: dg.einsum("ij,jk->ik", a, b), lambda: dg.where(b > 0, a, b)]
+            found = []
+            for call in calls:
+                try:
+                    y = call()
+                except (TypeError, ValueError) as error:
+                    found.append(type(error).__name__)
+                else:
+                    found += [y.dtype.name, y.astype("float32").numpy().tolist()]
+            return found
+
+    assert joined(cupy_backend) == joined("numpy")
 
 
 # What a step of training in bfloat16 is made of.

@@ -325,6 +325,29 @@ def test_an_assignment_is_no_change_in_place():
     np.testing.assert_array_equal(tape.gradient(y, x).numpy(), 2 * X)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: dg.optimizers.SGD(1.0).apply([dg.ones(3)], [w]),
+        lambda w: w.assign_sub(dg.IndexedSlices(dg.ones(3), dg.asarray([0, 1, 2]), (3,))),
+    ],
+    ids=["by an optimizer", "by rows"],
+)
+@pytest.mark.parametrize("watches", [True, False])
+def test_variables_that_no_tape_watches_are_packed_again_too(change, watches):
+    w, x, tapes = dg.Variable([1.0, 2.0, 3.0], trainable=False), dg.Variable([1.0, 1.0, 1.0]), []
+
+    with dg.saved_values(lambda a: a.copy(), lambda each: each):
+        for _ in range(3):
+            with dg.GradientTape(persistent=True, watch_accessed_variables=watches) as tape:
+                tape.watch(x)
+                y = dg.sum(w * x)
+            np.testing.assert_array_equal(tape.gradient(y, x).numpy(), w.numpy())
+            tapes.append(tape)
+            del y
+            change(w)
+
+
 def test_a_variable_that_changes_in_place_is_packed_again_while_older_tapes_live():
     v, optimizer, packed, tapes = dg.Variable([1.0, 2.0, 3.0]), dg.optimizers.SGD(1.0), [], []
 
