@@ -53,6 +53,12 @@ class Captured:
     lasting : collection of int
         Which of the arrays the graph reads where they lie, if each is one line in memory.
 
+    Notes
+    -----
+    Of what a plan reads, `_given` are the arrays that the graph reads: those of `_held` share the
+    caller's memory, into those of `_copied` each call copies. Of what it gives, `_outputs` are the
+    arrays that the graph writes; `_handed` says which of them are inputs as they came.
+
     Raises
     ------
     Exception

@@ -257,7 +257,7 @@ class Contiguous:
         """Return the source for arrays that are seen in some way."""
         text = self._texts.get(seen)
         if text is None:
-            of_inputs = [WHOLE] * len(self._formula.inputs)
+            of_inputs = [WHOLE] * len(self._formula.inputs)  # so they are where nothing is said
             for place, how in zip(self._arrays, seen, strict=False):
                 of_inputs[place] = how
             kernel = kernel_source(self._formula, self._name, of_inputs)

@@ -37,7 +37,7 @@ def widening(
         The backend's ``astype(array, dtype=...)``.
     narrow : callable, optional
         A kernel that takes bfloat16 itself, or returns `NotImplemented`; asked where no operand is
-        of another floating dtype.
+        of another floating dtype. Beside them may be integers, masks and numbers.
     """
     if op.kind is Kind.VIEW or op.name in _UNTOUCHED:
         return kernel
