@@ -40,7 +40,10 @@ def _linear(run: Runner, name: str, x: Array, kernel: Array, *bias: Array) -> Ar
     if elements not in ELEMENTS or not alike or prod(x.shape[:-1]) * kernel.shape[-1] > _LARGEST:
         return composed(run, name, x, kernel, *bias)
     if kernel.ndim != 2 or any(each.shape != kernel.shape[1:] for each in bias):
-        raise ValueError(f"kernel {kernel.shape}, bias {[each.shape for each in bias]}")
+        raise ValueError(
+            f"linear: a kernel (inputs, outputs) and a bias (outputs,) expected, got shapes "
+            f"{[each.shape for each in (kernel, *bias)]}"
+        )
     module = run.module
     lead, width = x.shape[:-1], kernel.shape[1]
     rows = x if x.ndim < 3 else x.reshape(prod(lead), x.shape[-1])
