@@ -41,13 +41,15 @@ def cache_folder(*parts: str) -> Path:
     return folder
 
 
-def check_owner(path: Path) -> None:
+def check_owner(path: Path, variable: str = VARIABLE) -> None:
     """Refuse a file or folder that somebody else owns or may write to.
 
     Parameters
     ----------
     path : Path
         Of a file or folder that is there.
+    variable : str
+        The environment variable that the error names as the remedy.
 
     Raises
     ------
@@ -58,20 +60,39 @@ def check_owner(path: Path) -> None:
         found = path.lstat()
     except OSError as error:
         raise CacheError(
-            f"{path} cannot be looked at: {error.strerror}; name another folder in {VARIABLE}"
+            f"{path} cannot be looked at: {error.strerror}; name another folder in {variable}"
         ) from error
     if stat.S_ISLNK(found.st_mode):
         raise CacheError(
             f"{path} is a symbolic link; expected a file or folder itself: remove the link, or "
-            f"name another folder in {VARIABLE}"
+            f"name another folder in {variable}"
         )
     if found.st_uid != os.geteuid():
         raise CacheError(
             f"{path} belongs to user {found.st_uid}, not to {os.geteuid()}; name a folder of your "
-            f"own in {VARIABLE}"
+            f"own in {variable}"
         )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if _is_open_to_others(found):
         raise CacheError(f"others may write to {path}; run: chmod go-w {path}")
+
+
+def _is_open_to_others(found: os.stat_result) -> bool:
+    """Return whether others may write; a group of the owner's name and of nobody else is no other.
+
+    Many systems give each user such a group, and let it write to all that the user makes.
+    """
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    if not found.st_mode & stat.S_IWGRP:
+        return False
+    import grp  # not on every system that has NumPy
+    import pwd
+
+    try:
+        owner, group = pwd.getpwuid(found.st_uid).pw_name, grp.getgrgid(found.st_gid)
+    except KeyError:
+        return True
+    return group.gr_name != owner or any(member != owner for member in group.gr_mem)
 
 
 def _base() -> Path:

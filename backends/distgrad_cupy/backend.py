@@ -19,6 +19,7 @@ from distgrad_cupy import elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
 from distgrad_cupy.cuda_kernels import cuda_kernels
+from distgrad_cupy.kernel_cache import keep_private
 from distgrad_cupy.narrow import bfloat16_kernels
 from distgrad_cupy.passages import Passages
 from distgrad_cupy.products import Products, cublas_library
@@ -118,6 +119,7 @@ def create() -> CuPyBackend:
     chosen = device_of_rank(count)
     if chosen is not None:
         cupy.cuda.Device(chosen).use()
+    keep_private()
     return CuPyBackend()
 
 
