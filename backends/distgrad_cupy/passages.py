@@ -56,6 +56,29 @@ class Passages:
         message.get(stream=stream, out=host, blocking=False)
         return Passage(self, message, host, self.kept_until(stream, (message, buffer)))
 
+    def room(self, length: int, dtype: Any) -> np.ndarray[Any, Any]:
+        """Return a flat array in pinned memory, for a message that comes to be on the host."""
+        dtype = np.dtype(dtype)
+        room: np.ndarray[Any, Any] = self._pinned(length * dtype.itemsize).view(dtype)
+        return room
+
+    def put(self, host: np.ndarray[Any, Any], message: Any = None) -> Any:
+        """Begin to copy a message to the device, and return it there; nobody waits.
+
+        Parameters
+        ----------
+        host : numpy.ndarray
+            In pinned memory.
+        message : array, optional
+            Where to put it; a new array by default.
+        """
+        stream = self._module.cuda.get_current_stream()
+        if message is None:
+            message = self._module.empty(host.size, host.dtype)
+        message.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream)
+        self.kept_until(stream, host)
+        return message
+
     def kept_until(self, stream: Any, kept: Any) -> Any:
         """Return an event behind what a stream was given, until which something is kept."""
         event = self._module.cuda.Event(block=True, disable_timing=True)
@@ -63,11 +86,6 @@ class Passages:
         with self._lock:
             self._under_way.append((event, kept))
         return event
-
-    @property
-    def current_stream(self) -> Any:
-        """The stream on which messages come back."""
-        return self._module.cuda.get_current_stream()
 
 
 class Passage:
@@ -91,7 +109,4 @@ class Passage:
 
     def back(self) -> Any:
         """Return the message on the device, with what is on the host by now; nobody waits."""
-        stream = self._passages.current_stream
-        self._message.data.copy_from_host_async(self.host.ctypes.data, self.host.nbytes, stream)
-        self._passages.kept_until(stream, self.host)
-        return self._message
+        return self._passages.put(self.host, self._message)

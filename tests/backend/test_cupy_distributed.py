@@ -12,7 +12,7 @@ if importlib.util.find_spec("cupy") is None:
 import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.backend import ArrayModuleBackend
-from distgrad.distributed.verbs import device_buffers
+from distgrad.distributed.verbs import device_buffers, device_line
 from distgrad.distributed.verbs.communicator import RecordedCommunicator
 
 
@@ -64,9 +64,10 @@ def backend(request, cupy_manners, monkeypatch):
     ability = device_buffers.Ability("a device")
     monkeypatch.setattr(device_buffers, "_ability", lambda _: ability)
     monkeypatch.setattr(device_buffers, "choose", lambda *_: (request.param, ""))
-    monkeypatch.setattr(device_buffers, "NCCLGroup", Group)
-    monkeypatch.setattr(device_buffers, "StreamedSums", Sums)
-    monkeypatch.setattr(device_buffers, "_module_of", lambda _: module)
+    monkeypatch.setattr(device_line, "StreamedSums", Sums)
+    for each in (device_buffers, device_line):
+        monkeypatch.setattr(each, "NCCLGroup", Group)
+        monkeypatch.setattr(each, "module_of", lambda _: module)
     return Mannered("mannered", module, {"astype": lambda x, dtype: x.astype(dtype)})
 
 

@@ -19,7 +19,8 @@ from distgrad.backend import ArrayModuleBackend
 from distgrad.distributed.launching import probing
 from distgrad.distributed.verbs import device_buffers
 from distgrad.distributed.verbs.communicator import RecordedCommunicator
-from distgrad.distributed.verbs.device_buffers import Ability, Line, choose, line_of
+from distgrad.distributed.verbs.device_buffers import Ability, choose, line_of
+from distgrad.distributed.verbs.device_line import Line
 from distgrad.distributed.verbs.nccl import DeviceEvent, NCCLGroup, nccl_version
 from distgrad.errors import CommunicationError, LaunchError, StallError
 
@@ -39,7 +40,7 @@ def abilities(*each):
         (abilities(("0", NCCL), ("0", NCCL, True)), "host", "MPI does not"),
         (abilities(("0", NCCL, True), ("0", NCCL, True)), "mpi", "share a device"),
         (abilities(("0", NCCL), ("1", 0)), "host", "a rank has no NCCL"),
-        (abilities(("0", 2304), ("1", 2304)), "host", "older than 2.4"),
+        (abilities(("0", 2604), ("1", 2604)), "host", "older than 2.7"),
         (abilities(("0", 0, True), ("1", 0, True)), "mpi", "takes device buffers"),
         (abilities(("0", 0), ("1", 0)), "host", "no NCCL"),
         (abilities(("0", NCCL, True, "host"), ("1", NCCL, True, "host")), "host", "=host"),
@@ -119,6 +120,8 @@ class Group:
     """NCCL whose other ranks do as this one does."""
 
     made: ClassVar = []
+    grouped: ClassVar = []
+    ended: ClassVar = []
 
     takes = bytes
     off = 0  # what its sums are wrong by
@@ -142,6 +145,22 @@ class Group:
 
     def broadcast(self, sent, arrived, count, dtype, root, stream):
         self.calls.append((count, "broadcast", root))
+
+    def send(self, place, count, dtype, peer, stream):
+        Group.grouped.append(("send", place, count, peer))
+
+    def recv(self, place, count, dtype, peer, stream):
+        Group.grouped.append(("recv", place, count, peer))
+
+    @staticmethod
+    def end():
+        """Give each peer's place what this rank sends that peer: they all do the same."""
+        messages, Group.grouped = Group.grouped, []
+        sent = {peer: (place, count) for verb, place, count, peer in messages if verb == "send"}
+        for verb, place, count, peer in messages:
+            if verb == "recv" and peer in sent and sent[peer][1] == count:
+                ctypes.memmove(place, sent[peer][0], count)
+        Group.ended.append(threading.current_thread())
 
     def abort(self):
         self.aborted = True
@@ -187,6 +206,8 @@ def module(monkeypatch):
         get_unique_id=lambda: bytes(range(128)),
         NcclCommunicator=Group,
         NcclError=NcclError,
+        groupStart=lambda: None,
+        groupEnd=Group.end,
         NCCL_SUM="sum", NCCL_PROD="prod", NCCL_MIN="min", NCCL_MAX="max",
         NCCL_UINT8=ctypes.c_uint8, NCCL_INT32=ctypes.c_int32, NCCL_INT64=ctypes.c_int64,
         NCCL_FLOAT32=ctypes.c_float, NCCL_FLOAT64=ctypes.c_double,
@@ -205,6 +226,7 @@ def module(monkeypatch):
     monkeypatch.delenv(device_buffers.VARIABLE, raising=False)
     monkeypatch.setattr(device_buffers, "takes_device_arrays", lambda: False)
     Group.made.clear()
+    Group.ended.clear()
     return fake
 
 
@@ -293,15 +315,12 @@ def test_complex_numbers_are_added_up_as_pairs(module):
     assert Group.made[0].calls == [(2, "c_float", "sum")]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "op", "deterministic"),
-    [("float32", "max", False), ("complex64", "prod", False), ("float32", "sum", True)],
-)
-def test_what_nccl_does_not_define_goes_by_the_host(module, dtype, op, deterministic):
+@pytest.mark.parametrize(("dtype", "op"), [("float32", "max"), ("complex64", "prod")])
+def test_what_nccl_does_not_define_goes_by_the_host(module, dtype, op):
     comm, backend = RecordedCommunicator(size=3), Backend()
     line = Line(comm, backend, "nccl", group=NCCLGroup(comm, module))
 
-    found = line.allreduce(device_array([1, 2], dtype), op, deterministic=deterministic)
+    found = line.allreduce(device_array([1, 2], dtype), op)
 
     assert isinstance(found, Array)
     assert backend.copies == {"to host": 1, "to device": 1}
@@ -651,3 +670,60 @@ def test_accumulated_gradients_of_devices_may_go_by_the_host(size, module, monke
     np.testing.assert_allclose(to_x.array, [2, 4])
     assert to_x.dtype == "float16"
     np.testing.assert_allclose(dg.asarray(to_rows).array, [[0, 0], [4, 4], [0, 0], [0, 0]])
+
+
+# --- messages from rank to rank ------------------------------------------------------------------
+
+
+def exchanging(module, backend=None):
+    comm = RecordedCommunicator(size=3)
+    return Line(comm, backend or Devices(), "nccl", group=NCCLGroup(comm, module))
+
+
+def test_slices_are_exchanged_by_nccl_as_a_group(module):
+    line = exchanging(module)
+    own = device_array([1, 2, 3, 4, 5, 6], "float64")
+
+    found = line.alltoallv(own, np.full((3, 3), 2))
+    gathered = line.allgatherv(own[:2], [2, 2, 2], out=device_array(np.zeros(6), "float64"))
+
+    np.testing.assert_array_equal(found, own)  # the others are this rank
+    np.testing.assert_array_equal(gathered, [1, 2, 1, 2, 1, 2])
+    assert isinstance(found, Array)
+    assert line.counts == {"nccl": 2}
+
+
+def test_ranks_are_connected_by_a_thread_at_their_first_messages(module):
+    line = exchanging(module)
+
+    for _ in range(2):
+        line.alltoallv(device_array([1, 2, 3]), np.ones((3, 3)))
+
+    first, second = Group.ended
+    assert first is not threading.current_thread()
+    assert second is threading.current_thread()
+
+
+def test_a_rank_that_is_lost_while_ranks_are_connected_is_heard_of(module, monkeypatch):
+    line, never = exchanging(module), threading.Event()
+    monkeypatch.setattr(module.nccl, "groupEnd", lambda: never.wait(60))
+
+    def lost(done):
+        raise StallError("rank 2 has not come")
+
+    monkeypatch.setattr(line._comm, "wait_for", lost)
+
+    with pytest.raises(StallError, match="rank 2 has not come"):
+        line.alltoallv(device_array([1, 2, 3]), np.ones((3, 3)))
+    never.set()
+
+
+def test_a_way_on_which_messages_go_astray_is_not_taken_for_shards(module, monkeypatch):
+    line = exchanging(module)
+    monkeypatch.setattr(module.nccl, "groupEnd", lambda: None)
+
+    with pytest.warns(RuntimeWarning, match="by the host: nccl failed .* rank 0: it gave wrong"):
+        assert not line.can_exchange()
+
+    assert not line.can_exchange()  # known by now
+    assert not line.counts

@@ -159,3 +159,114 @@ def test_who_waits_for_the_device_waits_for_other_ranks_first(cupy_backend):
         forget_wait(wait)
 
     assert waits == ["waited"] * 2
+
+
+ORDERED = r"""
+import hashlib, json
+import numpy as np
+import distgrad as dg
+import distgrad.distributed as dist
+from distgrad.backend import load
+from distgrad.distributed.verbs.device_buffers import line_of
+from distgrad_cupy.passages import Passages
+
+ranks, backend = dist.init(timeout=60), load("cupy")
+brought, bring = [], Passages.bring
+Passages.bring = lambda self, message: brought.append(message.size) or bring(self, message)
+rng = np.random.default_rng(3)
+# Of all magnitudes: every other order gives other bits.
+rows = rng.normal(size=(50, 12)) * 10.0 ** rng.integers(-4, 5, (50, 12))
+batch = {"narrow": rows.astype("float32"), "wide": rows}
+x = {name: dg.Variable(np.ones(12, each.dtype), backend="cupy") for name, each in batch.items()}
+never = dg.Variable(np.ones(3), backend="cupy")
+
+
+def gradients(how, count):
+    losses = []
+    if how == "tape":
+        with dg.GradientTape(persistent=True) as tape:
+            for part in dist.logical_shards(batch, count=count):
+                parts = [dg.mean(dg.asarray(part[n], backend="cupy") @ x[n]) for n in x]
+                losses.append(dg.astype(parts[0], "float64") + parts[1])
+        tape = dist.DistributedGradientTape(tape, deterministic=count, bucket_bytes=64)
+        return tape.gradient(losses, [x, never])
+    sums = dist.GradientAccumulator([x, never], deterministic=count, average=how)
+    for part in dist.logical_shards(batch, count=count):
+        with dg.GradientTape() as tape:
+            parts = [dg.mean(dg.asarray(part[n], backend="cupy") @ x[n]) for n in x]
+            loss = dg.astype(parts[0], "float64") + parts[1]
+        sums.add(tape.gradient(loss, [x, never]))
+    return sums.gradients()
+
+
+found = {}
+for how, count in (("tape", 7), ("examples", 7), ("sum", 7), ("ranks", 1)):
+    read, to_host = [], backend.to_host
+    backend.to_host = lambda array: read.append(array.size) or to_host(array)
+    brought.clear()
+    averages, nothing = gradients(how, count)
+    copied = [list(read), list(brought)]
+    backend.to_host = to_host
+    assert nothing is None
+    found[how] = [
+        copied,
+        {n: hashlib.sha256(g.numpy().tobytes()).hexdigest() for n, g in averages.items()},
+        {n: g.numpy().tolist() for n, g in averages.items()},
+    ]
+line = None if ranks.size == 1 else line_of(ranks, backend, x["wide"].array)
+if ranks.rank == 0:
+    print(json.dumps({"found": found, "way": line and line.way}))
+"""
+
+
+@pytest.fixture
+def ordered_alone(two_ranks):
+    """What one process finds for the same logical shards."""
+    (alone,) = two_ranks.said_by(ORDERED, ranks=1)
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(50, 12)) * 10.0 ** rng.integers(-4, 5, (50, 12))
+    for how in ("tape", "examples"):
+        np.testing.assert_allclose(alone["found"][how][2]["wide"], rows.mean(axis=0), rtol=1e-9)
+    return alone["found"]
+
+
+def check_ordered(said, alone, way):
+    """Hold that ranks have the bits of one process."""
+    assert said["way"] == way
+    for how, (_, digests, values) in said["found"].items():
+        assert digests == alone[how][1], values
+
+
+def test_logical_shards_are_added_up_on_the_device_and_go_by_the_host(
+    two_ranks, ordered_alone, cupy_backend, monkeypatch
+):
+    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", "host")
+    monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
+
+    (said,) = two_ranks.said_by(ORDERED)
+
+    check_ordered(said, ordered_alone, "host")
+    for how, ((read, brought), *_) in said["found"].items():
+        assert read == [1]  # of the sums the weight alone
+        # Of seven shards three are this rank's, a pair and one, in each message; of one, none.
+        messages = {"tape": [4, 13, 13], "ranks": []}.get(how, [13, 16])
+        assert sorted(brought) == sorted(2 * messages)
+
+
+def test_logical_shards_stay_on_the_devices_with_nccl(
+    two_ranks, ordered_alone, cupy_backend, monkeypatch
+):
+    if cupy_backend.module.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two devices; the emulated stage of scripts/test has them")
+    nccl = pytest.importorskip("cupy.cuda.nccl")
+    if not nccl.available:
+        pytest.skip("CuPy finds no NCCL; pip install nvidia-nccl-cu12")
+    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", "nccl")
+
+    (said,) = two_ranks.said_by(ORDERED)
+
+    check_ordered(said, ordered_alone, "nccl")
+    for number, ((read, brought), *_) in enumerate(said["found"].values()):
+        assert brought == []
+        assert read[-1] == 1
+        assert number == 0 or len(read) == 1  # the first one tries the way

@@ -9,6 +9,7 @@ import pytest
 import distgrad.distributed as dist
 from distgrad.distributed.verbs import device_slices, mpi
 from distgrad.distributed.verbs.communicator import exchange_json
+from distgrad.distributed.verbs.exchanging import parts
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
@@ -63,3 +64,29 @@ def test_the_device_is_waited_for_before_a_slice_is_sent(module):
     dist.world().allreduce_on_device(np.ones(64, np.float32), module)
 
     assert module.waits == [1]
+
+
+@pytest.mark.parametrize("most", [2**28, 3])
+@pytest.mark.parametrize("is_same_for_all", [False, True])
+def test_ranks_get_what_others_have_for_them(most, is_same_for_all, monkeypatch):
+    world = dist.world()
+    rank, ranks = world.rank, np.arange(world.size)
+    monkeypatch.setattr(mpi, "MESSAGE_ELEMENTS", most)
+    counts = np.repeat(5 * ranks[:, None], world.size, axis=1)  # rank 0 has nothing
+    names = np.broadcast_to(100 * ranks[:, None], counts.shape).copy()
+    if not is_same_for_all:
+        counts += 2 * ranks
+        names += ranks
+    expected = np.repeat(names[:, rank], counts[:, rank])
+    own = (
+        np.full(counts[rank, rank], 100 * rank)
+        if is_same_for_all
+        else np.repeat(names[rank], counts[rank])
+    )
+    slices = parts(counts, rank, everybody_gets_all=is_same_for_all)
+    result = np.full(expected.size, -1)
+    result[slices[rank][1]] = own[slices[rank][0]]
+
+    world.exchange_on_device(own, result, slices, "exchange")
+
+    np.testing.assert_array_equal(result, expected)

@@ -12,7 +12,8 @@ from distgrad.distributed.averaging.adding import Adder, Native
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.distributed.verbs.device_buffers import Line, line_of_sources
+from distgrad.distributed.verbs.device_buffers import line_of_sources
+from distgrad.distributed.verbs.device_line import Line
 from distgrad.sparse import densified
 
 
@@ -47,7 +48,7 @@ def added_on_device(
     sums = line.sums() if buckets else None
     if sums is None:
         for bucket in buckets:
-            message = packed(line, bucket, leaves, gradients, factor)
+            message = packed(bucket, leaves, gradients, factor)
 
             def add(message: Any = message) -> int:
                 line.add_up(message)
@@ -58,7 +59,7 @@ def added_on_device(
     sums.begin()
     messages = []
     for bucket in buckets:
-        message = packed(line, bucket, leaves, gradients, factor)
+        message = packed(bucket, leaves, gradients, factor)
         tally.carry(message.nbytes, partial(sums.start, message))
         messages.append(message)
     sums.join()
@@ -67,12 +68,12 @@ def added_on_device(
     yield from zip(buckets, messages, strict=True)
 
 
-def packed(line: Line, bucket: Bucket, leaves: Sequence[Any], gradients: Any, factor: float) -> Any:
+def packed(bucket: Bucket, leaves: Sequence[Any], gradients: Any, factor: float) -> Any:
     """Return a bucket's message in new memory of the device, of the gradients at its positions."""
     backend = leaves[bucket.positions[0]].kernels.backend
     arrays = [_on_device(gradients[position], backend) for position in bucket.positions]
     # NumPy's functions, by which messages are packed, are the device's own on its arrays.
-    return bucket.pack(arrays, factor, line.empty(bucket.length, bucket.dtype))
+    return bucket.pack(arrays, factor, backend.module.empty(bucket.length, bucket.dtype))
 
 
 def _on_device(gradient: Any, backend: Any) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -76,6 +76,18 @@ def _climb(count: int, summed: list[tuple[Node, Any]], add: Callable[[Any, Any],
         summed[-2:] = [(parent, add(left_row, right_row))]
 
 
+class Exchange(Protocol):
+    """What carries slices of rows between ranks: a communicator, or the way of device arrays."""
+
+    def alltoallv(self, array: Any, counts: Any) -> Any:
+        """Return what the others have for this rank; see `Communicator`."""
+        ...
+
+    def allgatherv(self, array: Any, counts: Sequence[int], *, out: Any = None) -> Any:
+        """Return all ranks' elements end to end; see `Communicator`."""
+        ...
+
+
 class OrderedSum:
     """Takes this rank's logical shards in order, one row each, and adds them up along the tree.
 
@@ -85,15 +97,18 @@ class OrderedSum:
         The ranks.
     count : int
         How many logical shards there are over all ranks.
+    module : module
+        Whose arrays the rows are: NumPy, or CuPy.
 
     Notes
     -----
     At most 2 log₂(count) rows are held at a time.
     """
 
-    def __init__(self, comm: Communicator, count: int) -> None:
+    def __init__(self, comm: Communicator, count: int, module: Any = np) -> None:
         self._comm = comm
         self._count = count
+        self._module = module
         self._own = own_range(count, comm.size, comm.rank)
         self._next = self._own.start
         self._summed: list[tuple[Node, Any]] = []
@@ -108,13 +123,27 @@ class OrderedSum:
         """What this rank has added up so far: a row for each subtree."""
         return [row for _, row in self._summed]
 
+    def on_host(self, rows: Iterable[Array]) -> OrderedSum:
+        """Return the same sum with its rows on the host, where they are given."""
+        moved = OrderedSum(self._comm, self._count)
+        moved._next = self._next
+        nodes = (node for node, _ in self._summed)
+        moved._summed = list(zip(nodes, rows, strict=True))
+        return moved
+
     def add(self, row: Array) -> None:
         """Add the flat row of this rank's next logical shard; it may be added into."""
         self._summed.append(((self._next, self._next + 1), row))
         self._next += 1
         _climb(self._count, self._summed, _add_in_place)
 
-    def total(self, length: int, dtype: np.dtype[Any], out: Array | None = None) -> Array:
+    def total(
+        self,
+        length: int,
+        dtype: np.dtype[Any],
+        out: Array | None = None,
+        via: Exchange | None = None,
+    ) -> Array:
         """Return the sum over all logical shards, the same bits on every rank; all ranks call this.
 
         Parameters
@@ -125,6 +154,8 @@ class OrderedSum:
             Of each row.
         out : numpy.ndarray, optional
             Where to put the sum; with one rank it stays where it was added up.
+        via : Exchange, optional
+            What carries rows of a device; the ranks' own verbs unless given.
         """
         rows = self.rows
         comm = self._comm
@@ -132,9 +163,12 @@ class OrderedSum:
             total: Array = rows[0]
             return total
         bounds = [rank * length // comm.size for rank in range(comm.size + 1)]
-        return comm.allgatherv(self.part(bounds, dtype), np.diff(bounds).tolist(), out=out)
+        own = self.part(bounds, dtype, via)
+        return (via or comm).allgatherv(own, np.diff(bounds).tolist(), out=out)
 
-    def part(self, bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    def part(
+        self, bounds: Sequence[int], dtype: np.dtype[Any], via: Exchange | None = None
+    ) -> Array:
         """Return this rank's slice of the sum, of the bits of `total`; all ranks call this.
 
         Parameters
@@ -143,6 +177,8 @@ class OrderedSum:
             Rank r gets the elements from ``bounds[r]`` to ``bounds[r + 1]``.
         dtype : numpy.dtype
             Of each row.
+        via : Exchange, optional
+            As for `total`.
         """
         rows, comm = self.rows, self._comm
         if comm.size == 1:
@@ -152,20 +188,20 @@ class OrderedSum:
         nodes = [subtrees(self._count, run.start, run.stop) for run in runs]
         lengths = np.diff(bounds)
         counts = np.outer([len(each) for each in nodes], lengths)
-        received = comm.alltoallv(_sliced(rows, bounds, dtype), counts)
+        received = (via or comm).alltoallv(self._sliced(rows, bounds, dtype), counts)
         finished = _merged(
             self._count, _rows(received, nodes, int(lengths[comm.rank])), _add_in_place
         )
         part: Array = finished[0][1]
         return part
 
-
-def _sliced(rows: list[Array], bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """Return the slices of all rows, those for rank 0 first."""
-    if len(rows) == 1:
-        return rows[0]
-    pieces = [row[a:b] for a, b in pairwise(bounds) for row in rows]
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+    def _sliced(self, rows: list[Array], bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """Return the slices of all rows, those for rank 0 first."""
+        if len(rows) == 1:
+            return rows[0]
+        pieces = [row[a:b] for a, b in pairwise(bounds) for row in rows]
+        sliced: Array = self._module.concatenate(pieces) if pieces else self._module.empty(0, dtype)
+        return sliced
 
 
 def _rows(

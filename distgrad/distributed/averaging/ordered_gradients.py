@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from distgrad import tree
-from distgrad.distributed.averaging.buckets import BUCKET_BYTES, Bucket, plan_buckets
-from distgrad.distributed.averaging.buffers import buffers_of
-from distgrad.distributed.averaging.exchange import (
-    describe_sources,
-    on_host,
-    refuse_listeners,
-    take_out,
-)
+from distgrad.distributed.averaging.buckets import BUCKET_BYTES, plan_buckets
+from distgrad.distributed.averaging.exchange import describe_sources, refuse_listeners, take_out
 from distgrad.distributed.averaging.layouts import layout_of
-from distgrad.distributed.averaging.ordered import OrderedSum
+from distgrad.distributed.averaging.ordered_rows import Rows, check_weight, rows_of
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
 from distgrad.distributed.batches.sharding import checked_examples
 from distgrad.distributed.safety.fingerprint import Plan, agree
-from distgrad.distributed.verbs.communicator import Array, Communicator
+from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.verbs.device_buffers import line_of_sources
+from distgrad.distributed.verbs.device_line import Line
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import BatchError, TapeError
 from distgrad.tape.gradient_tape import GradientTape
@@ -78,13 +74,12 @@ class OrderedGradients:
         self.leaves = leaves
         self._average = average
         self.cut: Cut = last_cut("gradient", comm, count)
-        self._pool = buffers_of(comm)
         self._has_gradient = [False] * len(leaves)
         self._added = self._place = 0
         # All that can have a gradient: whether they do, other ranks would have to say first.
         positions = tuple(p for p, leaf in enumerate(leaves) if is_differentiable(leaf.dtype))
-        self._buckets: list[tuple[Bucket, OrderedSum]] = [
-            (bucket, OrderedSum(comm, count))
+        self._rows: list[Rows] = [
+            rows_of(comm, bucket, leaves, count)
             for bucket in plan_buckets(*layout_of(leaves), positions, bucket_bytes)
         ]
 
@@ -110,18 +105,16 @@ class OrderedGradients:
         for position, gradient in enumerate(gradients):
             if gradient is not None:
                 self._has_gradient[position] = True
-        for bucket, total in self._buckets:
-            row = self._pool.take(bucket.length, bucket.dtype)
-            total.add(bucket.pack([on_host(gradients[p]) for p in bucket.positions], weight, row))
+        for rows in self._rows:
+            rows.add(gradients, weight)
         self._place += 1
 
     def own(self) -> list[list[Any]]:
         """Return what this rank has added up for each source; see `Finiteness.judge`."""
         found: list[list[Any]] = [[] for _ in self.leaves]
-        for bucket, total in self._buckets:
-            for row in total.rows:
-                for position, array in zip(bucket.positions, bucket.unpack(row), strict=True):
-                    found[position].append(array)
+        for rows in self._rows:
+            for position, arrays in zip(rows.bucket.positions, rows.own(), strict=False):
+                found[position] = arrays
         return found
 
     def finish(self, treedef: tree.TreeDef) -> list[Tensor | None]:
@@ -138,22 +131,30 @@ class OrderedGradients:
             connected = tally.agree(
                 lambda: agree(comm, plan, self._has_gradient, slots=slots), slots
             )
+            line = line_of_sources(comm, self.leaves)
+            if line is not None and not line.can_exchange():
+                line = None
         results: list[Tensor | None] = [None] * len(self.leaves)
-        as_sum = self._average == "sum"
-        for bucket, total in self._buckets:
-            summed = partial(total.total, bucket.length, bucket.dtype, self._out(bucket))
-            with tally.exposed_time():
-                message = tally.carry(bucket.length * bucket.dtype.itemsize, summed)
-            _divide_by_weight(message, as_sum=as_sum, ranks=comm.size)
-            take_out(bucket, message, self.leaves, results)
+        for rows, message in self._totals(line, tally):
+            if rows is self._rows[0]:  # the weight is the same in all
+                check_weight(rows, message, comm.size)
+            if self._average != "sum":
+                rows.divide(message)
+            take_out(rows.bucket, message, self.leaves, results)
         if comm.size > 1:
             tally.close(comm)
         return [each if found else None for each, found in zip(results, connected, strict=True)]
 
-    def _out(self, bucket: Bucket) -> Array | None:
-        if self._comm.size == 1:
-            return None
-        return self._pool.take(bucket.length, bucket.dtype)
+    def _totals(self, line: Line | None, tally: Tally) -> Iterator[tuple[Rows, Any]]:
+        """Yield rows and their sums over all ranks; while one is made, the next rows leave."""
+        for rows in self._rows[:1]:
+            rows.leave(line)
+        for rows, following in zip_longest(self._rows, self._rows[1:]):
+            if following is not None:
+                following.leave(line)
+            with tally.exposed_time():
+                message = tally.carry(rows.bucket.length * rows.bucket.dtype.itemsize, rows.total)
+            yield rows, message
 
 
 def walk_each_shard(
@@ -203,21 +204,3 @@ def _one_each(argument: str, given: Any, number: int) -> Sequence[Any]:
             f"each of the {number} targets"
         )
     return given
-
-
-def _divide_by_weight(message: Array, *, as_sum: bool, ranks: int) -> None:
-    """Divide a message by the weight that leads it, unless only sums are wanted.
-
-    Raises
-    ------
-    BatchError
-        If the weights add up to zero.
-    """
-    total = message[0].real
-    if total == 0:
-        raise BatchError(
-            f"gradient: no rank of {ranks} has an example; expected at least one in the "
-            "global batch"
-        )
-    if not as_sum and total != 1:
-        message /= total

@@ -13,7 +13,7 @@ from distgrad.distributed.averaging.on_device import packed
 from distgrad.distributed.averaging.overlap import OverlappedAverage, WalkedAverage, lane_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.distributed.verbs.device_buffers import Line
+from distgrad.distributed.verbs.device_line import Line
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 
 
@@ -65,7 +65,7 @@ class StreamedAverage(WalkedAverage):
     sums : StreamedSums
         The stream's.
     line : Line
-        Where the messages' memory is from.
+        The way of the messages, which counts them.
     leaves : list of Tensor or Variable
         The sources.
     comm, plan, layout, weight, adder :
@@ -91,7 +91,7 @@ class StreamedAverage(WalkedAverage):
         self.tally.on_device = sums.seconds
 
     def _send(self, bucket: Bucket) -> None:
-        message = packed(self._line, bucket, self._leaves, self._gradients, self.factor)
+        message = packed(bucket, self._leaves, self._gradients, self.factor)
         for position in bucket.positions:
             del self._gradients[position]
         self.tally.carry(message.nbytes, partial(self._sums.start, message))

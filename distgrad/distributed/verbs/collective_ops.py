@@ -21,7 +21,8 @@ from distgrad.core.op import Acting, Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
 from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
-from distgrad.distributed.verbs.device_buffers import Line, line_of
+from distgrad.distributed.verbs.device_buffers import line_of
+from distgrad.distributed.verbs.device_line import Line
 from distgrad.dtypes import is_differentiable
 from distgrad.errors import DesyncError
 from distgrad.tensor import Tensor

@@ -1,39 +1,33 @@
 """Which way arrays in a device's memory travel: by NCCL, by an MPI that takes them, or by the host.
 
 All ranks of a communicator decide together, once, from what each of them found: a way that one rank
-cannot go is no way. What the way does not take (booleans, extrema of floating numbers, whose NaN
-NCCL does not define) goes by the host, through the backend's staging buffers; so does everything
-where sums have to be the same for any number of ranks. No way is trusted before it has given the
-sum of known numbers: what one process can ask of a library is not what several do with it.
+cannot go is no way. No way is trusted before it has given the sum of known numbers: what one
+process can ask of a library is not what several do with it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from distgrad.distributed.launching.probing import takes_device_arrays
 from distgrad.distributed.safety.fingerprint import Plan, agree
-from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
-from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup, device_identity, nccl_version
-from distgrad.distributed.verbs.streamed_sums import StreamedSums
-from distgrad.dtypes import as_dtype
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json
+from distgrad.distributed.verbs.device_line import Line, module_of
+from distgrad.distributed.verbs.nccl import NCCLGroup, device_identity, nccl_version
 from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
 
 VARIABLE = "DISTGRAD_DEVICE_BUFFERS"
 WAYS = ("auto", "nccl", "mpi", "host")
 
-# NCCL 2.4 is the first whose communicators can be given up while they wait for a lost rank.
-_OLDEST_NCCL = 2400
+# NCCL 2.4 is the first whose communicators can be given up while they wait for a lost rank, 2.7
+# the first that carries messages from rank to rank.
+_OLDEST_NCCL = 2700
 # Lengths of the sums that a way is tried with: libraries carry short and long messages differently.
 _TRIED = (5, 1 << 19)
 # All ranks have just agreed on something, and NCCL on thousands of ranks takes half a minute.
@@ -87,7 +81,7 @@ def choose(abilities: list[Ability], failures: Mapping[str, str] | None = None) 
     if any(not each.nccl for each in abilities):
         without_nccl = "a rank has no NCCL (pip install nvidia-nccl-cu12, or -cu13)"
     elif min(each.nccl for each in abilities) < _OLDEST_NCCL:
-        without_nccl = "a rank's NCCL is older than 2.4"
+        without_nccl = "a rank's NCCL is older than 2.7"
     elif len(devices) < len(abilities):
         without_nccl = "ranks share a device, which NCCL refuses"
     else:
@@ -107,148 +101,6 @@ def choose(abilities: list[Ability], failures: Mapping[str, str] | None = None) 
     if not without_mpi:
         return "mpi", f"{without_nccl}; every rank's MPI takes device buffers"
     return "host", f"{without_nccl}; {without_mpi}"
-
-
-class Line:
-    """The way of one communicator's device arrays, on one rank.
-
-    Parameters
-    ----------
-    comm : Communicator
-        The ranks.
-    backend : Backend
-        Whose arrays travel; its `to_host` and `asarray` do the staging.
-    way, reason : str
-        What `choose` returned.
-    group : NCCLGroup, optional
-        The ranks as NCCL knows them, where that is the way.
-
-    Attributes
-    ----------
-    counts : Counter
-        How many arrays went which way.
-    """
-
-    def __init__(
-        self,
-        comm: Communicator,
-        backend: Any,
-        way: str,
-        reason: str = "",
-        group: NCCLGroup | None = None,
-    ) -> None:
-        self._comm = comm
-        self._backend = backend
-        self.way = way
-        self.reason = reason
-        self._group = group
-        self._sums: StreamedSums | None = None
-        self.counts: Counter[str] = Counter()
-
-    def way_of(self, dtype: Any, op: str, *, deterministic: bool = False) -> str:
-        """Return the way of a reduction.
-
-        Parameters
-        ----------
-        dtype : dtype
-            Of the array.
-        op : str
-            As for `Communicator.allreduce`.
-        deterministic : bool
-            Whether the result has to be the same for any number of ranks.
-        """
-        wire = wire_dtype(np.dtype(dtype), op)
-        if deterministic or np.dtype(dtype).kind == "b" or op == "bor":
-            return "host"
-        if wire.kind == "c" and op != "sum":
-            return "host"  # NCCL knows complex numbers as pairs
-        if op in ("min", "max") and wire.kind == "f":
-            return "host"
-        if self.way == "nccl" and wire.name not in NAMES:
-            return "host"
-        return self.way
-
-    def allreduce(self, array: Any, op: str = "sum", *, deterministic: bool = False) -> Any:
-        """Return the elementwise reduction of all ranks' device arrays, as a device array.
-
-        Parameters
-        ----------
-        array : array
-            On the device, of the same shape and dtype on every rank; not changed.
-        op, deterministic
-            As for `way_of`.
-        """
-        dtype = as_dtype(array.dtype)
-        way = self.way_of(dtype, op, deterministic=deterministic)
-        self.counts[way] += 1
-        if way == "host":
-            host = self._backend.to_host(array)
-            return self._backend.asarray(self._comm.allreduce(host, op))
-        # A copy in the dtype of the wire: half precision is added up in float32.
-        wire = array.astype(wire_dtype(np.dtype(dtype), op), order="C", copy=True)
-        if self._group is not None and way == "nccl":
-            self._group.allreduce(wire, op)
-        else:
-            self._by_mpi(wire, op)
-        return wire.astype(dtype, copy=False)
-
-    def empty(self, length: int, dtype: Any) -> Any:
-        """Return a flat array on the device for a message."""
-        return self._backend.module.empty(length, dtype)
-
-    def sums(self) -> StreamedSums | None:
-        """Return what adds up messages on a stream of its own, where the way is NCCL's; else None.
-
-        All ranks call this together the first time.
-        """
-        if self._sums is None and self._group is not None:
-            module = self._group.module
-            self._sums = StreamedSums(NCCLGroup(self._comm, module), module)
-        return self._sums
-
-    def add_up(self, message: Any) -> None:
-        """Put the sum of all ranks' messages, in a dtype of the wire, into this rank's."""
-        self.counts[self.way] += 1
-        if self._group is not None:
-            self._group.allreduce(message)
-        else:
-            self._by_mpi(message, "sum")
-
-    def _by_mpi(self, array: Any, op: str) -> None:
-        self._backend.synchronize()  # MPI knows nothing of streams
-        reduce: Any = getattr(self._comm, "allreduce_on_device")  # noqa: B009  MPI's has it
-        reduce(array, _module_of(array), op)
-
-    def try_out(self, length: int) -> str:
-        """Return what is wrong with the sum of known numbers; empty if nothing is.
-
-        All ranks call this.
-        """
-        # Small whole numbers, of which sums are exact in any order.
-        own = (np.arange(length, dtype=np.float32) % 1021) + self._comm.rank
-        expected = self._comm.allreduce(own)
-        message = self._backend.asarray(own)
-        try:
-            self.add_up(message)
-        except (RemoteRankError, StallError):
-            raise
-        except CommunicationError as error:
-            return str(error)
-        finally:
-            self.counts.clear()
-        is_right = np.array_equal(self._backend.to_host(message), expected)
-        return "" if is_right else f"it gave a wrong sum of {length} known numbers"
-
-    def broadcast(self, array: Any, root: int = 0) -> Any:
-        """Return the root's device array, as a device array."""
-        way = "nccl" if self._group is not None else "host"
-        self.counts[way] += 1
-        if self._group is None:
-            host = self._backend.to_host(array)
-            return self._backend.asarray(self._comm.broadcast(host, root))
-        result = array.astype(array.dtype, order="C", copy=True)
-        self._group.broadcast(result, root)
-        return result
 
 
 _lines: WeakKeyDictionary[Communicator, Line] = WeakKeyDictionary()
@@ -330,7 +182,7 @@ def _made(
     wrong = ""
     if way == "nccl":
         try:
-            line = Line(comm, backend, way, reason, NCCLGroup(comm, _module_of(array)))
+            line = Line(comm, backend, way, reason, NCCLGroup(comm, module_of(array)))
         except (RemoteRankError, StallError):
             raise
         except CommunicationError as error:
@@ -358,12 +210,8 @@ def _ability(array: Any) -> Ability:
     asked = os.environ.get(VARIABLE, "auto")
     if asked not in WAYS:
         raise LaunchError(f"{VARIABLE}={asked!r}; expected one of {', '.join(WAYS)}")
-    module = _module_of(array)
+    module = module_of(array)
     version = 0 if asked == "host" else nccl_version(module)
     # Asked for by a process of its own, and only where nothing better is there.
     mpi = asked == "mpi" or (asked == "auto" and not version)
     return Ability(device_identity(array.device), version, mpi and takes_device_arrays(), asked)
-
-
-def _module_of(array: Any) -> Any:
-    return sys.modules[type(array).__module__.partition(".")[0]]

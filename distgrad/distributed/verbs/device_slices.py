@@ -1,4 +1,4 @@
-"""Reduce arrays in devices' memory by messages from rank to rank, for an MPI that takes these.
+"""Reduce and exchange arrays in devices' memory by messages, for an MPI that takes these.
 
 Not every call of such an MPI does. Open MPI's collectives that do not block read device memory as
 the host's, which ends the process [1]_, and those that block hear of no lost rank meanwhile. What
@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from distgrad.distributed.verbs.exchanging import pieces
+
 Array = Any
 
 _PIECE = 2**26  # bytes, for which there is scratch memory at a time
-_TO_REDUCE, _REDUCED = 3, 4  # tags; those of `slices` are smaller
+_TO_REDUCE, _REDUCED, _EXCHANGED = 3, 4, 5  # tags; those of `slices` are smaller
 _FUNCTIONS = {"sum": "add", "prod": "multiply", "min": "minimum", "max": "maximum"}
 
 # What an exception interrupts may still be written by MPI: it stays where it is.
@@ -77,4 +79,37 @@ def _piece(comm: Any, flat: Array, module: Any, function: str) -> Iterator[Any]:
         yield from under_way
     except BaseException:  # also where whoever completes the requests gave up
         _interrupted.append((under_way, flat, scratch))
+        raise
+
+
+def exchange_on_device(
+    communicator: Any, own: Array, result: Array, parts: list[tuple[slice, slice]], most: int
+) -> Iterator[Any]:
+    """Yield requests that bring what the other ranks have for this one.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Comm
+        On which no other messages of this tag travel.
+    own, result : array
+        Of one axis, contiguous; the values of `own` are computed, and `result` is not in use.
+    parts : list of tuple of slice
+        For each rank what of `own` it gets, and where in `result` its own go; nothing is done for
+        this rank's own.
+    most : int
+        How many elements a message may have.
+    """
+    rank, size = communicator.rank, communicator.size
+    others = [(rank + place) % size for place in range(1, size)]
+    under_way: list[Any] = []
+    try:
+        for other in others:
+            for piece in pieces(result[parts[other][1]], most):
+                under_way.append(communicator.Irecv(piece, other, _EXCHANGED))
+        for other in others:
+            for piece in pieces(own[parts[other][0]], most):
+                under_way.append(communicator.Isend(piece, other, _EXCHANGED))
+        yield from under_way
+    except BaseException:  # also where whoever completes the requests gave up
+        _interrupted.append((under_way, own, result))
         raise

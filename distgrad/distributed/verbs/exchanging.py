@@ -33,6 +33,28 @@ def fits(counts: Array, itemsize: int, limit: int) -> bool:
     return most * itemsize <= limit
 
 
+def parts(
+    counts: Array, rank: int, *, everybody_gets_all: bool = False
+) -> list[tuple[slice, slice]]:
+    """Return for each rank what of this rank's elements it gets, and where its own are put.
+
+    Parameters
+    ----------
+    counts : numpy.ndarray of shape (size, size)
+        How many elements the rank of a row has for the rank of a column.
+    rank : int
+        This rank.
+    everybody_gets_all : bool
+        Whether what this rank has is for each rank the same, and not end to end.
+    """
+    to, come = counts[rank].tolist(), counts[:, rank].tolist()
+    starts_to = [0] * len(to) if everybody_gets_all else starts(to)
+    return [
+        (slice(a, a + n), slice(b, b + m))
+        for a, n, b, m in zip(starts_to, to, starts(come), come, strict=True)
+    ]
+
+
 def exchange(
     mpi: Any,
     communicator: Any,

@@ -22,7 +22,7 @@ from distgrad.distributed.verbs.checks import (
     check_rows,
 )
 from distgrad.distributed.verbs.communicator import Array, describe, wire_dtype
-from distgrad.distributed.verbs.device_slices import reduce_on_device
+from distgrad.distributed.verbs.device_slices import exchange_on_device, reduce_on_device
 from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
 from distgrad.distributed.verbs.operations import Operations
 from distgrad.distributed.verbs.places import Places, Size
@@ -180,6 +180,16 @@ class MPICommunicator:
         self._run(
             lambda: reduce_on_device(comm, flat, module, op, MESSAGE_ELEMENTS),
             lambda: describe(f"allreduce ({op})", array.dtype, array.shape),
+        )
+
+    def exchange_on_device(
+        self, own: Any, result: Any, parts: list[tuple[slice, slice]], verb: str
+    ) -> None:
+        """Bring what the others have for this rank, in a device's memory; see `device_slices`."""
+        comm = self._communicator
+        self._run(
+            lambda: exchange_on_device(comm, own, result, parts, MESSAGE_ELEMENTS),
+            lambda: describe(verb, own.dtype, own.shape),
         )
 
     def broadcast(self, array: Array, root: int = 0) -> Array:

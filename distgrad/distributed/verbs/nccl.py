@@ -1,4 +1,4 @@
-"""Reductions on device arrays by NCCL, its groups made over another communicator.
+"""Reductions and exchanges of device arrays by NCCL, its groups made over another communicator.
 
 NCCL is that of CuPy (`cupy.cuda.nccl`). A call is given to the current stream and waited for as
 every message is: a rank that fails or leaves meanwhile is heard of, and the group is given up.
@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -113,37 +114,34 @@ class NCCLGroup:
         shared = comm.broadcast(np.frombuffer(own, np.uint8)).tobytes()
         if not any(shared):
             raise CommunicationError(f"rank {comm.rank}: rank 0 has no identity for NCCL{why}")
-        self._group = self._joined(shared)
+        self._met = False  # whether each two ranks have exchanged something
+        self.count("making a group of NCCL's")
+        try:
+            self._group = self._by_thread(partial(self._member, shared))
+        except nccl.NcclError as error:
+            raise CommunicationError(f"rank {comm.rank}: NCCL makes no group: {error}") from error
 
-    def _joined(self, identity: bytes) -> Any:
-        """Return this rank's member of the group, once all ranks have theirs.
+    def _by_thread(self, work: Callable[[], Any]) -> Any:
+        """Return what some work returns, which waits for ranks that may never come.
 
-        It is made by a thread: NCCL waits there for ranks that may never come, and hears of none.
+        NCCL waits there on the host, and hears of no lost rank: this one does meanwhile.
         """
         device, done = self.module.cuda.Device().id, threading.Event()
         found: Future[Any] = Future()
 
-        def join() -> None:
+        def run() -> None:
             try:
                 self.module.cuda.Device(device).use()  # each thread has a current device
-                found.set_result(self._member(identity))
+                found.set_result(work())
             except Exception as error:
                 found.set_exception(error)
             finally:
                 done.set()
 
         wait_for = getattr(self._comm, "wait_for", threading.Event.wait)
-        note = getattr(self._comm, "count", None)
-        if note is not None:
-            note("making a group of NCCL's")
-        threading.Thread(target=join, daemon=True, name="distgrad-nccl").start()
+        threading.Thread(target=run, daemon=True, name="distgrad-nccl").start()
         wait_for(done)
-        try:
-            return found.result()
-        except self._nccl.NcclError as error:
-            raise CommunicationError(
-                f"rank {self._comm.rank}: NCCL makes no group: {error}"
-            ) from error
+        return found.result()
 
     def _member(self, identity: bytes) -> Any:
         size, rank = self._comm.size, self._comm.rank
@@ -163,7 +161,8 @@ class NCCLGroup:
         op : {"sum", "prod", "min", "max"}
             What to do with the elements.
         """
-        self._run(self._reduction(array, op), array, f"allreduce ({op})")
+        if array.size:
+            self._run(self._reduction(array, op), array, f"allreduce ({op})")
 
     def begin_sum(self, array: Any, stream: Any) -> None:
         """Give a stream the sum of all ranks' arrays, in place, and return at once.
@@ -196,7 +195,46 @@ class NCCLGroup:
             kind = self._nccl.NCCL_UINT8
             self._group.broadcast(pointer, pointer, count, kind, root, stream.ptr)
 
-        self._run(start, array, "broadcast")
+        if array.size:
+            self._run(start, array, "broadcast")
+
+    def exchange(self, own: Any, result: Any, parts: list[tuple[slice, slice]], verb: str) -> None:
+        """Bring what the other ranks have for this one.
+
+        Parameters
+        ----------
+        own, result : array
+            Of one axis, contiguous, on the current device.
+        parts : list of tuple of slice
+            For each rank what of `own` it gets, and where in `result` its own go; nothing is done
+            for this rank's own.
+        verb : str
+            What errors call it.
+        """
+        sent = [own[to] for to, _ in parts]
+        arrived = [result[come] for _, come in parts]
+        others = [rank for rank in range(self._comm.size) if rank != self._comm.rank]
+        byte = self._nccl.NCCL_UINT8
+
+        def start(stream: Any) -> None:
+            self._nccl.groupStart()
+            try:
+                for other in others:
+                    for array, call in (
+                        (sent[other], self._group.send),
+                        (arrived[other], self._group.recv),
+                    ):
+                        if array.size:
+                            call(array.data.ptr, array.nbytes, byte, other, stream.ptr)
+            finally:
+                self._nccl.groupEnd()
+
+        if self._met:
+            self._run(start, own, verb)
+            return
+        # At their first messages two ranks are connected, for which NCCL waits on the host.
+        self._run(lambda stream: self._by_thread(partial(start, stream)), own, verb)
+        self._met = True
 
     def _counted(self, array: Any) -> tuple[Any, int]:
         """Return NCCL's dtype of an array, and how many numbers it has."""
@@ -210,8 +248,6 @@ class NCCLGroup:
 
     def _run(self, start: Callable[[Any], None], array: Any, verb: str) -> None:
         """Start an operation on the current stream, and return once it is done."""
-        if not array.size:
-            return
         what = describe(f"{verb} by NCCL", array.dtype, array.shape)
         stream = self.module.cuda.get_current_stream()
         self.count(what)

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "libraries.h"
 
@@ -21,10 +22,17 @@ enum { SUCCESS = 0, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, R
 static const int MOST_RANKS = 8;
 static const size_t PIECE = 1 << 16;  // bytes that each rank shows the others at a time
 
+// What one rank gives another: full between the one's writing and the other's reading.
+struct Slot {
+    std::atomic<int> full;
+    char given[PIECE];
+};
+
 struct Meeting {
     std::atomic<int> arrived, generation, aborted;
     int devices[MOST_RANKS];
     alignas(64) char shown[MOST_RANKS][PIECE];
+    Slot slots[MOST_RANKS][MOST_RANKS];  // of the one who sends, for the one who receives
 };
 
 struct Communicator {
@@ -99,9 +107,82 @@ PUBLIC int ncclCommGetAsyncError(Communicator* communicator, int* error) {
     return SUCCESS;
 }
 
-PUBLIC int ncclGroupStart() { return SUCCESS; }
+static const size_t WIDTHS[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};  // of ncclDataType_t
 
-PUBLIC int ncclGroupEnd() { return SUCCESS; }
+// --- messages from rank to rank -------------------------------------------------------------------
+
+struct Message {
+    Communicator* own;
+    void* stream;
+    char* place;
+    size_t bytes;
+    int peer;
+    bool is_sent;
+
+    // Give or take a piece if the slot lets us; return whether it did.
+    bool moves() {
+        Slot& slot = is_sent ? own->meeting->slots[own->rank][peer]
+                             : own->meeting->slots[peer][own->rank];
+        if (!bytes || slot.full == (int)is_sent) return false;
+        const size_t length = std::min(PIECE, bytes);
+        memcpy(is_sent ? slot.given : place, is_sent ? place : slot.given, length);
+        slot.full = is_sent;
+        place += length;
+        bytes -= length;
+        return true;
+    }
+};
+
+static thread_local bool in_group = false;
+static thread_local std::vector<Message> grouped;
+
+static bool is_left(const Message& each) { return each.bytes != 0; }
+
+// All messages of a group move on together, as far as the others let them.
+static int submit_group() {
+    if (grouped.empty()) return SUCCESS;
+    std::vector<Message> messages = std::move(grouped);
+    grouped.clear();
+    Handle handle = {messages[0].stream};
+    submit(&handle, [messages]() mutable {
+        Communicator* own = messages[0].own;
+        while (std::any_of(messages.begin(), messages.end(), is_left)) {
+            bool moved = false;
+            for (Message& each : messages) moved |= each.moves();
+            if (own->meeting->aborted) {
+                own->error = REMOTE_ERROR;
+                return;
+            }
+            if (!moved) usleep(20);
+        }
+    });
+    return SUCCESS;
+}
+
+static int add_message(Message message) {
+    if (message.peer < 0 || message.peer >= message.own->size) return INVALID_ARGUMENT;
+    grouped.push_back(message);
+    return in_group ? SUCCESS : submit_group();
+}
+
+PUBLIC int ncclGroupStart() {
+    in_group = true;
+    return SUCCESS;
+}
+
+PUBLIC int ncclGroupEnd() {
+    in_group = false;
+    return submit_group();
+}
+
+PUBLIC int ncclSend(
+    const void* from, size_t count, int type, int peer, Communicator* own, void* stream) {
+    return add_message({own, stream, (char*)from, count * WIDTHS[type], peer, true});
+}
+
+PUBLIC int ncclRecv(void* to, size_t count, int type, int peer, Communicator* own, void* stream) {
+    return add_message({own, stream, (char*)to, count * WIDTHS[type], peer, false});
+}
 
 // --- collectives ----------------------------------------------------------------------------------
 
@@ -156,7 +237,6 @@ PUBLIC int ncclAllReduce(
 
 PUBLIC int ncclBroadcast(
     const void* from, void* to, size_t count, int type, int root, Communicator* own, void* stream) {
-    static const size_t WIDTHS[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
     if (type < 0 || type > 9) return INVALID_ARGUMENT;
     const size_t bytes = count * WIDTHS[type];
     Handle handle = {stream};

@@ -1,0 +1,227 @@
+"""Carry arrays in devices' memory along the way that their ranks have chosen.
+
+What the way does not take (booleans, extrema of floating numbers, whose NaN NCCL does not define)
+goes by the host, through the backend's staging buffers.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
+from distgrad.distributed.verbs.exchanging import parts
+from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup
+from distgrad.distributed.verbs.streamed_sums import StreamedSums
+from distgrad.dtypes import as_dtype
+from distgrad.errors import CommunicationError, RemoteRankError, StallError
+
+
+class Line:
+    """The way of one communicator's device arrays, on one rank.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    backend : Backend
+        Whose arrays travel; its `to_host` and `asarray` do the staging.
+    way, reason : str
+        What `choose` returned.
+    group : NCCLGroup, optional
+        The ranks as NCCL knows them, where that is the way.
+
+    Attributes
+    ----------
+    counts : Counter
+        How many arrays went which way.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        backend: Any,
+        way: str,
+        reason: str = "",
+        group: NCCLGroup | None = None,
+    ) -> None:
+        self._comm = comm
+        self._backend = backend
+        self.way = way
+        self.reason = reason
+        self._group = group
+        self._sums: StreamedSums | None = None
+        self._exchanges: bool | None = None
+        self.counts: Counter[str] = Counter()
+
+    def way_of(self, dtype: Any, op: str) -> str:
+        """Return the way of a reduction.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Of the array.
+        op : str
+            As for `Communicator.allreduce`.
+        """
+        wire = wire_dtype(np.dtype(dtype), op)
+        if np.dtype(dtype).kind == "b" or op == "bor":
+            return "host"
+        if wire.kind == "c" and op != "sum":
+            return "host"  # NCCL knows complex numbers as pairs
+        if op in ("min", "max") and wire.kind == "f":
+            return "host"
+        if self.way == "nccl" and wire.name not in NAMES:
+            return "host"
+        return self.way
+
+    def allreduce(self, array: Any, op: str = "sum") -> Any:
+        """Return the elementwise reduction of all ranks' device arrays, as a device array.
+
+        Parameters
+        ----------
+        array : array
+            On the device, of the same shape and dtype on every rank; not changed.
+        op : str
+            As for `Communicator.allreduce`.
+        """
+        dtype = as_dtype(array.dtype)
+        way = self.way_of(dtype, op)
+        self.counts[way] += 1
+        if way == "host":
+            host = self._backend.to_host(array)
+            return self._backend.asarray(self._comm.allreduce(host, op))
+        # A copy in the dtype of the wire: half precision is added up in float32.
+        wire = array.astype(wire_dtype(np.dtype(dtype), op), order="C", copy=True)
+        if self._group is not None and way == "nccl":
+            self._group.allreduce(wire, op)
+        else:
+            self._by_mpi(wire, op)
+        return wire.astype(dtype, copy=False)
+
+    def empty(self, length: int, dtype: Any) -> Any:
+        """Return a flat array on the device for a message."""
+        return self._backend.module.empty(length, dtype)
+
+    def sums(self) -> StreamedSums | None:
+        """Return what adds up messages on a stream of its own, where the way is NCCL's; else None.
+
+        All ranks call this together the first time.
+        """
+        if self._sums is None and self._group is not None:
+            module = self._group.module
+            self._sums = StreamedSums(NCCLGroup(self._comm, module), module)
+        return self._sums
+
+    def add_up(self, message: Any) -> None:
+        """Put the sum of all ranks' messages, in a dtype of the wire, into this rank's."""
+        self.counts[self.way] += 1
+        if self._group is not None:
+            self._group.allreduce(message)
+        else:
+            self._by_mpi(message, "sum")
+
+    def alltoallv(self, array: Any, counts: Any) -> Any:
+        """Return what the others have for this rank, on the device; see `Communicator`."""
+        self.counts[self.way] += 1
+        return self._exchanged("alltoallv", array, np.asarray(counts, np.int64))
+
+    def allgatherv(self, array: Any, counts: Sequence[int], *, out: Any = None) -> Any:
+        """Return all ranks' elements end to end, on the device; see `Communicator`."""
+        self.counts[self.way] += 1
+        table = np.repeat(np.asarray(counts, np.int64)[:, np.newaxis], self._comm.size, axis=1)
+        return self._exchanged("allgatherv", array, table, out, everybody_gets_all=True)
+
+    def _exchanged(
+        self, verb: str, own: Any, counts: Any, out: Any = None, *, everybody_gets_all: bool = False
+    ) -> Any:
+        rank = self._comm.rank
+        result = self.empty(int(counts[:, rank].sum()), own.dtype) if out is None else out
+        slices = parts(counts, rank, everybody_gets_all=everybody_gets_all)
+        mine, place = slices[rank]
+        result[place] = own[mine]
+        if self._group is not None:
+            self._group.exchange(own, result, slices, verb)
+        else:
+            self._backend.synchronize()  # MPI knows nothing of streams
+            exchange: Any = getattr(self._comm, "exchange_on_device")  # noqa: B009  MPI's has it
+            exchange(own, result, slices, verb)
+        return result
+
+    def can_exchange(self) -> bool:
+        """Return whether ranks get what others have for them, tried once with known numbers.
+
+        All ranks call this.
+        """
+        if self._exchanges is None:
+            comm = self._comm
+            numbers = np.arange(comm.size)
+            lengths = np.add.outer(numbers, numbers) + 3  # unlike ones
+            names = np.add.outer(comm.size * numbers, numbers)  # from whom to whom
+            own = np.repeat(names[comm.rank], lengths[comm.rank])
+            expected = np.repeat(names[:, comm.rank], lengths[:, comm.rank])
+            try:
+                found = self._exchanged("trial", self._backend.asarray(own), lengths)
+                is_right = np.array_equal(self._backend.to_host(found), expected)
+                wrong = "" if is_right else "it gave wrong numbers"
+            except (RemoteRankError, StallError):
+                raise
+            except CommunicationError as error:
+                wrong = str(error)
+            said: list[str] = exchange_json(comm, wrong)
+            self._exchanges = not any(said)
+            if not self._exchanges and comm.rank == 0:
+                rank = next(rank for rank, each in enumerate(said) if each)
+                warnings.warn(
+                    f"logical shards are added up by the host: {self.way} failed when messages "
+                    f"from rank to rank were tried, on rank {rank}: {said[rank]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return self._exchanges
+
+    def _by_mpi(self, array: Any, op: str) -> None:
+        self._backend.synchronize()  # MPI knows nothing of streams
+        reduce: Any = getattr(self._comm, "allreduce_on_device")  # noqa: B009  MPI's has it
+        reduce(array, module_of(array), op)
+
+    def try_out(self, length: int) -> str:
+        """Return what is wrong with the sum of known numbers; empty if nothing is.
+
+        All ranks call this.
+        """
+        # Small whole numbers, of which sums are exact in any order.
+        own = (np.arange(length, dtype=np.float32) % 1021) + self._comm.rank
+        expected = self._comm.allreduce(own)
+        message = self._backend.asarray(own)
+        try:
+            self.add_up(message)
+        except (RemoteRankError, StallError):
+            raise
+        except CommunicationError as error:
+            return str(error)
+        finally:
+            self.counts.clear()
+        is_right = np.array_equal(self._backend.to_host(message), expected)
+        return "" if is_right else f"it gave a wrong sum of {length} known numbers"
+
+    def broadcast(self, array: Any, root: int = 0) -> Any:
+        """Return the root's device array, as a device array."""
+        way = "nccl" if self._group is not None else "host"
+        self.counts[way] += 1
+        if self._group is None:
+            host = self._backend.to_host(array)
+            return self._backend.asarray(self._comm.broadcast(host, root))
+        result = array.astype(array.dtype, order="C", copy=True)
+        self._group.broadcast(result, root)
+        return result
+
+
+def module_of(array: Any) -> Any:
+    """Return the module of an array, such as CuPy."""
+    return sys.modules[type(array).__module__.partition(".")[0]]
