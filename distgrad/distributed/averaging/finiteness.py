@@ -15,7 +15,8 @@ import numpy as np
 from distgrad import tree
 from distgrad.distributed.averaging.exchange import describe_sources, on_host
 from distgrad.distributed.safety.fingerprint import Plan, agree
-from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
+from distgrad.distributed.verbs.communicator import Communicator, exchange_json
+from distgrad.distributed.verbs.device_buffers import is_on_device
 from distgrad.errors import NonFiniteGradientError
 from distgrad.sparse import IndexedSlices
 
@@ -95,29 +96,50 @@ class Finiteness:
         self.skipped = False
         if not self.looks:
             return averages
-        bad = [p for p, each in enumerate(averages) if each is not None and not is_finite(each)]
-        if not bad:
+        if are_finite(averages):
             return averages
+        bad = [p for p, each in enumerate(averages) if each is not None and not is_finite(each)]
         if self._policy == "skip":
             self.skipped = True
             return [None] * len(averages)
         raise _located(comm, treedef, leaves, bad, own())
 
 
+def are_finite(gradients: Sequence[Any]) -> bool:
+    """Return whether all numbers of gradients, None among them, are finite."""
+    arrays = [_numbers(each) for each in gradients if each is not None]
+    devices = [each for each in arrays if is_on_device(each)]
+    if devices:
+        # Whoever asks for a number waits for the device: once for all of them, as a rule.
+        total = sum(_total(each) for each in devices)
+        if bool(np.isfinite(total)):
+            arrays = [each for each in arrays if not is_on_device(each)]
+    return all(map(_is_finite, arrays))
+
+
 def is_finite(gradient: Any) -> bool:
     """Return whether all numbers of a gradient are finite."""
-    array = _numbers(gradient)
-    if array.dtype.kind not in "fc":
-        array = array.astype(np.float32)  # such as bfloat16, of which NumPy knows no kind
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = array.sum()
+    return _is_finite(_numbers(gradient))
+
+
+def _is_finite(array: Any) -> bool:
     # A sum is one pass without a temporary array; of large numbers it may overflow.
-    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())
+    return bool(np.isfinite(_total(array))) or bool(np.isfinite(array).all())
 
 
-def _numbers(gradient: Any) -> Array:
+def _total(array: Any) -> Any:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.sum()
+
+
+def _numbers(gradient: Any) -> Any:
+    """Return a gradient's numbers: on the host, or where they are if NumPy's functions go there."""
     values = gradient.values if isinstance(gradient, IndexedSlices) else gradient
-    return np.asarray(on_host(values))
+    array = getattr(values, "array", values)
+    if not is_on_device(array):
+        array = np.asarray(on_host(values))
+    # Such as bfloat16, of which NumPy knows no kind.
+    return array if array.dtype.kind in "fc" else array.astype(np.float32)
 
 
 def _located(
@@ -134,7 +156,6 @@ def _located(
         nans = infinities = size = 0
         for each in own[position]:
             numbers = _numbers(each)
-            numbers = numbers if numbers.dtype.kind in "fc" else numbers.astype(np.float32)
             nans += int(np.isnan(numbers).sum())
             infinities += int(np.isinf(numbers).sum())
             size += numbers.size

@@ -71,12 +71,12 @@ def added_on_device(
 def packed(bucket: Bucket, leaves: Sequence[Any], gradients: Any, factor: float) -> Any:
     """Return a bucket's message in new memory of the device, of the gradients at its positions."""
     backend = leaves[bucket.positions[0]].kernels.backend
-    arrays = [_on_device(gradients[position], backend) for position in bucket.positions]
+    arrays = [on_device(gradients[position], backend) for position in bucket.positions]
     # NumPy's functions, by which messages are packed, are the device's own on its arrays.
     return bucket.pack(arrays, factor, backend.module.empty(bucket.length, bucket.dtype))
 
 
-def _on_device(gradient: Any, backend: Any) -> Any:
+def on_device(gradient: Any, backend: Any) -> Any:
     """Return a gradient, or a sum of some on the host, as a device's array, dense; None of None."""
     if gradient is None:
         return None

@@ -269,7 +269,7 @@ class _Work:
         self, comm: Communicator, stage: int, average: str | None, count: int | None
     ) -> None:
         self.holdings = RestingHoldings(comm) if stage == 3 else Holdings(comm)
-        self.sums = Collector(comm, count)
+        self.sums = Collector(self.holdings, count)
         self.weights = Weights(comm, average, count)
         self.walk = Walk(self.holdings, self.sums)
 

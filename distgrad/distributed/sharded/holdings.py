@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.sharded.carrying import Carrier, carrier_of
 from distgrad.distributed.sharded.layout import Piece, Unit, plan_units
 from distgrad.distributed.verbs.communicator import Array, Communicator
 from distgrad.dtypes import as_dtype
@@ -49,9 +48,10 @@ class Holdings:
         self._pieces: dict[int, Piece] = {}
         self._plans: dict[tuple[str, Unit | None], Plan] = {}
         self._positions: dict[int, int] = {}
+        self._carriers: dict[Unit, Carrier] = {}
 
     def take(self, variables: Sequence[Variable], unit_bytes: int) -> list[Unit]:
-        """Cut variables that are not cut yet, and return their units."""
+        """Cut variables that are not cut yet, and return their units; all ranks call this."""
         first = len(self.leaves)
         for variable in variables:
             self._positions[variable.key] = len(self.leaves)
@@ -67,6 +67,7 @@ class Holdings:
         )
         self._plans.clear()
         for unit in units:
+            self._carriers[unit] = carrier_of(self.comm, self.leaves[unit.positions[0]])
             self._pieces |= {piece.position: piece for piece in unit.pieces[self.comm.rank]}
             for position in unit.positions:
                 self._unit_of[self.leaves[position].key] = unit
@@ -99,6 +100,10 @@ class Holdings:
     def unit_of(self, variable: Variable) -> Unit:
         """Return the unit in which a variable lies."""
         return self._unit_of[variable.key]
+
+    def carrier(self, unit: Unit) -> Carrier:
+        """Return what carries a unit's messages."""
+        return self._carriers[unit]
 
     def piece(self, position: int) -> Piece:
         """Return what this rank has of a variable."""
@@ -148,14 +153,15 @@ class Holdings:
         self.empty()
 
     def gather(self, unit: Unit) -> list[Array]:
-        """Return the whole variables of a unit, on the host; all ranks call this."""
+        """Return the whole variables of a unit, where its messages are; all ranks call this."""
+        carrier = self.carrier(unit)
         pieces = unit.pieces[self.comm.rank]
-        row = np.empty(unit.counts[self.comm.rank], unit.dtype)
+        row = carrier.module.empty(unit.counts[self.comm.rank], unit.dtype)
         for piece in pieces:
             part = self.parts[piece.position]
             length = piece.stop - piece.start
-            row[piece.at : piece.at + length] = part.backend.to_host(part.array)
-        flat = self.comm.allgatherv(row, unit.counts) if unit.length else row
+            row[piece.at : piece.at + length] = carrier.array_of(part._value)
+        flat = carrier.allgatherv(row, unit.counts) if unit.length else row
         arrays, offset = [], 0
         for position, size in zip(unit.positions, unit.sizes, strict=True):
             arrays.append(flat[offset : offset + size].reshape(self.leaves[position].shape))

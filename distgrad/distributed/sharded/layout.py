@@ -113,9 +113,9 @@ class Unit:
 
     # --- messages of gradients: for each rank a row that begins with the weight -------------------
 
-    def message(self, weight: float) -> Array:
-        """Return a message of zeros under a weight, a row for each rank."""
-        rows = np.zeros((self.ranks, 1 + self.row), self.wire)
+    def message(self, weight: float, module: Any = np) -> Array:
+        """Return a message of zeros under a weight, a row for each rank, as a module's array."""
+        rows: Array = module.zeros((self.ranks, 1 + self.row), self.wire)
         rows[:, 0] = weight
         return rows
 
@@ -124,12 +124,12 @@ class Unit:
 
         Parameters
         ----------
-        rows : numpy.ndarray of shape (ranks, 1 + row)
+        rows : array of shape (ranks, 1 + row)
             The message.
         place : int
             Which of the unit's variables.
-        gradient : numpy.ndarray
-            Of the variable's shape.
+        gradient : array
+            Of the variable's shape, where the message is.
         weight : float
             Zero leaves zeros, whatever the gradient holds: the mean over no examples is NaN.
         """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES
-from distgrad.distributed.averaging.exchange import on_host
+from distgrad.distributed.averaging.finiteness import are_finite
 from distgrad.distributed.averaging.ordered_gradients import number_of_shards
 from distgrad.distributed.safety.fingerprint import agree
 from distgrad.distributed.sharded.building import CutVariablesOptimizer
@@ -24,6 +24,7 @@ from distgrad.dtypes import as_dtype
 from distgrad.errors import UnsupportedOptionError
 from distgrad.optimizers.loss_scaling import LossScale
 from distgrad.optimizers.stateful import Optimizer
+from distgrad.sparse import densified
 from distgrad.tape.gradient_tape import GradientTape
 from distgrad.tensor import Tensor
 
@@ -162,7 +163,7 @@ class ShardedOptimizer(CutVariablesOptimizer):
             refuse_averages(holdings.comm, placed, holdings.names)
         empty, weight = work.weights.next(examples)
         self._note([each is not None for each in placed])
-        own = sum(each.nbytes for each in map(on_host, placed) if each is not None)
+        own = sum(densified(each).nbytes for each in placed if each is not None)
         work.walk.own_bytes = max(work.walk.own_bytes, own)
         if self._count is None:  # of logical shards some ranks may have more than others
             agree(holdings.comm, holdings.plan("ShardedOptimizer.add"))
@@ -279,8 +280,7 @@ class ShardedOptimizer(CutVariablesOptimizer):
             )
         if loss_scale is not None:
             gradients = loss_scale.unscale(gradients)
-            hosts = [on_host(gradient) for gradient in gradients.values()]
-            finite = all(np.isfinite(host).all() for host in hosts if host is not None)
+            finite = are_finite(list(gradients.values()))
             everywhere = holdings.comm.allreduce(np.array(finite, np.int64), "min")
             if not loss_scale.note(bool(everywhere)):
                 return False
@@ -331,10 +331,10 @@ class ShardedOptimizer(CutVariablesOptimizer):
                 for piece in unit.pieces[holdings.comm.rank]:
                     rows[piece.position] = row[piece.at : piece.at + piece.stop - piece.start]
         for position, gradient in self._averages.items():
-            host = on_host(gradient)
-            if host is not None:
+            whole = holdings.carrier(holdings.unit_of(holdings.leaves[position])).array_of(gradient)
+            if whole is not None:
                 piece = holdings.piece(position)
-                rows[position] = host.reshape(-1)[piece.start : piece.stop]
+                rows[position] = whole.reshape(-1)[piece.start : piece.stop]
         self._averages = {}
         gradients: dict[str, Any] = {}
         for position, part in enumerate(holdings.parts):

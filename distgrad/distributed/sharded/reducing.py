@@ -7,11 +7,11 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from distgrad.distributed.averaging.exchange import on_host
 from distgrad.distributed.averaging.ordered import OrderedSum
 from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.sharded.holdings import Holdings
 from distgrad.distributed.sharded.layout import Unit
-from distgrad.distributed.verbs.communicator import Array, Communicator
+from distgrad.distributed.verbs.communicator import Array
 from distgrad.errors import BatchError
 
 
@@ -20,8 +20,8 @@ class Collector:
 
     Parameters
     ----------
-    comm : Communicator
-        The ranks that add up.
+    holdings : Holdings
+        The units, and what carries their messages.
     count : int, optional
         How many logical shards there are over all ranks, if they are to be added up in one order.
 
@@ -33,8 +33,9 @@ class Collector:
         Of what it holds now, messages included, and the most since the last `finish`.
     """
 
-    def __init__(self, comm: Communicator, count: int | None) -> None:
-        self._comm = comm
+    def __init__(self, holdings: Holdings, count: int | None) -> None:
+        self._comm = holdings.comm
+        self._holdings = holdings
         self._count = count
         self.tally = Tally("reduce_scatter" if count is None else "ordered")
         self.bytes = self.peak_bytes = 0
@@ -106,14 +107,14 @@ class Collector:
         # A unit may be used several times in one target; its weight counts once.
         weight = 0.0 if unit in self._weighed else self._weight
         self._weighed.add(unit)
-        rows = unit.message(weight)
+        rows = unit.message(weight, self._holdings.carrier(unit).module)
         self._grow(rows.nbytes)
         return rows
 
     def _pack(self, unit: Unit, rows: Array, position: int, gradient: Any) -> None:
-        host = on_host(gradient)
-        if host is not None:
-            unit.put(rows, unit.places[position], host, self._weight)
+        array = self._holdings.carrier(unit).array_of(gradient)
+        if array is not None:
+            unit.put(rows, unit.places[position], array, self._weight)
 
     def _reduce(self, unit: Unit, rows: Array) -> None:
         if self._walked is not None:
@@ -123,14 +124,16 @@ class Collector:
                 self._grow(-rows.nbytes)
             return
         if self._count is not None:
-            total = self._ordered.setdefault(unit, OrderedSum(self._comm, self._count))
+            if unit not in self._ordered:
+                self._ordered[unit] = self._none_of(unit, self._count)
+            total = self._ordered[unit]
             before = sum(row.nbytes for row in total.rows)
             total.add(rows.reshape(-1))
             # The message is one of its rows now, or was added to one.
             self._grow(sum(row.nbytes for row in total.rows) - before - rows.nbytes)
             return
         with self.tally.exposed_time():
-            send = partial(self._comm.reduce_scatter, rows)
+            send = partial(self._holdings.carrier(unit).reduce_scatter, rows)
             own = self.tally.carry(rows.nbytes, send)
         if unit in self._sums:
             self._sums[unit] += own
@@ -142,6 +145,9 @@ class Collector:
     def _grow(self, nbytes: int) -> None:
         self.bytes += nbytes
         self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+    def _none_of(self, unit: Unit, count: int) -> OrderedSum:
+        return OrderedSum(self._comm, count, self._holdings.carrier(unit).module)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -155,13 +161,14 @@ class Collector:
         BatchError
             If the weights add up to zero.
         """
+        carrier = self._holdings.carrier(unit)
         if self._count is not None:
             # A rank without a logical shard takes part all the same.
-            found = self._ordered.pop(unit, None) or OrderedSum(self._comm, self._count)
+            found = self._ordered.pop(unit, None) or self._none_of(unit, self._count)
             stops = accumulate([1 + unit.row] * self._comm.size, initial=0)
             held = sum(row.nbytes for row in found.rows)
             with self.tally.exposed_time():
-                own = self.tally.carry(held, partial(found.part, list(stops), unit.wire))
+                own = self.tally.carry(held, partial(carrier.part, found, list(stops), unit.wire))
             self._grow(-held)
         else:
             taken = self._sums.pop(unit, None)
@@ -169,7 +176,7 @@ class Collector:
                 return None
             own = taken
             self._grow(-own.nbytes)
-        total = own[0].real
+        total = carrier.number(own[:1]).real
         if total == 0:
             raise BatchError(
                 f"ShardedOptimizer: no rank of {self._comm.size} has an example; expected at least "
@@ -177,7 +184,8 @@ class Collector:
             )
         if not as_sum:
             own /= total
-        return own[1:]
+        part: Array = own[1:]
+        return part
 
     def close(self) -> int:
         """Keep what the messages cost as the ranks' last report; return the most bytes held."""

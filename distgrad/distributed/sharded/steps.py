@@ -11,6 +11,7 @@ from distgrad.core.seam import LISTENERS
 from distgrad.distributed.averaging.exchange import on_host
 from distgrad.distributed.sharded.exact_sums import exact_sum
 from distgrad.distributed.verbs.communicator import Communicator
+from distgrad.distributed.verbs.device_buffers import is_on_device
 from distgrad.errors import UnsupportedOptionError
 from distgrad.optimizers.rules import Rule
 from distgrad.optimizers.stateful import Optimizer
@@ -169,13 +170,14 @@ def _clipped(
     comm: Communicator, clipping: Clipping, gradients: dict[str, Any], exact: bool
 ) -> dict[str, Any]:
     """Return gradients clipped by their norms over all ranks."""
-    each = (_squares(gradient) for gradient in gradients.values())  # one after the other
-    if exact and clipping.norm_of == "all":
-        squares = np.full(len(gradients), exact_sum(comm, each))
-    elif exact:
-        squares = np.array([exact_sum(comm, [found]) for found in each])
+    if exact:
+        each = (_squares(on_host(gradient)) for gradient in gradients.values())  # one by one
+        if clipping.norm_of == "all":
+            squares = np.full(len(gradients), exact_sum(comm, each))
+        else:
+            squares = np.array([exact_sum(comm, [found]) for found in each])
     else:
-        squares = comm.allreduce(np.array([found.sum() for found in each]))
+        squares = comm.allreduce(_sums_of_squares(list(gradients.values())))
         if clipping.norm_of == "all":
             squares[:] = squares.sum()
     with np.errstate(invalid="ignore"):
@@ -189,10 +191,27 @@ def _clipped(
     }
 
 
-def _squares(gradient: Any) -> Any:
-    """Return |g|² of the elements that are here, in float64; of none nothing."""
-    host = on_host(gradient)
-    if host is None:
+def _sums_of_squares(gradients: list[Any]) -> Any:
+    """Return Σ|g|² of the elements of each gradient that are here, on the host."""
+    arrays = [_where_it_is(gradient) for gradient in gradients]
+    found = [_squares(array).sum() for array in arrays]
+    places = [place for place, array in enumerate(arrays) if is_on_device(array)]
+    if places:  # one wait for the device in place of many
+        stacked = np.stack([found[place] for place in places])
+        for place, total in zip(places, gradients[places[0]].backend.to_host(stacked), strict=True):
+            found[place] = total
+    return np.array(found, np.float64)
+
+
+def _where_it_is(gradient: Any) -> Any:
+    """Return a gradient as an array of a device, if it lies there, or of the host."""
+    array = getattr(gradient, "array", None)
+    return array if is_on_device(array) else on_host(gradient)
+
+
+def _squares(array: Any) -> Any:
+    """Return |g|² of the elements of an array, in float64; of None nothing."""
+    if array is None:
         return np.zeros(0)
-    wide = host.astype(np.complex128 if host.dtype.kind == "c" else np.float64)
+    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     return (wide * wide.conj()).real if wide.dtype.kind == "c" else np.square(wide, out=wide)

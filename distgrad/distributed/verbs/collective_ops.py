@@ -11,6 +11,7 @@ forward pass they compare what they are about to do, and of two equal collective
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -254,25 +255,24 @@ def _to_all(params: Params) -> tuple[Op, Params]:
 # --- allgather and reduce_scatter ---------------------------------------------------------------
 
 
-def _gathered(host: Array, comm: Communicator, counts: tuple[int, ...]) -> Array:
-    row = int(np.prod(host.shape[1:], dtype=np.int64))
-    sizes = [count * row for count in counts]
-    flat = comm.allgatherv(np.ascontiguousarray(host).reshape(-1), sizes)
-    return flat.reshape(sum(counts), *host.shape[1:])
+def _gathered(x: Any, ranks: Communicator | Line, counts: tuple[int, ...]) -> Any:
+    row = math.prod(x.shape[1:])
+    flat = ranks.allgatherv(x.reshape(-1), [count * row for count in counts])
+    return flat.reshape(sum(counts), *x.shape[1:])
 
 
 def _gathered_spec(x: Spec, comm: Communicator, counts: tuple[int, ...]) -> Spec:
     return Spec((sum(counts), *x.shape[1:]), x.dtype)
 
 
-def _scattered(host: Array, comm: Communicator, parts: tuple[int, ...]) -> Array:
+def _scattered(x: Any, ranks: Communicator | Line, parts: tuple[int, ...]) -> Any:
     # Each rank's part in a row of its own: MPI's verb for equal parts is there on every MPI.
-    rows = np.zeros((comm.size, max(parts), *host.shape[1:]), host.dtype)
+    rows = np.zeros_like(x, shape=(ranks.size, max(parts), *x.shape[1:]))
     start = 0
     for row, count in zip(rows, parts, strict=True):
-        row[:count] = host[start : start + count]
+        row[:count] = x[start : start + count]
         start += count
-    return comm.reduce_scatter(rows)[: parts[comm.rank]]
+    return ranks.reduce_scatter(rows)[: parts[ranks.rank]]
 
 
 def _scattered_spec(x: Spec, comm: Communicator, parts: tuple[int, ...]) -> Spec:
@@ -290,11 +290,11 @@ def _to_whole(params: Params) -> tuple[Op, Params]:
 # --- alltoall -----------------------------------------------------------------------------------
 
 
-def _exchanged(host: Array, comm: Communicator, table: tuple[tuple[int, ...], ...]) -> Array:
-    row = int(np.prod(host.shape[1:], dtype=np.int64))
+def _exchanged(x: Any, ranks: Communicator | Line, table: tuple[tuple[int, ...], ...]) -> Any:
+    row = math.prod(x.shape[1:])
     counts = np.array(table, np.int64)
-    flat = comm.alltoallv(np.ascontiguousarray(host).reshape(-1), counts * row)
-    return flat.reshape(int(counts[:, comm.rank].sum()), *host.shape[1:])
+    flat = ranks.alltoallv(x.reshape(-1), counts * row)
+    return flat.reshape(int(counts[:, ranks.rank].sum()), *x.shape[1:])
 
 
 def _exchanged_spec(x: Spec, comm: Communicator, table: tuple[tuple[int, ...], ...]) -> Spec:
@@ -354,5 +354,8 @@ _device_travels.update(
         EXTREMUM: _reduced_on_device,
         PRODUCT: _multiplied_on_device,
         BROADCAST: _from_root_on_device,
+        ALLGATHER: _gathered,
+        REDUCE_SCATTER: _scattered,
+        ALLTOALL: _exchanged,
     }
 )

@@ -1,7 +1,8 @@
-"""Carry arrays in devices' memory along the way that their ranks have chosen.
+"""Carry arrays in devices' memory along the way that their ranks have chosen, by a `Line`'s verbs.
 
-What the way does not take (booleans, extrema of floating numbers, whose NaN NCCL does not define)
-goes by the host, through the backend's staging buffers.
+They are those of a `Communicator`, on arrays of a device. What the way does not take (booleans,
+extrema of floating numbers, whose NaN NCCL does not define) goes by the host, through the backend's
+staging buffers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json, wire_dtype
+from distgrad.distributed.verbs.device_slices import FUNCTIONS
 from distgrad.distributed.verbs.exchanging import parts
 from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
@@ -40,6 +42,8 @@ class Line:
     ----------
     counts : Counter
         How many arrays went which way.
+    rank, size : int
+        This rank's number, and how many there are.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Line:
         self._sums: StreamedSums | None = None
         self._exchanges: bool | None = None
         self.counts: Counter[str] = Counter()
+        self.rank, self.size = comm.rank, comm.size
 
     def way_of(self, dtype: Any, op: str) -> str:
         """Return the way of a reduction.
@@ -127,23 +132,62 @@ class Line:
             self._by_mpi(message, "sum")
 
     def alltoallv(self, array: Any, counts: Any) -> Any:
-        """Return what the others have for this rank, on the device; see `Communicator`."""
-        self.counts[self.way] += 1
-        return self._exchanged("alltoallv", array, np.asarray(counts, np.int64))
+        """Return what the others have for this rank, end to end; see `Communicator`."""
+        table = np.asarray(counts, np.int64)
+        if self._goes_by_host():
+            return self._backend.asarray(self._comm.alltoallv(self._backend.to_host(array), table))
+        return self._exchanged("alltoallv", array, table)
 
     def allgatherv(self, array: Any, counts: Sequence[int], *, out: Any = None) -> Any:
-        """Return all ranks' elements end to end, on the device; see `Communicator`."""
-        self.counts[self.way] += 1
-        table = np.repeat(np.asarray(counts, np.int64)[:, np.newaxis], self._comm.size, axis=1)
+        """Return all ranks' elements end to end; see `Communicator`."""
+        if self._goes_by_host():
+            host = self._comm.allgatherv(self._backend.to_host(array), counts)
+            gathered = self._backend.asarray(host)
+            if out is None:
+                return gathered
+            out[...] = gathered
+            return out
+        table = np.repeat(np.asarray(counts, np.int64)[:, np.newaxis], self.size, axis=1)
         return self._exchanged("allgatherv", array, table, out, everybody_gets_all=True)
+
+    def reduce_scatter(self, array: Any, op: str = "sum") -> Any:
+        """Return this rank's row of the reduction of all ranks' arrays; see `Communicator`."""
+        dtype = as_dtype(array.dtype)
+        way = self.way_of(dtype, op)
+        if way == "host" or (self._group is None and not self.can_exchange()):
+            self.counts["host"] += 1
+            host = self._backend.to_host(array)
+            return self._backend.asarray(self._comm.reduce_scatter(host, op))
+        self.counts[way] += 1
+        rows = array.astype(wire_dtype(np.dtype(dtype), op), order="C", copy=False)
+        return self._row_of(rows, op).astype(dtype, copy=False)
+
+    def _row_of(self, rows: Any, op: str) -> Any:
+        """Return this rank's row of a reduction in a dtype of the wire."""
+        if self._group is not None:
+            result = self._backend.module.empty(rows.shape[1:], rows.dtype)
+            self._group.reduce_scatter(rows, result, op)
+            return result
+        length = rows[0].size
+        counts = np.full((self.size, self.size), length, np.int64)
+        arrived = self._exchanged("reduce_scatter", rows.reshape(-1), counts)
+        ordered = arrived.reshape(rows.shape)
+        for each in ordered[1:]:  # in the order of the ranks
+            getattr(self._backend.module, FUNCTIONS[op])(ordered[0], each, out=ordered[0])
+        return ordered[0]
+
+    def _goes_by_host(self) -> bool:
+        """Return whether slices go by the host, and count an array that goes one way or other."""
+        by_host = self.way == "host" or not self.can_exchange()
+        self.counts["host" if by_host else self.way] += 1
+        return by_host
 
     def _exchanged(
         self, verb: str, own: Any, counts: Any, out: Any = None, *, everybody_gets_all: bool = False
     ) -> Any:
-        rank = self._comm.rank
-        result = self.empty(int(counts[:, rank].sum()), own.dtype) if out is None else out
-        slices = parts(counts, rank, everybody_gets_all=everybody_gets_all)
-        mine, place = slices[rank]
+        result = self.empty(int(counts[:, self.rank].sum()), own.dtype) if out is None else out
+        slices = parts(counts, self.rank, everybody_gets_all=everybody_gets_all)
+        mine, place = slices[self.rank]
         result[place] = own[mine]
         if self._group is not None:
             self._group.exchange(own, result, slices, verb)
@@ -160,15 +204,8 @@ class Line:
         """
         if self._exchanges is None:
             comm = self._comm
-            numbers = np.arange(comm.size)
-            lengths = np.add.outer(numbers, numbers) + 3  # unlike ones
-            names = np.add.outer(comm.size * numbers, numbers)  # from whom to whom
-            own = np.repeat(names[comm.rank], lengths[comm.rank])
-            expected = np.repeat(names[:, comm.rank], lengths[:, comm.rank])
             try:
-                found = self._exchanged("trial", self._backend.asarray(own), lengths)
-                is_right = np.array_equal(self._backend.to_host(found), expected)
-                wrong = "" if is_right else "it gave wrong numbers"
+                wrong = self._try_to_exchange()
             except (RemoteRankError, StallError):
                 raise
             except CommunicationError as error:
@@ -178,12 +215,28 @@ class Line:
             if not self._exchanges and comm.rank == 0:
                 rank = next(rank for rank, each in enumerate(said) if each)
                 warnings.warn(
-                    f"logical shards are added up by the host: {self.way} failed when messages "
-                    f"from rank to rank were tried, on rank {rank}: {said[rank]}",
+                    f"slices of arrays on devices travel by the host: {self.way} failed when "
+                    f"messages from rank to rank were tried, on rank {rank}: {said[rank]}",
                     RuntimeWarning,
                     stacklevel=2,
                 )
         return self._exchanges
+
+    def _try_to_exchange(self) -> str:
+        """Return what is wrong with slices of known numbers; empty if nothing is."""
+        numbers = np.arange(self.size)
+        lengths = np.add.outer(numbers, numbers) + 3  # unlike ones
+        names = np.add.outer(self.size * numbers, numbers)  # from whom to whom
+        own = np.repeat(names[self.rank], lengths[self.rank])
+        expected = np.repeat(names[:, self.rank], lengths[:, self.rank])
+        found = self._exchanged("trial", self._backend.asarray(own), lengths)
+        if not np.array_equal(self._backend.to_host(found), expected):
+            return "what arrived is not what was sent"
+        rows = names + 1.0  # whole numbers: their sums are exact in any order
+        row = self._row_of(self._backend.asarray(rows * (1 + self.rank)), "sum")
+        if not np.array_equal(self._backend.to_host(row), rows[self.rank] * sum(numbers + 1)):
+            return "reduce_scatter gave a wrong sum of known numbers"
+        return ""
 
     def _by_mpi(self, array: Any, op: str) -> None:
         self._backend.synchronize()  # MPI knows nothing of streams

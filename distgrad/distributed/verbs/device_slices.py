@@ -23,7 +23,7 @@ Array = Any
 
 _PIECE = 2**26  # bytes, for which there is scratch memory at a time
 _TO_REDUCE, _REDUCED, _EXCHANGED = 3, 4, 5  # tags; those of `slices` are smaller
-_FUNCTIONS = {"sum": "add", "prod": "multiply", "min": "minimum", "max": "maximum"}
+FUNCTIONS = {"sum": "add", "prod": "multiply", "min": "minimum", "max": "maximum"}
 
 # What an exception interrupts may still be written by MPI: it stays where it is.
 _interrupted: list[Any] = []
@@ -50,7 +50,7 @@ def reduce_on_device(
     """
     step = max(min(most, _PIECE // flat.dtype.itemsize), 1)
     for start in range(0, flat.size, step):
-        yield from _piece(communicator, flat[start : start + step], module, _FUNCTIONS[op])
+        yield from _piece(communicator, flat[start : start + step], module, FUNCTIONS[op])
 
 
 def _piece(comm: Any, flat: Array, module: Any, function: str) -> Iterator[Any]:

@@ -198,6 +198,28 @@ class NCCLGroup:
         if array.size:
             self._run(start, array, "broadcast")
 
+    def reduce_scatter(self, rows: Any, result: Any, op: str = "sum") -> None:
+        """Put this rank's row of the reduction of all ranks' arrays into another array.
+
+        Parameters
+        ----------
+        rows : array of shape (size, ...)
+            As for `allreduce`; not changed.
+        result : array
+            Contiguous, of the shape of a row.
+        op : {"sum", "prod", "min", "max"}
+            What to do with the elements.
+        """
+        dtype, count = self._counted(result)
+        reduction = getattr(self._nccl, _OPERATIONS[op])
+        given, place = rows.data.ptr, result.data.ptr
+
+        def start(stream: Any) -> None:
+            self._group.reduceScatter(given, place, count, dtype, reduction, stream.ptr)
+
+        if count:
+            self._run(start, rows, f"reduce_scatter ({op})")
+
     def exchange(self, own: Any, result: Any, parts: list[tuple[slice, slice]], verb: str) -> None:
         """Bring what the other ranks have for this one.
 

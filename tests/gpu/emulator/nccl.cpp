@@ -235,6 +235,20 @@ PUBLIC int ncclAllReduce(
     }
 }
 
+PUBLIC int ncclReduceScatter(
+    const void* from, void* to, size_t count, int type, int how, Communicator* own, void* stream) {
+    if (type < 0 || type > 9) return INVALID_ARGUMENT;
+    const size_t row = count * WIDTHS[type];
+    char* all = (char*)malloc(row * own->size + 1);
+    const int status = ncclAllReduce(from, all, count * own->size, type, how, own, stream);
+    Handle handle = {stream};
+    submit(&handle, [=] {
+        memcpy(to, all + own->rank * row, row);
+        free(all);
+    });
+    return status;
+}
+
 PUBLIC int ncclBroadcast(
     const void* from, void* to, size_t count, int type, int root, Communicator* own, void* stream) {
     if (type < 0 || type > 9) return INVALID_ARGUMENT;
