@@ -683,7 +683,7 @@ def test_accumulated_gradients_of_devices_may_go_by_the_host(size, module, monke
 
 @pytest.fixture
 def line(module, monkeypatch):
-    """A way by NCCL that is taken for good: of others that do as this one does no trial is right."""
+    """A way by NCCL that is taken for good: others that do as this one pass no trial."""
     monkeypatch.setattr(Line, "can_exchange", lambda _: True)
     return line_by_nccl(module)
 

@@ -18,7 +18,7 @@ inputs, labels = rng.normal(size=(20, 5)).astype("float32"), rng.normal(size=(20
 
 def trained(stage, clipping, deterministic):
     x = [
-        dg.Variable(np.linspace(-1, 1, 15).reshape(5, 3), name="w", dtype="float32", backend=BACKEND),
+        dg.Variable(np.linspace(-1, 1, 15, dtype="f4").reshape(5, 3), name="w", backend=BACKEND),
         dg.Variable(np.zeros(3), name="b", backend=BACKEND),
     ]
     rule = dg.optimizers.Adam(0.05)
@@ -52,9 +52,10 @@ def trained(stage, clipping, deterministic):
     return read, [v.tolist() for v in values], [v.tobytes().hex() for v in values]
 
 
-dist.allgather(dg.asarray([0.0], backend=BACKEND))  # by which the way is chosen and tried
+one = dg.asarray([0.0], backend=BACKEND)
+dist.allgather(one)  # by which the way is chosen and tried
 found = [trained(*each) for each in CASES]
-line = None if ranks.size == 1 else line_of(ranks, backend, dg.asarray([0.0], backend=BACKEND).array)
+line = None if ranks.size == 1 else line_of(ranks, backend, one.array)
 if ranks.rank == 0:
     print(json.dumps({"found": found, "way": line and line.way}))
 """
