@@ -9,6 +9,7 @@ import pytest
 import distgrad.distributed as dist
 from distgrad.distributed.verbs import device_slices, mpi
 from distgrad.distributed.verbs.communicator import exchange_json
+from distgrad.distributed.verbs.device_line import Line
 from distgrad.distributed.verbs.exchanging import parts
 
 pytestmark = pytest.mark.mpi(min_size=2)
@@ -90,3 +91,32 @@ def test_ranks_get_what_others_have_for_them(most, is_same_for_all, monkeypatch)
     world.exchange_on_device(own, result, slices, "exchange")
 
     np.testing.assert_array_equal(result, expected)
+
+
+@pytest.fixture
+def line(module):
+    """The way by an MPI that takes device memory."""
+    backend = SimpleNamespace(
+        module=module, synchronize=lambda: None, to_host=np.asarray, asarray=np.asarray
+    )
+    return Line(dist.world(), backend, "mpi")
+
+
+def test_verbs_on_devices_give_what_those_of_the_host_do(line):
+    world = dist.world()
+    rng = np.random.default_rng(world.rank)
+    counts = np.add.outer(np.arange(world.size), np.arange(world.size))
+    own = rng.normal(size=counts[world.rank].sum())
+    lengths = [int(n) for n in counts[:, 0]]
+    rows = rng.integers(-9, 9, (world.size, 2, 3)).astype("float16")
+
+    assert line.can_exchange()
+    exchanged = line.alltoallv(own, counts)
+    gathered = line.allgatherv(own[: lengths[world.rank]], lengths)
+    row = line.reduce_scatter(rows)
+
+    np.testing.assert_array_equal(exchanged, world.alltoallv(own, counts))
+    np.testing.assert_array_equal(gathered, world.allgatherv(own[: lengths[world.rank]], lengths))
+    np.testing.assert_array_equal(row, world.reduce_scatter(rows))
+    assert row.dtype == np.float16
+    assert line.counts == {"mpi": 3}
