@@ -8,6 +8,7 @@ from typing import Any
 from distgrad_cupy import (
     affine,
     attention,
+    channels,
     conforming,
     convolution,
     drawing,
@@ -22,7 +23,7 @@ from distgrad_cupy import (
 from distgrad_cupy.running import Runner
 
 SUBJECTS = (
-    *(affine, rows, attention, convolution, pooling, recurrent, segments),
+    *(affine, rows, channels, attention, convolution, pooling, recurrent, segments),
     *(drawing, variates, own_special, joining, conforming),
 )
 

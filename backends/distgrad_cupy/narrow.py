@@ -18,6 +18,7 @@ from distgrad.ops import VOCABULARY
 from distgrad_cupy import (
     affine,
     attention,
+    channels,
     convolution,
     elementwise,
     pooling,
@@ -29,7 +30,7 @@ from distgrad_cupy.running import Runner, is_bfloat16
 
 Kernel = Callable[..., Any]
 
-_SUBJECTS = (affine, attention, convolution, pooling, recurrent, rows, segments)
+_SUBJECTS = (affine, attention, channels, convolution, pooling, recurrent, rows, segments)
 # They compute nothing, and CuPy has them for elements of any sort.
 _MOVING = ("concat", "getitem", "take_along_axis", "index_set", "zeros_like")
 # Composed of these, of products and of sums, each of which rounds.

@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent / "cuda"
 _INCLUDES = {
     "attention": ("reducing.cuh",),
     **dict.fromkeys(("softmax", "norms"), ("reducing.cuh", "held.cuh")),
+    "channels": ("held.cuh",),
     **dict.fromkeys(("philox", "variates"), ("philox.cuh",)),
     **dict.fromkeys(("bessel", "modified_bessel"), ("descent.cuh",)),
 }
