@@ -1,8 +1,9 @@
 """Calls that CuPy's functions do not take, or answer late, where NumPy's do.
 
 CuPy solves stacks of systems of one shape alone, its libraries refuse arrays without elements, and
-its eigenvalues of general matrices want a recent cuSOLVER. To ask an array whether anything in it
-is so waits for the device.
+its eigenvalues of general matrices want a recent cuSOLVER. CUB, which it leaves reductions to, adds
+numbers of half precision up in half precision. To ask an array whether anything in it is so waits
+for the device.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.dtypes import as_dtype
-from distgrad_cupy.running import Runner
+from distgrad_cupy.running import Runner, name_of
 
 Array = Any
 
@@ -39,6 +40,8 @@ def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
         "floor_divide": partial(_floor_divide, run),
         "scatter_max": partial(_scatter_extreme, run, "scatter_max"),
         "scatter_min": partial(_scatter_extreme, run, "scatter_min"),
+        "sum": partial(_accumulated, run, "sum"),
+        "prod": partial(_accumulated, run, "prod"),
     }
 
 
@@ -118,6 +121,23 @@ def _floor_divide(run: Runner, a: Any, b: Any) -> Array:
 
 def _is_infinite(module: Any, operand: Any) -> Any:
     return module.isinf(operand) if hasattr(operand, "dtype") else math.isinf(operand)
+
+
+# --- sums and products ----------------------------------------------------------------------------
+
+
+def _accumulated(run: Runner, name: str, x: Array, **how: Any) -> Array:
+    """Return sums or products, those of half precision formed in single and rounded once.
+
+    Notes
+    -----
+    CuPy's own kernels do so. But it calls CUB where elements lie side by side, one of whose threads
+    adds 4096 ones up to 2048; a dtype other than the elements' keeps it from that.
+    """
+    reduction = getattr(run.module, name)
+    if name_of(x.dtype) != "float16" or how.get("dtype") is not None:
+        return reduction(x, **how)
+    return reduction(x, **{**how, "dtype": np.float32}).astype(x.dtype)
 
 
 # --- extremes at places ---------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Products of matrices by cuBLAS itself, for what CuPy's own product does not do.
 
 CuPy's `matmul` refuses to be captured in a CUDA graph, gives products of half precision rounded to
-half precision only, and takes no stacks of bfloat16. Here cuBLAS, the library that CuPy has loaded,
-is called directly: for bfloat16, into a wider dtype, and in a workspace that belongs to a captured
-graph. Everything else is CuPy's.
+half precision only, one of two vectors added up in it, and takes no stacks of bfloat16. Here
+cuBLAS, the library that CuPy has loaded, is called directly: for bfloat16, for vectors of float16,
+into a wider dtype, and in a workspace that belongs to a captured graph. Everything else is CuPy's.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class Products:
         """
         if a.dtype == b.dtype:
             name = name_of(a.dtype)
-            if name == "bfloat16":
+            if name == "bfloat16" or (name == "float16" and _are_vectors(a, b)):
                 return self._by_cublas(a, b, a.dtype, out)
             if self.are_own and name in _STORED:
                 return self._multiplied(a, b, a.dtype, out)
@@ -377,6 +377,11 @@ class Products:
                 return x, Layout(turned, leading, between // size)
         copy = self._module.ascontiguousarray(x)
         return copy, Layout(_NOT_TURNED, columns, copy.strides[0] // size if x.ndim > 2 else 0)
+
+
+def _are_vectors(a: Array, b: Array) -> bool:
+    """Return whether a product is one number, of a row and a column."""
+    return a.shape[:-1] in ((), (1,)) and (b.ndim == 1 or (b.ndim == 2 and b.shape[1] == 1))
 
 
 def cublas_library() -> Any:

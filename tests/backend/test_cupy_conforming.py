@@ -43,11 +43,30 @@ def without_geev(a):
     raise RuntimeError("geev is not available")
 
 
+def step_by_step(ufunc):
+    """Return a reduction that stands for CUB's: in the dtype of the elements, one after the other.
+
+    CuPy calls it where the dtype that is asked for is none, or that of the elements.
+    """
+
+    def own(x, axis=None, dtype=None, keepdims=False):
+        if x.dtype != np.float16 or dtype not in (None, x.dtype):
+            return ufunc.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)
+        assert axis is None
+        total = x.dtype.type(ufunc.identity)
+        for each in x.ravel():
+            total = ufunc(total, each)
+        return np.reshape(total, (1,) * x.ndim if keepdims else ())
+
+    return own
+
+
 class Particular:
     """NumPy, but for what CuPy does otherwise."""
 
     linalg = SimpleNamespace(solve=solve, eig=without_geev, eigvals=without_geev)
     fft = SimpleNamespace(fftn=of_elements(np.fft.fftn), ifftn=of_elements(np.fft.ifftn))
+    sum, prod = staticmethod(step_by_step(np.add)), staticmethod(step_by_step(np.multiply))
 
     def __getattr__(self, name):
         return getattr(np, name)
@@ -111,3 +130,17 @@ def test_a_failure_of_another_kind_is_not_hidden(particular, monkeypatch):
 def test_systems_that_do_not_fit_are_explained(particular):
     with pytest.raises(ValueError, match=r"a must have"):
         particular.kernel("solve")(np.eye(3), np.ones((4, 2)))
+
+
+def test_sums_and_products_of_half_precision_are_formed_in_single(particular):
+    ones, tenths = np.ones(4096, np.float16), np.full((2, 3000), 0.1, np.float16)
+    # Whose powers half precision takes for sums: 1 + 600/1024.
+    near = np.full(600, 1.0 + 2.0**-10, np.float16)
+
+    found = particular.kernel("sum")(ones), particular.kernel("sum")(tenths, keepdims=True)
+    product = particular.kernel("prod")(near)
+
+    assert found[0] == 4096
+    np.testing.assert_allclose(found[1], [[600]], rtol=1e-3)
+    np.testing.assert_allclose(product, (1 + 2.0**-10) ** 600, rtol=1e-3)
+    assert {each.dtype for each in (*found, product)} == {np.dtype(np.float16)}

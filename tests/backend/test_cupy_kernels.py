@@ -33,7 +33,9 @@ def includes():
 
     packages = Path(cupy.__file__).parent.parent
     headers = packages / "cupy" / "_core" / "include"
-    return f"-I{headers}", f"-I{packages / 'nvidia' / 'cuda_runtime' / 'include'}"
+    # In `cuda_runtime` of CUDA 12's wheels, in `cu13` of CUDA 13's.
+    own = next(packages.glob("nvidia/cu*/include/cuda_fp16.h")).parent
+    return f"-I{headers}", f"-I{own}"
 
 
 def compiled(source, architecture, extra=()):

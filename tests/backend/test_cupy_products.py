@@ -290,6 +290,21 @@ def test_products_of_bfloat16_are_those_of_cublas_also_without_capturing(product
     assert ctypes.c_int.in_dll(library, "made").value == 1
 
 
+@pytest.mark.parametrize("shapes", [((4,), (4,)), ((1, 4), (4, 1)), ((4,), (4, 1))], ids=str)
+def test_vectors_of_float16_are_not_multiplied_in_it(shapes, products, library):
+    def in_half(a, b):  # as CuPy does, by a product of elements and their sum
+        return (a.ravel() * b.ravel()).cumsum(dtype=np.float16)[-1:]
+
+    products._module.matmul = in_half
+    numbers = np.float16([[300, 300, 1, 1], [300, -300, 2, 2]])
+    a, b = (np.reshape(x, shape) for x, shape in zip(numbers, shapes, strict=True))
+
+    found = products.matmul(a, b)
+
+    np.testing.assert_array_equal(found, np.full(np.matmul(a, b).shape, 4))
+    assert found.dtype == np.float16
+
+
 def test_where_cublas_refuses_bfloat16_products_are_those_of_single_rounded(products, library):
     x = np.full((2, 2), 1.5, as_dtype("bfloat16"))
     out = np.zeros_like(x)

@@ -17,6 +17,8 @@ import distgrad as dg
 from distgrad.backend import load
 from distgrad.errors import BackendUnavailableError
 
+collect_ignore = ["emulator"]  # whose modules would be imported in search of doctests
+
 
 def pytest_configure():
     """Refuse to begin where a device is required and cannot be used."""

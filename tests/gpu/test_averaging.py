@@ -5,6 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from distgrad.distributed.verbs.communicator import SerialCommunicator
+from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup, nccl_version
+from distgrad.distributed.verbs.streamed_sums import StreamedSums
+
 # NCCL refuses two ranks on one device; its streams and events are CuPy's all the same.
 STAND_IN = r"""
 import sys
@@ -59,6 +63,43 @@ if ranks.rank == 0:
                       "streams": [len(each.streams) for each in Group.made],
                       "same": bool(Group.made[0].streams & Group.made[1].streams)}))
 """
+
+
+@pytest.fixture
+def group_of_one(cupy_backend):
+    """A group of NCCL's with one rank, which one device is enough for."""
+    if not nccl_version(cupy_backend.module):
+        pytest.skip("CuPy finds no NCCL; pip install nvidia-nccl-cu12, or -cu13")
+    return NCCLGroup(SerialCommunicator(), cupy_backend.module)
+
+
+def test_nccl_itself_takes_our_calls(group_of_one):
+    module = group_of_one.module
+
+    for name in NAMES:
+        given = module.arange(1, 8).astype(name)
+        array = given.copy()
+        for op in ("sum",) if given.dtype.kind == "c" else ("sum", "prod", "min", "max"):
+            group_of_one.allreduce(array, op)
+        group_of_one.broadcast(array)
+        assert (array == given).all()
+
+
+def test_nccl_itself_adds_up_on_a_stream_of_its_own(group_of_one):
+    module = group_of_one.module
+    sums = StreamedSums(group_of_one, module)
+
+    for _ in range(2):
+        sums.begin()
+        messages = [module.full(n, 2.0, np.float32) * 3 for n in (5, 1 << 20)]
+        for each in messages:
+            sums.start(each)
+        sums.join()
+        found = [each + 1 for each in messages]
+
+    assert all((each == 7).all() for each in found)
+    assert sums.nbytes == 4 * (5 + (1 << 20))
+    assert sums.seconds()[0] > 0
 
 
 def test_sums_by_nccl_travel_on_a_stream_of_their_own(two_ranks, cupy_backend, monkeypatch):

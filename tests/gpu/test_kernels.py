@@ -208,6 +208,16 @@ def test_half_precision_is_that_of_single_rounded(sample, cupy_backend):
         np.testing.assert_allclose(found.astype(np.float32), expected, rtol=4e-3, atol=4e-3)
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_long_sums_of_half_precision_are_added_up_in_single(axis, cupy_backend):
+    x = np.full((2, 1 << 18), 0.1, np.float16)
+
+    found = dg.sum(dg.asarray(x, backend=cupy_backend), axis=axis).numpy()
+
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, x.astype(np.float64).sum(axis=axis), rtol=2e-3)
+
+
 @pytest.mark.parametrize("shape", [(3_000_001,), (1500, 1501), (0, 3), ()])
 def test_arrays_come_back_from_the_device_unchanged(shape, cupy_backend):
     x = np.random.default_rng(0).standard_normal(shape)

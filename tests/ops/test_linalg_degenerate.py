@@ -169,6 +169,15 @@ def test_the_second_derivative_of_a_determinant_is_right_at_equal_singular_value
     check_gradients(dg.linalg.det, [dg.asarray(matrix)])
 
 
+@pytest.mark.parametrize("least", [1e-15, 1e-14, 1e-12, 1e-9])
+def test_the_second_derivative_of_a_determinant_is_right_near_a_singular_matrix(least):
+    matrix = np.array([[1.0, 2.0], [0.5, 1.0 + least]])
+
+    found = dg.hessian(dg.linalg.det)(dg.asarray(matrix)).numpy().reshape(4, 4)
+
+    np.testing.assert_allclose(found, np.diag([1.0, -1.0, -1.0, 1.0])[::-1], atol=1e-13)
+
+
 def test_a_determinant_of_a_stack_tells_singular_from_regular():
     stack = np.stack([np.eye(3), np.ones((3, 3)), heavy((3, 3))])
 

@@ -101,14 +101,13 @@ def _cofactor_compose(xp: Namespace, a: Array) -> Array:
 def _slope(xp: Namespace, a: Array, y: Array, moved: Array) -> Array:
     """Return the derivative of the cofactors C of A in a direction E.
 
-    ``(<C, E> C - C E^T C) / det(A)``, the sum <C, E> without conjugates; where A is singular up to
-    rounding, the same from the singular values.
+    ``(<C, E> C - C E^T C) / det(A)``, the sum <C, E> without conjugates; where A is near a singular
+    matrix, the same from the singular values: the quotient errs by rounding over the least of them.
     """
-    size = a.shape[-1]
     values = xp.svdvals(a)
     determinant = xp.det(a)
     smallest, largest = xp.min(values, axis=-1), xp.max(values, axis=-1)
-    is_singular = smallest <= largest * (size * precision_of(a))
+    is_singular = smallest <= largest * precision_of(a) ** 0.5  # half of the digits are left
     is_singular = xp.logical_or(is_singular, xp.equal(determinant, 0))
     divisor = as_matrices(xp, xp.where(is_singular, xp.ones_like(determinant), determinant))
     along = as_matrices(xp, xp.sum(y * moved, axis=(-2, -1)))
