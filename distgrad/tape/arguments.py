@@ -97,7 +97,7 @@ def target_leaves(target: Any, method: str = "gradient") -> tuple[list[Any], Any
         )
     leaves, treedef = tree.flatten(target)
     for position, leaf in enumerate(leaves):
-        _check_leaf(method, "target", position, leaf)
+        check_leaf(method, "target", position, leaf)
     return leaves, treedef
 
 
@@ -113,7 +113,7 @@ def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], An
         value = source._value if source.__class__ is Variable else source
         if value.__class__ is Tensor and is_numpys_real(value.array.dtype):
             continue  # as most are
-        _check_leaf(method, "source", position, source)
+        check_leaf(method, "source", position, source)
         if isinstance(source, IndexedSlices):
             raise TypeError(
                 f"{method}: source {position} is an IndexedSlices; expected a Tensor or a "
@@ -128,7 +128,8 @@ def source_leaves(sources: Any, method: str = "gradient") -> tuple[list[Any], An
     return leaves, treedef
 
 
-def _check_leaf(method: str, argument: str, position: int, leaf: Any) -> None:
+def check_leaf(method: str, argument: str, position: int, leaf: Any) -> None:
+    """Raise a `TypeError` unless a target or source is a tensor, slices or a variable."""
     if not isinstance(leaf, Operators):
         raise TypeError(
             f"{method}: {argument} {position} is a {type(leaf).__name__}; expected a Tensor or a "

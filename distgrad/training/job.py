@@ -138,6 +138,7 @@ class Job:
         self.preemption = Preemption() if preemption is None else preemption
         _use_backend(arguments.backend)
         self.generator = dg.random.Generator(arguments.seed)
+        self.is_troubled = False  # all ranks are to stop, without a wish from outside
         self.asked_to_stop: bool | None = None  # what the ranks have said in this step, if they did
 
     @property
@@ -298,7 +299,7 @@ class Job:
     def sum_over_ranks(self, values: Any) -> np.ndarray[Any, Any]:
         """Return numbers added up over the ranks, in double precision whatever the job's dtype."""
         # The wish to stop travels along: it costs no message of its own.
-        wish = float(self.preemption.heard > 0)
+        wish = float(self.preemption.heard > 0 or self.is_troubled)
         total = self.world.allreduce(np.array([*values, wish], dtype=np.float64))
         self.asked_to_stop = bool(total[-1]) or bool(self.asked_to_stop)
         return total[:-1]

@@ -125,10 +125,14 @@ def train(
                 stopped = early_stopping is not None and early_stopping.look(record)
                 checkpoints.after(number)
                 if job.hear():
+                    outlets.refuse_failed()
                     _leave(job, checkpoints, number)
                 if stopped:
                     break
             checkpoints.save(done, wait=True)
+    except dist.TimelineError as error:
+        checkpoints.leave(*sys.exc_info())
+        raise JobError(f"--timeline {arguments.timeline}: {error}") from error
     except BaseException:
         checkpoints.leave(*sys.exc_info())
         raise

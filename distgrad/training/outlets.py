@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from distgrad.training.events import EventFile
 from distgrad.training.history import History, Trained
-from distgrad.training.job import Job
+from distgrad.training.job import Job, JobError
 from distgrad.training.metrics import MetricsFile
 from distgrad.training.progress import Progress
 from distgrad.training.report import write_report
@@ -56,8 +57,12 @@ class Outlets:
             self._events = job.first_rank(
                 lambda: _opened_events("--tensorboard", begun, arguments.tensorboard)
             )
-        if arguments.report is not None:  # known now rather than after hours
+        # Known now rather than after hours.
+        if arguments.report is not None:
             job.first_rank(lambda: _check_folder("--report", arguments.report))
+        if arguments.timeline is not None:
+            job.first_rank(lambda: _check_timeline(arguments.timeline))
+        self._failure = ""
         self._begun = begun
         self._started = time.perf_counter()
         self._progress = Progress(
@@ -68,28 +73,34 @@ class Outlets:
         """Take in the record of a step."""
         clean = {name: _or_none(value) for name, value in record.items()}
         self.history.add(clean)
-        if self._metrics is not None:
-            self._metrics.write(clean)
-        if self._events is not None:
-            self._events.write(clean)
+        if not self._failure:
+            try:
+                self._put(clean, clean)
+            except OSError as error:
+                self._failure = str(error)
+                self._job.is_troubled = True
         if self._job.speaks:
             figures = {"loss": f"{record['loss']:.4f}"}
             figures |= {n: f(record[n]) for n, f in self._show.items() if n in record}
             self._progress.update(record["step"], examples=record["examples"], figures=figures)
 
+    def refuse_failed(self) -> None:
+        """Raise a `JobError` on all ranks if a file could not be written, which call this."""
+        self._job.first_rank(self._raise_failure)
+
     def finish(self, trained: Trained, facts: Mapping[str, str], hints: Sequence[str]) -> None:
-        """Write the last line, the summary and the report."""
+        """Write the last line, the summary and the report.
+
+        Raises
+        ------
+        JobError
+            On every rank, if a file cannot be written, now or before.
+        """
         job, arguments = self._job, self._job.arguments
         final = {name: _or_none(value) for name, value in trained.final.items()}
         last = {"final": True, **final, "variables_sha256": trained.variables_sha256}
-        if self._metrics is not None:
-            self._metrics.write(last)
-            self._metrics.close()
-        if self._events is not None:
-            self._events.write(
-                {"step": trained.steps, **{f"final/{n}": v for n, v in final.items()}}
-            )
-            self._events.close()
+        figures = {"step": trained.steps, **{f"final/{n}": v for n, v in final.items()}}
+        job.first_rank(lambda: self._put_last(last, figures))
         told = {**self._facts(trained), **facts}
         if arguments.metrics is not None:
             told["metrics"] = f"{arguments.metrics}, a line a step"
@@ -108,6 +119,28 @@ class Outlets:
             )
         if job.speaks:
             show_summary(self._title, told, hints, columns=self._columns)
+
+    def _put(self, line: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+        if self._metrics is not None:
+            with _naming("--metrics", self._job.arguments.metrics):
+                self._metrics.write(line)
+        if self._events is not None:
+            with _naming("--tensorboard", self._job.arguments.tensorboard):
+                self._events.write(figures)
+
+    def _put_last(self, line: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+        self._raise_failure()
+        self._put(line, figures)
+        if self._metrics is not None:
+            with _naming("--metrics", self._job.arguments.metrics):
+                self._metrics.close()
+        if self._events is not None:
+            with _naming("--tensorboard", self._job.arguments.tensorboard):
+                self._events.close()
+
+    def _raise_failure(self) -> None:
+        if self._failure:
+            raise JobError(self._failure)
 
     def _facts(self, trained: Trained) -> dict[str, str]:
         arguments, history = self._job.arguments, self.history
@@ -147,7 +180,8 @@ class Outlets:
         if error is not None:
             for each in (self._metrics, self._events):
                 if each is not None:
-                    each.close()
+                    with contextlib.suppress(OSError):  # what could not be written cannot be now
+                        each.close()
 
 
 def percent(value: float) -> str:
@@ -163,26 +197,30 @@ def _or_none(value: Any) -> Any:
 
 
 def _opened(argument: str, begun: int, path: Any) -> MetricsFile:
-    try:
+    with _naming(argument, path):
         return MetricsFile(path, up_to=begun)
-    except OSError as error:
-        raise _refusal(argument, path, error) from error
 
 
 def _opened_events(argument: str, begun: int, path: Any) -> EventFile:
-    try:
+    with _naming(argument, path):
         return EventFile(path, begun=begun)
-    except OSError as error:
-        raise _refusal(argument, path, error) from error
 
 
 def _check_folder(argument: str, path: Any) -> None:
+    with _naming(argument, path), open(path, "a", encoding="utf-8"):
+        pass
+
+
+def _check_timeline(path: Any) -> None:
+    with _naming("--timeline", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _check_folder("--timeline", path)
+
+
+@contextlib.contextmanager
+def _naming(argument: str, path: Any) -> Iterator[None]:
+    """Put the argument and its file before what an `OSError` says."""
     try:
-        with open(path, "a", encoding="utf-8"):
-            pass
+        yield
     except OSError as error:
-        raise _refusal(argument, path, error) from error
-
-
-def _refusal(argument: str, path: Any, error: OSError) -> OSError:
-    return OSError(f"{argument} {path}: {error.strerror or error}")
+        raise OSError(f"{argument} {path}: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ from distgrad import tree
 from distgrad.checkpoint import CheckpointMismatchError, Manager
 from distgrad.checkpoint.files import make_directories
 from distgrad.checkpoint.leaves import collect
+from distgrad.checkpoint.listing import listed, newest_first
 from distgrad.distributed import DistributedOptimizer
 from distgrad.errors import CheckpointError
 from distgrad.optimizers import Optimizer
@@ -89,8 +90,8 @@ class Checkpoints:
         Raises
         ------
         JobError
-            If it is of another job, or there is one and to go on is not wanted, or none could be
-            written.
+            If it is of another job, or there is one and to go on is not wanted, or all that are
+            there are damaged, or none could be written.
         """
         if self._manager is None:
             return 0
@@ -197,11 +198,15 @@ def _nest(state: Any) -> Any:
 
 
 def _newest_of(manager: Manager) -> int:
-    """Return the step of the newest checkpoint, 0 for none, once one is known to be writable."""
+    """Return the step of the newest checkpoint, 0 for none, once one is known to be writable.
+
+    Where none is whole it is that of a damaged one: a new start would forget them without a word.
+    """
     try:
         make_directories(manager.directory)
         with tempfile.TemporaryFile(dir=manager.directory):
-            return manager.latest or 0
+            there = newest_first(listed(manager.directory))
+            return manager.latest or (there[0].step if there else 0)
     except OSError as error:
         raise JobError(f"--checkpoint-dir {manager.directory}: {error.strerror}") from error
 

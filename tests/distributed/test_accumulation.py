@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+import distgrad.distributed as dist
 from distgrad.distributed import (
     GradientAccumulator,
     RecordedCommunicator,
     SerialCommunicator,
     micro_batches,
 )
-from distgrad.errors import BatchError
+from distgrad.errors import BatchError, ShapeError
 
 
 def data(examples, dtype="float64"):
@@ -115,3 +116,16 @@ def test_a_gradient_of_another_structure_is_refused():
 def test_less_than_one_piece_is_refused():
     with pytest.raises(BatchError, match="count is 0"):
         micro_batches(np.arange(3), 0, SerialCommunicator())
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), ()])
+def test_a_gradient_of_another_shape_than_its_source_is_refused(shape):
+    accumulator = dist.GradientAccumulator([dg.Variable([1.0, 2.0])], dist.SerialCommunicator())
+
+    with pytest.raises(ShapeError, match=r"gradient 0 has shape .*, its source \(2,\); expected"):
+        accumulator.add([dg.ones(shape)], examples=1)
+
+
+def test_what_is_no_source_is_refused():
+    with pytest.raises(TypeError, match="GradientAccumulator: source 0 is a str; expected"):
+        dist.GradientAccumulator(["w"], dist.SerialCommunicator())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+import distgrad.distributed as dist
 from distgrad.backend import ArrayModuleBackend
 from distgrad.distributed import (
     DistributedGradientTape,
@@ -302,3 +303,54 @@ def test_what_is_no_tape_is_refused_at_once():
 def test_a_number_of_logical_shards_is_a_whole_one(shards):
     with pytest.raises(ValueError, match=f"deterministic is {shards!r}; expected True or a number"):
         DistributedGradientTape(dg.GradientTape(), deterministic=shards)
+
+
+RANKS = [dist.SerialCommunicator(), dist.RecordedCommunicator(size=3)]
+
+
+def gradient_on(ranks, **given):
+    w = dg.Variable([1.0, 2.0], name="w")
+    with dist.DistributedGradientTape(dg.GradientTape(), ranks) as tape:
+        loss = dg.sum(w * w)
+    return tape.gradient(loss, **{"sources": w, **given})
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("wrong", [-1, np.nan, "a", [1, 2], np.ones(2)])
+def test_examples_that_are_no_number_are_refused_on_one_rank_as_on_many(ranks, wrong):
+    with pytest.raises(
+        BatchError, match=r"gradient: examples is .* on rank 0; expected the number"
+    ):
+        gradient_on(ranks, examples=wrong)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_batch_without_examples_is_refused_on_one_rank_as_on_many(ranks):
+    with pytest.raises(BatchError, match=r"no rank of . has an example"):
+        gradient_on(ranks, examples=0)
+    with pytest.raises(BatchError, match=r"no rank of . has an example"):
+        dist.average(3.0, examples=0, comm=ranks)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_what_is_no_source_is_refused_on_one_rank_as_on_many(ranks):
+    with pytest.raises(TypeError, match="gradient: source 0 is a str; expected a Tensor or"):
+        gradient_on(ranks, sources=["w"])
+
+
+@pytest.mark.parametrize("wrong", [None, np.nan, True, "long", 0])
+def test_a_length_of_messages_that_is_none_is_refused(wrong):
+    for make in (
+        lambda: dist.DistributedGradientTape(dg.GradientTape(), bucket_bytes=wrong),
+        lambda: dist.ShardedOptimizer(dg.optimizers.SGD(0.1), bucket_bytes=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"bucket_bytes is .*; expected a number of bytes"):
+            make()
+
+
+def test_averages_are_not_averaged_again():
+    tape = dist.DistributedGradientTape(dg.GradientTape(), dist.SerialCommunicator())
+
+    for wrong in (tape, dg.GradientTape):
+        with pytest.raises(TypeError, match="expected a tape that averages nothing"):
+            dist.DistributedGradientTape(wrong)

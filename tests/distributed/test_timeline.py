@@ -224,6 +224,14 @@ def test_files_that_are_no_parts_are_refused(tmp_path):
         merge(tmp_path / "other.json")
 
 
+def test_a_timeline_that_cannot_be_written_is_an_error(tmp_path):
+    recording = dist.timeline(tmp_path / "t.json", dist.SerialCommunicator())
+    (tmp_path / "t.json").mkdir()
+
+    with pytest.raises(dist.TimelineError, match="Is a directory"):
+        recording.close()
+
+
 def test_the_command_shows_where_the_time_went(tmp_path, capsys):
     path = recorded(tmp_path, 2)
     merge(path)

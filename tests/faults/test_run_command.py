@@ -108,6 +108,18 @@ def test_ranks_hear_signals_in_time_to_save_and_a_preempted_job_starts_again(sta
     assert job.returncode == (0 if preempted else 75)
 
 
+def test_a_terminal_that_is_closed_asks_the_ranks_to_end(start):
+    job = start(WAITS)
+    assert job.stdout.readline() == "READY 2 False\n"
+
+    job.send_signal(signal.SIGHUP)
+    out, err = job.communicate(timeout=60)
+
+    for rank in (0, 1):
+        assert f"rank {rank} heard SIGTERM" in out, err
+    assert job.returncode == 75
+
+
 def test_neither_ranks_nor_files_outlive_a_launcher_that_was_killed(start, temporary):
     job = start(
         "import os, time, distgrad.distributed as dist\ndist.barrier()\n"

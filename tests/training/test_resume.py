@@ -194,3 +194,19 @@ def test_a_damaged_checkpoint_is_passed_over(jobs, tmp_path):
     assert jobs.wait(jobs.start(*arguments, "--resume")) == 0, jobs.output()
     assert dg.checkpoint.load(tmp_path / "saved").step == 20  # written again, without a warning
     assert jobs.curve(tmp_path / "m.jsonl") == before
+
+
+def test_a_job_whose_checkpoints_are_all_damaged_does_not_begin_anew(jobs, tmp_path):
+    saved = tmp_path / "saved"
+    arguments = (*ALL, "--checkpoint-dir", saved)
+    jobs.wait(jobs.start(*arguments))
+    for manifest in saved.glob("*/manifest.json"):
+        manifest.write_text("{")
+    before = sorted(os.listdir(saved))
+
+    assert jobs.wait(jobs.start(*arguments, "--resume")) == 1
+    assert "job: --resume: load:" in jobs.output()
+    assert f"has no complete checkpoint; damaged: {saved}/step-0000000020" in jobs.output()
+    assert jobs.wait(jobs.start(*arguments)) == 1
+    assert "holds a checkpoint already (step 20)" in jobs.output()
+    assert sorted(os.listdir(saved)) == before

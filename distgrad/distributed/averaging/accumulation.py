@@ -11,16 +11,15 @@ from typing import Any
 
 from distgrad import tree
 from distgrad.distributed.averaging.adding import manner
-from distgrad.distributed.averaging.exchange import (
-    connect,
-)
+from distgrad.distributed.averaging.exchange import check_sources, connect
 from distgrad.distributed.averaging.finiteness import Finiteness
 from distgrad.distributed.averaging.ordered_gradients import OrderedGradients, number_of_shards
 from distgrad.distributed.averaging.running_mean import RunningMean
 from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
+from distgrad.errors import ShapeError
+from distgrad.tape.arguments import UnconnectedGradients, check_leaf, unconnected_policy
 
 
 class GradientAccumulator:
@@ -88,6 +87,7 @@ class GradientAccumulator:
             is_deterministic=self._count is not None,
         )
         self._leaves, self._treedef = tree.flatten(sources)
+        check_sources("GradientAccumulator", self._leaves)
         self._comm = comm
         self._average = average
         self._sums: RunningMean | OrderedGradients | None = None
@@ -109,8 +109,19 @@ class GradientAccumulator:
             If the number of examples is negative, or there are more gradients than logical shards.
         ValueError
             If the structure is not that of the sources.
+        ShapeError, TypeError
+            If a gradient has not its source's shape, or is no tensor.
         """
         flat = tree.flatten_like(self._treedef, gradients)
+        for position, (leaf, gradient) in enumerate(zip(self._leaves, flat, strict=True)):
+            if gradient is not None:
+                check_leaf("GradientAccumulator.add", "gradient", position, gradient)
+                if tuple(gradient.shape) != tuple(leaf.shape):
+                    raise ShapeError(
+                        f"GradientAccumulator.add: gradient {position} has shape "
+                        f"{tuple(gradient.shape)}, its source {tuple(leaf.shape)}; expected the "
+                        "same shape: are gradients and sources in the same order?"
+                    )
         self._started().add(flat, examples)
 
     def gradients(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,18 @@ _SMALL_BYTES = 2**20
 # to copy it there and back takes longer than one message more. 16 is a compromise: where messages
 # take long to set off, longer buckets bring large arrays together again.
 _ALONE_BYTES, _ALONE_PART = 2**20, 16
+
+
+def checked_bucket_bytes(function: str, given: Any, otherwise: str = "") -> int:
+    """Return the length of a message; raise a `ValueError` unless it is 1 byte or more."""
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    length: Any = given
+    if not (is_number and length >= 1):
+        raise ValueError(
+            f"{function}: bucket_bytes is {given!r}; expected a number of bytes, 1 or more"
+            f"{otherwise}"
+        )
+    return length  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dt
 from distgrad.dtypes import DType
 from distgrad.errors import TapeError
 from distgrad.sparse import IndexedSlices, densified, made
-from distgrad.tape.arguments import UnconnectedGradients, unconnected
+from distgrad.tape.arguments import UnconnectedGradients, check_leaf, unconnected
 from distgrad.tensor import Tensor
 
 UNNAMED = "Variable"  # the name of variables that were given none
@@ -319,10 +319,20 @@ def refuse_listeners(tape: Any, gradients: Sequence[Any]) -> None:
         )
 
 
+def check_sources(function: str, leaves: Sequence[Any]) -> None:
+    """Raise a `TypeError` unless all sources are tensors or variables."""
+    for position, leaf in enumerate(leaves):
+        check_leaf(function, "source", position, leaf)
+
+
 def describe_sources(treedef: tree.TreeDef, leaves: list[Any]) -> tuple[Entry, ...]:
     """Return an entry for each source: its name, or else its place in the nest."""
     names = tuple(getattr(leaf, "name", UNNAMED) for leaf in leaves)
-    arrays = [leaf.array for leaf in leaves]
+    try:
+        arrays = [leaf.array for leaf in leaves]
+    except AttributeError:
+        check_sources("gradient", leaves)
+        raise
     dtypes = numpy_dtypes(arrays)
     return _entries(treedef, names, dtypes, tuple(tuple(array.shape) for array in arrays))
 

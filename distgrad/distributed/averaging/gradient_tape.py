@@ -13,7 +13,7 @@ from distgrad import tree
 from distgrad.core.destinations import offering
 from distgrad.core.under_way import settle
 from distgrad.distributed.averaging.adding import Adder, all_dense, manner
-from distgrad.distributed.averaging.buckets import BUCKET_BYTES
+from distgrad.distributed.averaging.buckets import BUCKET_BYTES, checked_bucket_bytes
 from distgrad.distributed.averaging.exchange import (
     Rest,
     average_gradients,
@@ -34,6 +34,7 @@ from distgrad.distributed.averaging.overlap import WalkedAverage
 from distgrad.distributed.averaging.report import CommReport, last_report
 from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
 from distgrad.distributed.averaging.walking import walked_average
+from distgrad.distributed.averaging.weights import refuse_none
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import ranks_of
@@ -129,20 +130,17 @@ class DistributedGradientTape:
         nonfinite: str = "keep",
         reduction: str = "native",
     ) -> None:
-        if not hasattr(tape, "gradient"):
+        if not hasattr(tape, "gradient") or isinstance(tape, (type, DistributedGradientTape)):
             raise TypeError(
-                f"DistributedGradientTape: tape is of type {type(tape).__name__}; expected a tape, "
-                "as dg.GradientTape() makes one"
+                f"DistributedGradientTape: tape is of type {type(tape).__name__}; expected a tape "
+                "that averages nothing, as dg.GradientTape() makes one"
             )
         self._is_tuned = bucket_bytes == AUTO
         if self._is_tuned:
             bucket_bytes = BUCKET_BYTES
-        if isinstance(bucket_bytes, str) or bucket_bytes < 1:
-            raise ValueError(
-                f"DistributedGradientTape: bucket_bytes is {bucket_bytes!r}; expected 1 or more, "
-                f"or {AUTO!r}"
-            )
-        self._bucket_bytes = bucket_bytes
+        self._bucket_bytes = checked_bucket_bytes(
+            "DistributedGradientTape", bucket_bytes, f", or {AUTO!r}"
+        )
         self._overlap = overlap
         self._count = number_of_shards("DistributedGradientTape", deterministic)
         self._manner = manner(
@@ -240,7 +238,7 @@ class DistributedGradientTape:
         DesyncError
             On every rank, if the sources differ between ranks.
         BatchError
-            If no rank has an example.
+            If no rank has an example, or `examples` is no number of them.
         ShapeError
             If a target is no scalar, with ``average="examples"``: elements would be summed, and the
             sum weighted as if it were a mean.
@@ -263,6 +261,7 @@ class DistributedGradientTape:
             found = self._finiteness.judge(comm, treedef, leaves, found, sums.own)
             return tree.unflatten(treedef, found)
         if comm.size == 1:
+            refuse_none([examples_here("gradient", examples, comm)])
             alone = self._tape.gradient(target, sources, output_gradients, unconnected_gradients)
             if not self._finiteness.looks:
                 return alone

@@ -58,10 +58,14 @@ def share(weight: float, weights: Sequence[float], *, as_sum: bool) -> float:
     BatchError
         If no rank has an example.
     """
-    total = sum(weights)
-    if total == 0:
+    refuse_none(weights)
+    return weight if as_sum else weight / sum(weights)
+
+
+def refuse_none(weights: Sequence[float]) -> None:
+    """Raise a `BatchError` if no rank has an example."""
+    if not any(weights):
         raise BatchError(
             f"gradient: no rank of {len(weights)} has an example; expected at least one in the "
             "global batch"
         )
-    return weight if as_sum else weight / total

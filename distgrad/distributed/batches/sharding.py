@@ -159,7 +159,7 @@ def examples_here(function: str, examples: Any, comm: Communicator) -> float:
     Raises
     ------
     BatchError
-        If the number given is negative or not finite.
+        If what is given is no number, negative or not finite.
     TraceError
         Within `distgrad.function`, on several ranks: a trace would keep the number.
     """
@@ -171,7 +171,10 @@ def examples_here(function: str, examples: Any, comm: Communicator) -> float:
 
 def checked_examples(function: str, examples: Any, comm: Communicator) -> float:
     """Return a number of examples, or raise a `BatchError` if it is none."""
-    count = float(examples)
+    try:
+        count = float(examples)
+    except (TypeError, ValueError):
+        count = math.nan
     if not math.isfinite(count) or count < 0:
         raise BatchError(
             f"{function}: examples is {examples} on rank {comm.rank}; expected the number of "

@@ -35,7 +35,7 @@ AGAIN = 75
 
 RESTARTS_VARIABLE = "DISTGRAD_RESTARTS"  # tells the ranks how often they have been started again
 
-_PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+_PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ORPHANS_SECONDS = 1.0  # for ranks to end once their launcher has ended
 _PATIENCE = 60.0  # seconds of one wait, in which Python looks for the end 20 times a second
 
@@ -77,6 +77,7 @@ def run_job(
     SIGUSR1, SIGTERM and SIGINT go to the ranks. Hydra (MPICH, Intel) passes them on. Open MPI's
     launcher passes on SIGUSR1, but kills the ranks 0.25 s after the other two, so that these are
     sent to the ranks of this machine without it; with ranks on other machines they become SIGUSR1.
+    SIGHUP, of a terminal that is closed, counts as SIGTERM, unless it is ignored (``nohup``).
     A second SIGTERM or SIGINT ends the launcher in its own way, a third kills all that is left.
     """
     for begun in range(restarts + 1):
@@ -139,6 +140,8 @@ class _Job:
     def _passing_on(self) -> Iterator[None]:
         previous: dict[int, Any] = {}
         for number in _PASSED_ON:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: the job is to outlive its terminal
             previous[number] = signal.signal(number, self._receive)
         try:
             yield
@@ -147,6 +150,8 @@ class _Job:
                 signal.signal(each, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:  # the launcher is in a session that the terminal does not end
+            number = signal.SIGTERM
         if self._process is None:
             self._early.append(number)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.distributed.averaging.buckets import BUCKET_BYTES
+from distgrad.distributed.averaging.buckets import BUCKET_BYTES, checked_bucket_bytes
 from distgrad.distributed.averaging.finiteness import are_finite
 from distgrad.distributed.averaging.ordered_gradients import number_of_shards
 from distgrad.distributed.safety.fingerprint import agree
@@ -108,10 +108,7 @@ class ShardedOptimizer(CutVariablesOptimizer):
         check_optimizer(optimizer)
         if stage not in (1, 2, 3):
             raise ValueError(f"ShardedOptimizer: stage is {stage!r}; expected 1, 2 or 3")
-        if bucket_bytes < 1:
-            raise ValueError(
-                f"ShardedOptimizer: bucket_bytes is {bucket_bytes}; expected 1 or more"
-            )
+        checked_bucket_bytes("ShardedOptimizer", bucket_bytes)
         if average not in _AVERAGES:
             raise ValueError(
                 f"ShardedOptimizer: average is {average!r}; expected one of "

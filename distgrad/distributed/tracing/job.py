@@ -12,6 +12,7 @@ from typing import Any
 from distgrad.distributed.tracing.clocks import compare_clocks
 from distgrad.distributed.tracing.merging import TimelineError, merge
 from distgrad.distributed.tracing.recording import Recorder
+from distgrad.distributed.verbs.communicator import exchange_json
 
 VARIABLE = "DISTGRAD_TIMELINE"
 
@@ -53,20 +54,28 @@ class Timeline:
             self._recorder.close()
 
     def close(self) -> None:
-        """Stop, and write the timeline on rank 0; all ranks call this."""
+        """Stop, and write the timeline on rank 0; all ranks call this.
+
+        Raises
+        ------
+        TimelineError
+            On every rank, if rank 0 cannot write it; the ranks' parts stay then.
+        """
         self._recorder.note_clock(compare_clocks(self._comm))
         self._recorder.close()
         self._comm.barrier()
+        failure = ""
         if self._comm.rank == 0:
-            self._merge()
-        self._comm.barrier()
+            try:
+                self._merge()
+            except (TimelineError, OSError) as error:
+                failure = f"{error}"
+        failure = exchange_json(self._comm, failure)[0]
+        if failure:
+            raise TimelineError(failure)
 
     def _merge(self) -> None:
-        try:
-            missing = merge(self.path)["missing"]
-        except (TimelineError, OSError) as error:
-            print(f"timeline: {error}", file=sys.stderr)
-            return
+        missing = merge(self.path)["missing"]
         if missing:
             print(
                 f"timeline: {self.path} lacks ranks {missing}: rank 0 does not see their files; "
@@ -96,4 +105,7 @@ def start_if_asked(comm: Any) -> None:
 
 def _merge_at_exit(process: int) -> None:
     if _of_the_job is not None and process == os.getpid() and _of_the_job._comm.rank == 0:
-        _of_the_job._merge()
+        try:
+            _of_the_job._merge()
+        except (TimelineError, OSError) as error:
+            print(f"timeline: {error}", file=sys.stderr)

@@ -271,6 +271,8 @@ def average(value: Any, examples: float | None = None, comm: Communicator | None
     """
     comm = ranks_of(comm)
     weight = examples_here("average", examples, comm)
+    if comm.size == 1 and weight == 0:
+        raise BatchError("average: no rank of 1 has an example; expected at least one")
     leaves, treedef = tree.flatten(value)
     entered = [enter_host("average", leaf) for leaf in leaves]
     hosts = [host.astype(np.float64) if host.dtype.kind in "iub" else host for host, _ in entered]
