@@ -91,12 +91,24 @@ def _named(name: str) -> DType:
             prepare()
         return bfloat16
     if name not in NAMES:
-        raise DTypeError(f"dtype {name!r} is unknown; expected one of {', '.join(NAMES)}, bfloat16")
+        name = _abbreviated(name)
     return np.dtype(name)
 
 
+def _abbreviated(code: str) -> str:
+    """Return the name of the dtype for which NumPy has a code, such as ``"f4"`` or ``"<i8"``."""
+    try:
+        # Python's float is the default dtype here, and no number of bits: its name says too little.
+        name = "" if code in ("float", "complex") else np.dtype(code).name
+    except TypeError:
+        name = ""
+    if name not in NAMES:
+        raise DTypeError(f"dtype {code!r} is unknown; expected one of {', '.join(NAMES)}, bfloat16")
+    return name
+
+
 def as_dtype(dtype: DTypeLike) -> DType:
-    """Return a dtype from a dtype, its name, or a scalar type.
+    """Return a dtype from a dtype, its name or NumPy's code for it, or a scalar type.
 
     Python's ``float`` means the default dtype and ``complex`` the complex dtype of that precision.
 

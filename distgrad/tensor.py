@@ -176,7 +176,7 @@ class Operators(PythonOperators, ArrayMethods, Interchange, ForeignTensorMethods
         return apply(op, *inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return _numpy_function(function, args, kwargs)
+        return _numpy_function(function, args, kwargs, self)
 
     # --- printing -------------------------------------------------------------------------------
 
@@ -264,9 +264,7 @@ UFUNC_NAMES = {
     "arctan2": "atan2",
     "power": "pow",
     "absolute": "abs",
-    "fabs": "abs",
     "conjugate": "conj",
-    "rint": "round",
     "true_divide": "divide",
     "mod": "remainder",
 }

@@ -91,6 +91,8 @@ def huber(*, targets: Any, predictions: Any, delta: float = 1.0) -> Any:
 
 def smooth_l1(*, targets: Any, predictions: Any, beta: float = 1.0) -> Any:
     """Return `huber` with delta = beta, divided by beta: slope 1 beyond (Girshick, Fast R-CNN)."""
+    if not beta > 0:
+        raise ValueError(f"smooth_l1: beta is {beta}; expected a number above 0")
     check_pair("smooth_l1", "targets", targets, "predictions", predictions)
     return divide(huber(targets=targets, predictions=predictions, delta=beta), beta)
 
@@ -192,7 +194,13 @@ def weighted_sigmoid_cross_entropy(*, labels: Any, logits: Any, positive_weight:
     function = "weighted_sigmoid_cross_entropy"
     check_pair(function, "labels", labels, "logits", logits)
     check_pair(function, "positive_weight", positive_weight, "logits", logits)
-    weight = add(multiply(labels, subtract(positive_weight, 1.0)), 1.0)
+    # Two Python numbers are no tensor yet, of whatever dtype: the labels decide it.
+    extra = (
+        positive_weight - 1.0
+        if isinstance(positive_weight, (int, float))
+        else subtract(positive_weight, 1.0)
+    )
+    weight = add(multiply(labels, extra), 1.0)
     negatives = multiply(subtract(1.0, labels), logits)
     return add(negatives, multiply(weight, softplus(negative(logits))))
 

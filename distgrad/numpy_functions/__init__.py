@@ -9,9 +9,10 @@ from typing import Any
 from distgrad.tensor import bind_numpy
 
 
-def call(function: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
+def call(function: Callable[..., Any], arguments: Any, options: dict[str, Any], asked: Any) -> Any:
     """Return one of NumPy's functions of tensors; from the next call on `dispatch` is asked."""
-    return import_module("distgrad.numpy_functions.dispatch").call(function, arguments, options)
+    dispatch = import_module("distgrad.numpy_functions.dispatch")
+    return dispatch.call(function, arguments, options, asked)
 
 
 def call_ufunc(ufunc: Any, method: str, inputs: Any, options: dict[str, Any]) -> Any:

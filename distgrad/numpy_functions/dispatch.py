@@ -33,6 +33,7 @@ from distgrad.numpy_functions import (
 )
 from distgrad.numpy_functions.arguments import (
     as_operand,
+    as_parameter,
     cut,
     home_of,
     hosted,
@@ -83,8 +84,19 @@ def _table() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
 
 
-def call(function: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
+def call(
+    function: Callable[..., Any], arguments: Any, options: dict[str, Any], asked: Operators
+) -> Any:
     """Return one of NumPy's functions of tensors (what ``__array_function__`` calls).
+
+    Parameters
+    ----------
+    function : callable
+        NumPy's function.
+    arguments, options : tuple, dict
+        What it was called with.
+    asked : Tensor or Variable
+        The one that NumPy asks: an argument, or that of ``like=``, which NumPy keeps to itself.
 
     Raises
     ------
@@ -109,6 +121,13 @@ def call(function: Callable[..., Any], arguments: Any, options: dict[str, Any]) 
             "derivative"
         )
     refuse_out(name, options.get("out"))
+    if not found:  # np.zeros(3, like=tensor): made where that tensor is
+        kernels = home_of((asked,), {})
+        token = HOME.set(None if kernels is None else (kernels, function))
+        try:
+            return as_parameter(function(*arguments, **options))
+        finally:
+            HOME.reset(token)
     return cut(f"numpy.{name}", found, _on_host(f"np.{name}", function, arguments, options))
 
 

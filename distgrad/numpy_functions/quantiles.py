@@ -63,7 +63,7 @@ def _places(q: Any, n: Any, method: str) -> tuple[Any, Any, Any]:
         whole = np.abs(n * q - np.round(n * q)) <= 1e-12
         exact = np.where(whole, np.round(n * q) - 0.5, np.ceil(n * q) - 1)
     elif method == "closest_observation":
-        exact = np.round(n * q - 1e-12) - 1
+        exact = np.round(n * q) - 1  # of two as near, the one of even rank
     elif method in _ROUNDINGS:
         exact = (n - 1) * q
         exact = _ROUNDINGS[method](exact)

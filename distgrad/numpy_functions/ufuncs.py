@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.dtypes import is_differentiable
+from distgrad.dtypes import is_complex, is_differentiable
+from distgrad.errors import DTypeError
 from distgrad.numpy_functions import products, reductions
 from distgrad.numpy_functions.arguments import (
+    as_axis,
+    as_condition,
     as_tensor,
     flag,
     given,
@@ -23,6 +26,8 @@ from distgrad.ops.elementwise.arithmetic import add, divide, multiply, pow, subt
 from distgrad.ops.elementwise.selection import where as choose
 from distgrad.ops.elementwise.transcendental import log2, logaddexp
 from distgrad.ops.picking.indexing import getitem
+from distgrad.ops.reducing.reductions import all as all_of
+from distgrad.ops.reducing.reductions import any as any_of
 from distgrad.ops.reducing.reductions import logsumexp
 from distgrad.ops.shaping.arrangement import unstack
 from distgrad.ops.shaping.structure import astype, concat, reshape, stack
@@ -65,7 +70,8 @@ def _frexp(x: Any) -> tuple[Any, Any]:
     size = arithmetic.abs(mantissa)
     above = comparison.logical_and(known, comparison.greater_equal(size, 1))
     below = comparison.logical_and(known, comparison.less(size, 0.5))
-    mantissa = multiply(mantissa, choose(above, 0.5, choose(below, 2.0, 1.0)))
+    mantissa = choose(above, multiply(mantissa, 0.5), mantissa)
+    mantissa = choose(below, multiply(mantissa, 2.0), mantissa)
     shift = choose(above, 1, choose(below, -1, 0))
     return mantissa, add(astype(exponent, np.int32), astype(shift, np.int32))
 
@@ -83,9 +89,23 @@ def _ldexp(x: Any, exponent: Any) -> Any:
     return multiply(x, np.exp2(exponent).astype(as_tensor(x).dtype))
 
 
+def _floating(x: Any) -> Any:
+    """Return numbers as floating ones, integers in the least dtype that holds them all."""
+    z = as_tensor(x)
+    return z if is_differentiable(z.dtype) else astype(z, np.result_type(z.dtype, np.float16))
+
+
 def _modf(x: Any) -> tuple[Any, Any]:
-    whole = arithmetic.trunc(x)
-    return subtract(x, whole), whole
+    z = _floating(x)
+    whole = arithmetic.trunc(z)
+    return subtract(z, whole), whole
+
+
+def _fabs(x: Any) -> Any:
+    z = _floating(x)
+    if is_complex(z.dtype):
+        raise DTypeError(f"np.fabs: x is {z.dtype}; expected real numbers: take np.abs")
+    return arithmetic.abs(z)
 
 
 def _float_power(a: Any, b: Any) -> Any:
@@ -105,6 +125,8 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "fmax": _ignoring_nan(arithmetic.maximum),
     "fmin": _ignoring_nan(arithmetic.minimum),
     "fmod": _fmod,
+    "fabs": _fabs,
+    "rint": lambda x: arithmetic.round(_floating(x)),
     "modf": _modf,
     "frexp": _frexp,
     "heaviside": _heaviside,
@@ -117,15 +139,17 @@ _REDUCE: dict[str, Callable[..., Any]] = {
     "multiply": reductions.FUNCTIONS["prod"],
     "maximum": reductions.FUNCTIONS["max"],
     "minimum": reductions.FUNCTIONS["min"],
-    "logical_and": reductions.FUNCTIONS["all"],
-    "logical_or": reductions.FUNCTIONS["any"],
     "fmax": reductions.FUNCTIONS["nanmax"],
     "fmin": reductions.FUNCTIONS["nanmin"],
-    "logaddexp": lambda a, axis=None, keepdims=False: logsumexp(
-        as_tensor(a), axis=axis, keepdims=bool(keepdims)
-    ),
 }
 
+
+# Those that know neither a beginning nor a place left out, and the number that changes nothing.
+_WHOLE: dict[str, tuple[Callable[..., Any], Any]] = {
+    "logical_and": (all_of, True),
+    "logical_or": (any_of, False),
+    "logaddexp": (logsumexp, -math.inf),
+}
 
 # Those of which the order of computing does not matter: by halves, in few operations.
 _ASSOCIATIVE = frozenset(
@@ -141,12 +165,20 @@ def reduce(
     """Return ``ufunc.reduce(a, axis, ...)``."""
     name = ufunc.__name__
     refuse_out(f"{name}.reduce", out)
+    whole = _WHOLE.get(name)
+    if whole is not None:
+        reduction, neutral = whole
+        x = as_tensor(a) if dtype is None else astype(as_tensor(a), dtype)
+        x = x if where is True else choose(as_condition(where), x, neutral)
+        result = reduction(x, axis=as_axis(axis), keepdims=flag(keepdims))
+        return call(initial, result) if given(initial) else result
     function = _REDUCE.get(name)
     if function is not None:
         options = {"dtype": dtype, "initial": initial, "where": None if where is True else where}
         options = {key: value for key, value in options.items() if given(value)}
         return function(a, axis=axis, keepdims=keepdims, **options)
     x = as_tensor(a) if dtype is None else astype(as_tensor(a), dtype)
+    x = comparison.not_equal(x, 0) if name.startswith("logical_") else x
     if where is not True:
         raise TypeError(
             f"np.{name}.reduce: where= is not taken for tensors; put a neutral number there, "
@@ -206,6 +238,7 @@ def accumulate(
         run = reductions.FUNCTIONS["cumsum" if name == "add" else "cumprod"]
         return run(array, axis=axis, dtype=dtype)
     x = as_tensor(array) if dtype is None else astype(as_tensor(array), dtype)
+    x = comparison.not_equal(x, 0) if name.startswith("logical_") else x
     place = one_axis("axis", axis, x.ndim)
     length = x.shape[place]
     if name not in _ASSOCIATIVE:

@@ -469,3 +469,19 @@ def test_batched_gradients_are_one_by_one(name):
     alone = slopes(*(x[0] for x in stacks))
     for mine, its in zip(first, alone, strict=True):
         np.testing.assert_allclose(mine[0].numpy(), its.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_a_positive_weight_in_numbers_is_as_precise_as_the_logits():
+    labels, logits = (
+        dg.asarray([1.0, 0.0], dtype="float64"),
+        dg.asarray([0.5, -1.0], dtype="float64"),
+    )
+
+    loss = dg.nn.weighted_sigmoid_cross_entropy(labels=labels, logits=logits, positive_weight=0.3)
+
+    assert np.allclose(loss.numpy(), [0.3 * np.log1p(np.exp(-0.5)), np.log1p(np.exp(-1))], 1e-14, 0)
+
+
+def test_smooth_l1_names_its_own_argument():
+    with pytest.raises(ValueError, match="smooth_l1: beta is 0"):
+        dg.nn.smooth_l1(targets=dg.ones(2), predictions=dg.ones(2), beta=0.0)

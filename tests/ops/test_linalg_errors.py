@@ -80,3 +80,9 @@ def test_a_list_of_numbers_is_a_matrix():
     assert dg.linalg.inv([[2.0, 0.0], [0.0, 4.0]]).tolist() == [[0.5, 0.0], [0.0, 0.25]]
     assert float(dg.linalg.trace([[2.0, 0.0], [0.0, 4.0]])) == 6.0
     assert float(dg.linalg.norm([3.0, 4.0])) == 5.0
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_right_hand_sides_of_another_length_than_a_triangle_are_refused(rows):
+    with pytest.raises(dg.errors.ShapeError, match="solve_triangular"):
+        dg.linalg.solve_triangular(dg.eye(3), dg.ones((rows, 2)), lower=True)

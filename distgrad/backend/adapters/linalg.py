@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.dtypes import as_dtype, complex64, complex128, float32, float64, result_type
-from distgrad.errors import LinAlgError
+from distgrad.errors import LinAlgError, ShapeError
 
 _WIDE = frozenset((float32, float64, complex64, complex128))
 _BLOCK = 64  # rows of a triangular system that are solved at once
@@ -251,6 +251,11 @@ def solve_triangular(backend: Any, a: Any, b: Any, lower: bool, unit_diagonal: b
     """
     (a, b), narrow = _widened(backend, a, b)
     module, size = backend.module, a.shape[-1]
+    if b.shape[-2] != size:  # blocks of rows would leave the others out
+        raise ShapeError(
+            f"solve_triangular: (..., n, n) and (..., n, k) expected, got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}"
+        )
     ones = module.eye(min(size, _BLOCK), dtype=a.dtype)
     starts = list(range(0, size, _BLOCK))
     parts: dict[int, Any] = {}

@@ -11,7 +11,8 @@ from distgrad import optimizers
 from distgrad.compat.tensorflow.conversion import axes as as_axes
 from distgrad.compat.tensorflow.conversion import dtype_of, floating, operands
 from distgrad.compat.tensorflow.slices import IndexedSlices
-from distgrad.compat.tensorflow.values import Tensor, compute, wrap
+from distgrad.compat.tensorflow.values import Tensor, compute, refused, wrap
+from distgrad.errors import ShapeError
 
 
 def clip_by_value(t: Any, clip_value_min: Any, clip_value_max: Any, name: str | None = None) -> Any:
@@ -38,7 +39,10 @@ def clip_by_norm(t: Any, clip_norm: Any, axes: Any = None, name: str | None = No
         The axes of the norm; all by default.
     """
     gradient, bound = _gradient("clip_by_norm", t, clip_norm)
-    return wrap(optimizers.clip_by_norm(gradient, bound, as_axes(axes)))
+    try:
+        return wrap(optimizers.clip_by_norm(gradient, bound, as_axes(axes)))
+    except ShapeError as error:
+        raise refused(error) from error
 
 
 def clip_by_global_norm(

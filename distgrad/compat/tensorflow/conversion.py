@@ -10,7 +10,11 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.dtypes import DType, as_dtype, spoken
-from distgrad.compat.tensorflow.errors import InvalidArgumentError, UnfitNumberError
+from distgrad.compat.tensorflow.errors import (
+    InvalidArgumentError,
+    MixedDtypesError,
+    UnfitNumberError,
+)
 from distgrad.dtypes import as_dtype as native_dtype
 from distgrad.dtypes import is_differentiable, is_real_floating
 from distgrad.tensor import Operators
@@ -97,7 +101,8 @@ def _brought(name: str, position: int, value: Any, dtype: np.dtype[Any]) -> Any:
                 f"{_SPOKEN.get(name, name)} as input #{position}(zero-based) was expected to be a "
                 f"{spoken(dtype)} tensor but is a {spoken(given)} tensor; use tf.cast"
             )
-    raise InvalidArgumentError(
+    refusal = MixedDtypesError if name == "divide" else InvalidArgumentError
+    raise refusal(
         f"cannot compute {_SPOKEN.get(name, name)} as input #{position}(zero-based) was expected "
         f"to be a {spoken(dtype)} tensor but is a {spoken(given)} tensor; bring both to one dtype, "
         f"such as tf.cast(x, tf.{dtype.name})"
@@ -133,19 +138,50 @@ def floating(name: str, value: Any) -> dg.Tensor:
     InvalidArgumentError
         If it holds integers or truth values.
     """
-    tensor = converted(value)
+    return of_kinds(name, "fc", converted(value))
+
+
+def of_kinds(name: str, kinds: str, tensor: dg.Tensor) -> dg.Tensor:
+    """Return an operand if its dtype is of one of the kinds, which go by NumPy's letters.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is not.
+    """
     dtype = tensor.dtype
-    if not is_differentiable(dtype):
+    if dtype.kind not in kinds and not ("f" in kinds and is_real_floating(dtype)):
+        allowed = ", ".join(_OF_KIND[kind] for kind in "fciub" if kind in kinds)
+        advice = ", or write 1.0 for 1" if dtype.kind in "iu" else ""
         raise InvalidArgumentError(
             f"{name}: Value for attr 'T' of {spoken(dtype)} is not in the list of allowed values: "
-            "bfloat16, half, float, double, complex64, complex128; use tf.cast, or write 1.0 for 1"
+            f"{allowed}; use tf.cast{advice}"
         )
     return tensor
 
 
+_OF_KIND = {
+    "f": "bfloat16, half, float, double",
+    "c": "complex64, complex128",
+    "i": "int8, int16, int32, int64",
+    "u": "uint8, uint16, uint32, uint64",
+    "b": "bool",
+}
+
+
 def quotients(a: Any, b: Any) -> tuple[Any, Any]:
-    """Return operands of a true division: those of integers are divided as floating numbers."""
+    """Return operands of a true division: those of integers are divided as floating numbers.
+
+    Raises
+    ------
+    MixedDtypesError
+        If they are truth values.
+    """
     tensor = a if isinstance(a, dg.Tensor) else b
+    if tensor.dtype.kind == "b":
+        raise MixedDtypesError(
+            "divide: the operands are bool; expected numbers: tf.cast(x, tf.float32)"
+        )
     if tensor.dtype.kind not in "iu":
         return a, b
     wide = np.float32 if tensor.dtype.itemsize < 4 else np.float64

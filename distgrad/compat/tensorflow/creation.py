@@ -10,6 +10,7 @@ import numpy as np
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import dims, dtype_of, home_of, operands, tensor_dtype
 from distgrad.compat.tensorflow.dtypes import as_dtype, float32
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.dtypes import is_differentiable
 from distgrad.tensor import Operators
@@ -50,12 +51,20 @@ def constant(value: Any, dtype: Any = None, shape: Any = None, name: str = "Cons
 
 def zeros(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
     """Return zeros."""
-    return Tensor(dg.zeros(dims(shape), dtype=tensor_dtype(dtype, float32)))
+    return Tensor(dg.zeros(_not_negative(shape), dtype=tensor_dtype(dtype, float32)))
 
 
 def ones(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
     """Return ones."""
-    return Tensor(dg.ones(dims(shape), dtype=tensor_dtype(dtype, float32)))
+    return Tensor(dg.ones(_not_negative(shape), dtype=tensor_dtype(dtype, float32)))
+
+
+def _not_negative(shape: Any) -> tuple[int, ...]:
+    lengths = _lengths(shape)
+    for length in lengths:
+        if length < 0:
+            raise InvalidArgumentError(f"Dimension {length} must be >= 0, got shape {lengths}")
+    return lengths
 
 
 def zeros_like(input: Any, dtype: Any = None, name: str | None = None) -> Tensor:
@@ -72,7 +81,7 @@ def ones_like(input: Any, dtype: Any = None, name: str | None = None) -> Tensor:
 
 def fill(dims: Any, value: Any, name: str | None = None) -> Tensor:
     """Return a tensor of one value, in the value's dtype."""
-    return compute(dg.broadcast_to, convert_to_tensor(value), _lengths(dims))
+    return compute(dg.broadcast_to, convert_to_tensor(value), _not_negative(dims))
 
 
 _lengths = dims  # `fill` has a parameter of that name

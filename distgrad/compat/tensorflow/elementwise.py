@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import converted, dtype_of, floating, operands, quotients
+from distgrad.compat.tensorflow.conversion import (
+    converted,
+    dtype_of,
+    floating,
+    of_kinds,
+    operands,
+    quotients,
+)
 from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
@@ -17,12 +24,14 @@ from distgrad.dtypes import complex_of, is_complex
 
 _Unary = Callable[..., Tensor]
 
+_NUMBERS, _ORDERED, _REAL, _TRUTH = "iufc", "iuf", "f", "b"  # kinds of dtypes, NumPy's letters
 
-def _any(function: Callable[..., Any]) -> _Unary:
-    """Return a function of one tensor of any dtype of numbers."""
+
+def _any(function: Callable[..., Any], kinds: str = _NUMBERS) -> _Unary:
+    """Return a function of one tensor, whose dtype is of kinds that go by NumPy's letters."""
 
     def unary(x: Any, name: str | None = None) -> Tensor:
-        return compute(function, converted(x))
+        return compute(function, of_kinds(function.__name__, kinds, converted(x)))
 
     return _named(unary, function)
 
@@ -38,20 +47,23 @@ def _of_input(function: Callable[..., Any]) -> _Unary:
 
 def _floating(function: Callable[..., Any]) -> _Unary:
     """Return a function of one tensor of floating or complex numbers."""
-
-    def unary(x: Any, name: str | None = None) -> Tensor:
-        return compute(function, floating(function.__name__, x))
-
-    return _named(unary, function)
+    return _any(function, "fc")
 
 
-def _of_two(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Return a function of two tensors of one dtype."""
+def _of_two(function: Callable[..., Any], kinds: str = _NUMBERS) -> Callable[..., Tensor]:
+    """Return a function of two tensors of one dtype, which is of one of the kinds."""
 
     def binary(x: Any, y: Any, name: str | None = None) -> Tensor:
-        return compute(function, *operands(function.__name__, x, y))
+        both = operands(function.__name__, x, y)
+        of_kinds(function.__name__, kinds, _leading(both))
+        return compute(function, *both)
 
     return _named(binary, function)
+
+
+def _leading(both: list[Any]) -> dg.Tensor:
+    """Return the first operand that is a tensor: it has the dtype of both."""
+    return next(each for each in both if isinstance(each, dg.Tensor))
 
 
 def _named(wrapper: Callable[..., Tensor], function: Callable[..., Any]) -> Callable[..., Tensor]:
@@ -70,9 +82,9 @@ identity = _of_input(dg.positive)
 conj = _any(dg.conj)
 real = _of_input(dg.real)
 imag = _of_input(dg.imag)
-floor, ceil, round = _any(dg.floor), _any(dg.ceil), _any(dg.round)
-logical_not = _any(dg.logical_not)
-is_nan, is_inf, is_finite = _any(dg.isnan), _any(dg.isinf), _any(dg.isfinite)
+floor, ceil, round = _any(dg.floor, _REAL), _any(dg.ceil, _REAL), _any(dg.round)
+logical_not = _any(dg.logical_not, _TRUTH)
+is_nan, is_inf, is_finite = (_any(of, _REAL) for of in (dg.isnan, dg.isinf, dg.isfinite))
 
 exp, expm1, log, log1p, sqrt = map(_floating, (dg.exp, dg.expm1, dg.log, dg.log1p, dg.sqrt))
 sin, cos, tan = map(_floating, (dg.sin, dg.cos, dg.tan))
@@ -80,7 +92,7 @@ asin, acos, atan = map(_floating, (dg.asin, dg.acos, dg.atan))
 sinh, cosh, tanh = map(_floating, (dg.sinh, dg.cosh, dg.tanh))
 asinh, acosh, atanh = map(_floating, (dg.asinh, dg.acosh, dg.atanh))
 sigmoid = _floating(dg.sigmoid)
-erf, erfc = map(_floating, (dg.erf, dg.erfc))
+erf, erfc = _any(dg.erf, _REAL), _any(dg.erfc, _REAL)
 
 
 def rsqrt(x: Any, name: str | None = None) -> Tensor:
@@ -95,12 +107,12 @@ def reciprocal(x: Any, name: str | None = None) -> Tensor:
 
 def softplus(features: Any, name: str | None = None) -> Tensor:
     """Return log(1 + exp(features))."""
-    return compute(dg.softplus, floating("softplus", features))
+    return compute(dg.softplus, of_kinds("softplus", _REAL, converted(features)))
 
 
 def log_sigmoid(x: Any, name: str | None = None) -> Tensor:
     """Return log(sigmoid(x)), precise where the sigmoid itself would underflow."""
-    return compute(lambda a: -dg.softplus(-a), floating("log_sigmoid", x))
+    return compute(lambda a: -dg.softplus(-a), of_kinds("log_sigmoid", _REAL, converted(x)))
 
 
 def angle(input: Any, name: str | None = None) -> Tensor:
@@ -109,7 +121,7 @@ def angle(input: Any, name: str | None = None) -> Tensor:
     def of(a: dg.Tensor) -> Any:
         if is_complex(a.dtype):
             return dg.atan2(dg.imag(a), dg.real(a))
-        return dg.astype(dg.where(a < 0, pi, 0.0), a.dtype)
+        return dg.astype(a < 0, a.dtype) * pi
 
     return compute(of, floating("angle", input))
 
@@ -120,19 +132,21 @@ add = _of_two(dg.add)
 subtract = _of_two(dg.subtract)
 multiply = _of_two(dg.multiply)
 pow = _of_two(dg.pow)
-maximum, minimum = _of_two(dg.maximum), _of_two(dg.minimum)
-floormod = mod = _of_two(dg.remainder)
-floordiv = _of_two(dg.floor_divide)
-equal, not_equal = _of_two(dg.equal), _of_two(dg.not_equal)
-less, less_equal = _of_two(dg.less), _of_two(dg.less_equal)
-greater, greater_equal = _of_two(dg.greater), _of_two(dg.greater_equal)
-logical_and, logical_or = _of_two(dg.logical_and), _of_two(dg.logical_or)
-logical_xor = _of_two(dg.logical_xor)
+maximum, minimum = _of_two(dg.maximum, _ORDERED), _of_two(dg.minimum, _ORDERED)
+floormod = mod = _of_two(dg.remainder, _ORDERED)
+floordiv = _of_two(dg.floor_divide, _ORDERED)
+equal, not_equal = (_of_two(of, _NUMBERS + _TRUTH) for of in (dg.equal, dg.not_equal))
+less, less_equal = _of_two(dg.less, _ORDERED), _of_two(dg.less_equal, _ORDERED)
+greater, greater_equal = _of_two(dg.greater, _ORDERED), _of_two(dg.greater_equal, _ORDERED)
+logical_and, logical_or = _of_two(dg.logical_and, _TRUTH), _of_two(dg.logical_or, _TRUTH)
+logical_xor = _of_two(dg.logical_xor, _TRUTH)
 
 
 def atan2(y: Any, x: Any, name: str | None = None) -> Tensor:
     """Return the angle of the point (x, y) in radians: its first argument is the ordinate."""
-    return compute(dg.atan2, *operands("atan2", y, x))
+    both = operands("atan2", y, x)
+    of_kinds("atan2", _REAL, _leading(both))
+    return compute(dg.atan2, *both)
 
 
 def divide(x: Any, y: Any, name: str | None = None) -> Tensor:
@@ -152,7 +166,9 @@ def squared_difference(x: Any, y: Any, name: str | None = None) -> Tensor:
             return dg.multiply(dg.conj(difference), difference)
         return dg.square(difference)
 
-    return compute(of, *operands("squared_difference", x, y))
+    both = operands("squared_difference", x, y)
+    of_kinds("squared_difference", _NUMBERS, _leading(both))
+    return compute(of, *both)
 
 
 def divide_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
@@ -162,12 +178,14 @@ def divide_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
         zero = dg.equal(b, 0)
         return dg.where(zero, 0, dg.divide(a, dg.where(zero, 1, b)))
 
-    return compute(of, *_tensors("divide_no_nan", x, y))
+    return compute(of, *quotients(*_tensors("divide", x, y)))
 
 
 def multiply_no_nan(x: Any, y: Any, name: str | None = None) -> Tensor:
     """Return x * y, and 0 where y is 0 even if x is infinite or NaN."""
-    return compute(dg.multiply_no_nan, *_tensors("multiply_no_nan", x, y))
+    both = _tensors("multiply_no_nan", x, y)
+    of_kinds("multiply_no_nan", "fc", both[0])
+    return compute(dg.multiply_no_nan, *both)
 
 
 def xlogy(x: Any, y: Any, name: str | None = None) -> Tensor:
@@ -176,13 +194,15 @@ def xlogy(x: Any, y: Any, name: str | None = None) -> Tensor:
     def of(a: Any, b: Any) -> Any:
         return dg.multiply(a, dg.log(dg.where(dg.equal(a, 0), 1, b)))
 
-    return compute(of, *_tensors("xlogy", x, y))
+    both = _tensors("xlogy", x, y)
+    of_kinds("xlogy", "fc", both[0])
+    return compute(of, *both)
 
 
 def _tensors(name: str, x: Any, y: Any) -> list[Any]:
     """Return operands of one floating dtype, both of them tensors."""
     both = operands(name, x, y)
-    joint = next(each for each in both if isinstance(each, dg.Tensor)).dtype
+    joint = _leading(both).dtype
     return [each if isinstance(each, dg.Tensor) else dg.asarray(each, dtype=joint) for each in both]
 
 

@@ -41,6 +41,13 @@ class UnfitNumberError(InvalidArgumentError, TypeError):
     """
 
 
+class MixedDtypesError(InvalidArgumentError, TypeError):
+    """The operands of a division differ in dtype, or are truth values.
+
+    TensorFlow raises a `TypeError` here, and `InvalidArgumentError` for its other operations.
+    """
+
+
 class UnimplementedError(OpError, NotImplementedError):
     """An argument asks for something that is not offered yet."""
 

@@ -241,7 +241,12 @@ def det(input: Any, name: str | None = None) -> Tensor:
 
 def slogdet(input: Any, name: str | None = None) -> LogMatrixDeterminant:
     """Return signs and logarithms of the absolute values of determinants."""
-    return LogMatrixDeterminant(*_several(dg.linalg.slogdet, floating("slogdet", input)))
+
+    def of(x: Any) -> tuple[Any, Any]:
+        sign, logarithm = dg.linalg.slogdet(x)
+        return sign, dg.astype(logarithm, sign.dtype)  # complex too, as TensorFlow's
+
+    return LogMatrixDeterminant(*_several(of, floating("slogdet", input)))
 
 
 def logdet(matrix: Any, name: str | None = None) -> Tensor:

@@ -17,7 +17,6 @@ from distgrad.compat.tensorflow.conversion import (
 )
 from distgrad.compat.tensorflow.elementwise import require_numbers
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
-from distgrad.compat.tensorflow.structure import refuse_batch_dims
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.core.op import Placeholder
 from distgrad.core.seam import apply
@@ -44,7 +43,8 @@ def gather(
     indices : Tensor or array of int
         Positions, of any shape, which takes the place of the axis.
     axis : int, optional
-        The axis; the first after the batch axes by default.
+        The axis; the first after the batch axes by default, and with a negative `batch_dims` the
+        one of that position from the end.
     batch_dims : int
         How many leading axes both have in common; negative ones count from the end of those of
         `indices`.
@@ -57,8 +57,8 @@ def gather(
     x = converted(params)  # a variable under its own identity: its gradient is sparse
     with home_of(x):
         picked = convert_to_tensor(indices)
+    place = batch_dims if axis is None else axes(axis)
     batch = batch_dims + len(picked.shape) if batch_dims < 0 else batch_dims
-    place = batch if axis is None else axes(axis)
     lengths = x.shape
     _check("gather", picked, lengths[place] if -len(lengths) <= place < len(lengths) else 0)
     return compute(dg.gather, x, picked, axis=place, batch_dims=batch)
@@ -74,17 +74,43 @@ def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: str | None =
     indices : Tensor or array of int, of shape (..., axes)
         In the last axis the position along each leading axis of `params`.
     batch_dims : int
-        Must be 0.
+        How many leading axes both have in common; the positions are along those after them.
+
+    Raises
+    ------
+    ValueError
+        If `indices` has no more axes than `batch_dims`.
+    InvalidArgumentError
+        If a position lies outside of an axis, there are more than axes, or the batch axes differ.
     """
-    refuse_batch_dims("gather_nd", batch_dims)
     x = convert_to_tensor(params)
     with home_of(x):
         picked = convert_to_tensor(indices)
-    depth = picked.shape[-1]
+    batch, rank = int(batch_dims), len(picked.shape)
+    if not 0 <= batch < rank:
+        raise ValueError(
+            f"gather_nd: batch_dims = {batch}; expected from 0 up and less than rank(indices) = "
+            f"{rank}"
+        )
+    common, depth = tuple(x.shape[:batch]), picked.shape[-1]
+    if tuple(picked.shape[:batch]) != common or batch + depth > len(x.shape):
+        raise InvalidArgumentError(
+            f"gather_nd: params has shape {x.shape}, indices {picked.shape}; expected the same "
+            f"first {batch} lengths and at most {len(x.shape) - batch} positions, got {depth}"
+        )
     columns = tuple(picked[..., k] for k in range(depth))
-    for column, length in zip(columns, x.shape, strict=False):
+    for column, length in zip(columns, x.shape[batch:], strict=False):
         _check("gather_nd", column, length)
-    return x[columns]
+    if not depth:  # of no positions: all of params, once for each
+        whole = (*picked.shape[:-1], *x.shape[batch:])
+        between = (1,) * (rank - 1 - batch)
+        apart = compute(dg.reshape, x, (*common, *between, *x.shape[batch:]))
+        return compute(dg.broadcast_to, apart, whole)
+    lines = (
+        np.arange(length).reshape(-1, *(1,) * (rank - 2 - place))
+        for place, length in enumerate(common)
+    )
+    return x[(*lines, *columns)]
 
 
 def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) -> Tensor:
@@ -104,7 +130,14 @@ def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) 
     columns = [picked[..., k] for k in range(picked.shape[-1])]
     for column, length in zip(columns, lengths, strict=False):
         _check("scatter_nd", column, length)
-    return _scattered(require_numbers("scatter_nd", updates), columns, lengths)
+    values = require_numbers("scatter_nd", updates)
+    expected = (*picked.shape[:-1], *lengths[len(columns) :])
+    if not 0 < len(columns) <= len(lengths) or tuple(values.shape) != expected:
+        raise InvalidArgumentError(
+            f"scatter_nd: updates has shape {tuple(values.shape)}; expected {expected}, of indices "
+            f"of shape {tuple(picked.shape)} into shape {lengths}"
+        )
+    return _scattered(values, columns, lengths)
 
 
 def tensor_scatter_nd_add(

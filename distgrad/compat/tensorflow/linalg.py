@@ -12,6 +12,7 @@ import distgrad as dg
 from distgrad.compat.tensorflow.clipping import global_norm
 from distgrad.compat.tensorflow.conversion import axes, floating, operands
 from distgrad.compat.tensorflow.creation import eye
+from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.factorisations import (
     cholesky,
     cholesky_solve,
@@ -29,11 +30,12 @@ from distgrad.compat.tensorflow.factorisations import (
     svd,
     triangular_solve,
 )
-from distgrad.compat.tensorflow.missing import refusal, refuse_argument
+from distgrad.compat.tensorflow.missing import refusal
 from distgrad.compat.tensorflow.nn import l2_normalize
 from distgrad.compat.tensorflow.products import matmul, matvec, tensordot
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor, wrap
 from distgrad.dtypes import is_complex
+from distgrad.errors import ShapeError
 
 __getattr__ = refusal("linalg")
 
@@ -57,7 +59,7 @@ def trace(x: Any, name: str | None = None) -> Tensor:
 
 def diag_part(input: Any, name: str = "diag_part", k: int = 0) -> Tensor:
     """Return the k-th diagonals of matrices in the last two axes (above the main one for k > 0)."""
-    x = convert_to_tensor(input)
+    x = _matrices("diag_part", input)
     rows, columns = x.shape[-2:]
     length = builtins.max(builtins.min(rows + builtins.min(k, 0), columns - builtins.max(k, 0)), 0)
     steps = np.arange(length)
@@ -79,25 +81,54 @@ def diag(diagonal: Any, name: str = "diag", k: int = 0) -> Tensor:
 
 
 def set_diag(input: Any, diagonal: Any, name: str = "set_diag", k: int = 0) -> Tensor:
-    """Return matrices with their main diagonals replaced."""
-    if k:
-        refuse_argument("set_diag", "k", k, "0")
-    x, values = operands("MatrixSetDiag", convert_to_tensor(input), diagonal)
+    """Return matrices with their k-th diagonals replaced (above the main one for k > 0).
 
-    def of(matrix: dg.Tensor, new: Any) -> Any:
-        rows, columns = matrix.shape[-2:]
-        on = np.eye(rows, columns, dtype=bool)
-        line = new if isinstance(new, dg.Tensor) else dg.asarray(new)
-        source = np.clip(np.arange(rows), 0, line.shape[-1] - 1)
+    Raises
+    ------
+    InvalidArgumentError
+        If there is no such diagonal, or the values are not as many as it has.
+    """
+    x, values = operands("MatrixSetDiag", _matrices("set_diag", input), diagonal)
+    rows, columns = x.shape[-2:]
+    if k and not -rows < k < columns:
+        raise InvalidArgumentError(
+            f"set_diag: k is {k}; expected a diagonal of the {rows} x {columns} matrices"
+        )
+    length = builtins.min(rows + builtins.min(k, 0), columns - builtins.max(k, 0))
+    line = values if isinstance(values, dg.Tensor) else dg.asarray(values)
+    if line.shape != (*x.shape[:-2], length):
+        raise InvalidArgumentError(
+            f"set_diag: diagonal has shape {line.shape}; expected {(*x.shape[:-2], length)}"
+        )
+
+    def of(matrix: dg.Tensor, line: Any) -> Any:
+        on = np.eye(rows, columns, k=k, dtype=bool)
+        source = np.clip(np.arange(rows) + builtins.min(k, 0), 0, builtins.max(length - 1, 0))
         column = dg.expand_dims(dg.take(line, source, axis=-1), axis=-1)
         return dg.where(on, column, matrix)
 
-    return compute(of, x, values)
+    return compute(of, x, line) if length else wrap(x)
+
+
+def _matrices(name: str, value: Any) -> Tensor:
+    """Return an operand of two axes or more.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it has fewer.
+    """
+    tensor = convert_to_tensor(value)
+    if len(tensor.shape) < 2:
+        raise InvalidArgumentError(
+            f"{name}: input must be at least 2-dim, received shape: {list(tensor.shape)}"
+        )
+    return tensor
 
 
 def band_part(input: Any, num_lower: Any, num_upper: Any, name: str | None = None) -> Tensor:
     """Return matrices with only a band kept: so many diagonals below and above; -1 means all."""
-    x = convert_to_tensor(input)
+    x = _matrices("band_part", input)
     rows, columns = x.shape[-2:]
     offset = np.arange(columns) - np.arange(rows)[:, None]
     lower, upper = int(num_lower), int(num_upper)
@@ -181,7 +212,11 @@ def eigh(tensor: Any, name: str | None = None) -> tuple[Tensor, Tensor]:
     Only the lower triangles are read. Where eigenvalues are equal, their vectors' gradients do not
     mix them: the gradient is finite.
     """
-    values, vectors = dg.linalg.eigh(floating("eigh", tensor))
+    x = floating("eigh", tensor)
+    try:
+        values, vectors = dg.linalg.eigh(x)
+    except ShapeError as error:
+        raise InvalidArgumentError(str(error)) from error
     return wrap(dg.astype(values, vectors.dtype)), wrap(vectors)
 
 

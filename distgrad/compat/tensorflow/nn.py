@@ -7,7 +7,16 @@ from typing import Any
 
 import distgrad as dg
 from distgrad.compat.tensorflow.clipping import clip_by_norm
-from distgrad.compat.tensorflow.conversion import axes, dims, dtype_of, floating, home_of, operands
+from distgrad.compat.tensorflow.conversion import (
+    axes,
+    converted,
+    dims,
+    dtype_of,
+    floating,
+    home_of,
+    of_kinds,
+    operands,
+)
 from distgrad.compat.tensorflow.convolution import (
     conv1d,
     conv2d,
@@ -37,6 +46,7 @@ from distgrad.compat.tensorflow.pooling import (
 from distgrad.compat.tensorflow.random import stream_of
 from distgrad.compat.tensorflow.sequences import ctc_loss
 from distgrad.compat.tensorflow.sorting import top_k
+from distgrad.compat.tensorflow.structure import concat
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.dtypes import is_complex
 
@@ -45,14 +55,19 @@ __getattr__ = refusal("nn")
 # --- activations --------------------------------------------------------------------------------
 
 
+def _real(name: str, value: Any) -> dg.Tensor:
+    """Return an operand of real floating numbers."""
+    return of_kinds(name, "f", converted(value))
+
+
 def relu(features: Any, name: str | None = None) -> Tensor:
     """Return max(x, 0); the derivative at 0 is 0."""
-    return compute(dg.relu, convert_to_tensor(features))
+    return compute(dg.relu, of_kinds("relu", "iuf", converted(features)))
 
 
 def relu6(features: Any, name: str | None = None) -> Tensor:
     """Return min(max(x, 0), 6); the derivative at both ends is 0."""
-    x = convert_to_tensor(features)
+    x = of_kinds("relu6", "iuf", converted(features))
     if dtype_of(x).kind in "iu":
         return compute(lambda v: dg.minimum(6, dg.relu(v)), x)
     return compute(dg.nn.relu6, x)
@@ -60,7 +75,8 @@ def relu6(features: Any, name: str | None = None) -> Tensor:
 
 def leaky_relu(features: Any, alpha: Any = 0.2, name: str | None = None) -> Tensor:
     """Return x where it is positive and alpha x elsewhere."""
-    x = floating("leaky_relu", features)
+    x = converted(features)
+    x = dg.astype(x, "float32") if x.dtype.kind in "iu" else _real("leaky_relu", x)
     if isinstance(alpha, (int, float)) and alpha >= 0:
         return compute(dg.nn.leaky_relu, x, slope=alpha)
     return compute(dg.nn.prelu, *operands("leaky_relu", x, alpha))
@@ -68,17 +84,17 @@ def leaky_relu(features: Any, alpha: Any = 0.2, name: str | None = None) -> Tens
 
 def elu(features: Any, name: str | None = None) -> Tensor:
     """Return x where it is positive and exp(x) - 1 elsewhere."""
-    return compute(dg.nn.elu, floating("elu", features))
+    return compute(dg.nn.elu, _real("elu", features))
 
 
 def selu(features: Any, name: str | None = None) -> Tensor:
     """Return the scaled exponential linear unit."""
-    return compute(dg.nn.selu, floating("selu", features))
+    return compute(dg.nn.selu, _real("selu", features))
 
 
 def gelu(features: Any, approximate: bool = False, name: str | None = None) -> Tensor:
     """Return x times the probability that a standard normal number is below x."""
-    return compute(dg.nn.gelu, floating("gelu", features), approximate=bool(approximate))
+    return compute(dg.nn.gelu, _real("gelu", features), approximate=bool(approximate))
 
 
 def silu(features: Any, beta: Any = 1.0) -> Tensor:
@@ -94,19 +110,19 @@ swish = silu
 
 def softsign(features: Any, name: str | None = None) -> Tensor:
     """Return ``x / (1 + |x|)``."""
-    return compute(dg.nn.softsign, floating("softsign", features))
+    return compute(dg.nn.softsign, _real("softsign", features))
 
 
 def softmax(logits: Any, axis: int | None = -1, name: str | None = None) -> Tensor:
     """Return exp(x) / sum(exp(x)) along an axis, without overflow."""
     along = -1 if axis is None else axes(axis)
-    return compute(dg.softmax, floating("softmax", logits), axis=along)
+    return compute(dg.softmax, _real("softmax", logits), axis=along)
 
 
 def log_softmax(logits: Any, axis: int | None = -1, name: str | None = None) -> Tensor:
     """Return log(softmax(x)) along an axis."""
     along = -1 if axis is None else axes(axis)
-    return compute(dg.log_softmax, floating("log_softmax", logits), axis=along)
+    return compute(dg.log_softmax, _real("log_softmax", logits), axis=along)
 
 
 # --- normalisation ------------------------------------------------------------------------------
@@ -170,7 +186,7 @@ def l2_normalize(
 
 def l2_loss(t: Any, name: str | None = None) -> Tensor:
     """Return half the sum of the squares."""
-    return compute(lambda x: dg.sum(dg.square(x)) / 2, floating("l2_loss", t))
+    return compute(lambda x: dg.sum(dg.square(x)) / 2, _real("l2_loss", t))
 
 
 def bias_add(
@@ -253,18 +269,47 @@ def embedding_lookup(
 
     Parameters
     ----------
-    params : Tensor, Variable or array
-        The table.
+    params : Tensor, Variable, array, or list of such
+        The table; in a list its parts, one after the other, of rows as many as can be, the first
+        ones with one more.
     ids : Tensor or array of int
         Positions along the first axis, of any shape.
     max_norm : float, optional
         The largest Euclidean norm of what is picked; longer rows are scaled down.
     """
-    picked = gather(params, ids)
+    picked = gather(_table(params), ids)
     if max_norm is not None:
         along = range(len(convert_to_tensor(ids).shape), len(picked.shape))
         picked = clip_by_norm(picked, max_norm, axes=list(along))
     return picked
+
+
+def _table(params: Any) -> Any:
+    """Return the table of which parts may be given.
+
+    Raises
+    ------
+    ValueError
+        If the list is empty.
+    InvalidArgumentError
+        If the parts are not as TensorFlow divides a table.
+    """
+    if not isinstance(params, (list, tuple)):
+        return params
+    if not params:
+        raise ValueError("Need at least one param")
+    if not all(hasattr(part, "dtype") for part in params):
+        return params  # a table written out in numbers
+    if len(params) == 1:
+        return params[0]
+    parts = [convert_to_tensor(part) for part in params]
+    rows = [part.shape[0] for part in parts]
+    if rows != sorted(rows, reverse=True) or rows[0] - rows[-1] > 1:
+        raise InvalidArgumentError(
+            f"embedding_lookup: the parts of params have {rows} rows; expected the same number, or "
+            "one more for the first ones"
+        )
+    return concat(parts, axis=0)
 
 
 def zero_fraction(value: Any, name: str | None = None) -> Tensor:

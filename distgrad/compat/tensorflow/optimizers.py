@@ -36,6 +36,11 @@ class Optimizer:
         **unoffered: Any,
     ) -> None:
         for argument, value in unoffered.items():
+            if argument not in _KNOWN:
+                raise ValueError(
+                    f"Argument(s) not recognized: {argument}; a misspelling? learning_rate is it, "
+                    "and not lr"
+                )
             if argument not in _WITHOUT_EFFECT or value not in (None, False):
                 refuse_argument(type(self).__name__, argument, value, "None")
         given = {"norm": clipnorm, "global_norm": global_clipnorm, "value": clipvalue}
@@ -122,6 +127,8 @@ _WITHOUT_EFFECT = (
     *("use_ema", "ema_overwrite_frequency", "loss_scale_factor"),
     *("gradient_accumulation_steps", "jit_compile"),
 )
+
+_KNOWN = (*_WITHOUT_EFFECT, "ema_momentum")
 
 
 class SGD(Optimizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from distgrad.compat.tensorflow.dtypes import int64
 from distgrad.compat.tensorflow.elementwise import require_numbers
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.dtypes import is_differentiable
+from distgrad.shapes import normalize_axis
 
 
 def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,9 +43,13 @@ def reduce_sum(
 def reduce_mean(
     input_tensor: Any, axis: Any = None, keepdims: bool = False, name: str | None = None
 ) -> Tensor:
-    """Return the mean over axes in the dtype of the input: that of integers is cut to one."""
+    """Return the mean over axes in the dtype of the input: that of integers is cut to one.
+
+    The mean of no integers is 0, that of no floating numbers NaN.
+    """
     x = require_numbers("reduce_mean", input_tensor)
-    return _over(_kept(dg.mean), x, axis, keepdims)
+    of_none = not math.prod(x.shape) and not is_differentiable(x.dtype)
+    return _over(_kept(dg.sum if of_none else dg.mean), x, axis, keepdims)
 
 
 def reduce_prod(
@@ -223,6 +229,7 @@ def cumsum(
     along = axes(axis)
 
     def of(terms: dg.Tensor) -> Any:
+        normalize_axis("cumsum", along, terms.ndim)
         turned = dg.flip(terms, axis=along) if reverse else terms
         if exclusive:  # put a zero in front, and leave out the last term
             place = along % terms.ndim

@@ -111,6 +111,11 @@ def _joined(
 
 def _gathered(op: Op, x: Any, ids: np.ndarray[Any, Any], count: int) -> Tensor:
     """Return the rows of each number joined, and one row more for what is left out."""
+    if tuple(x.shape[: ids.ndim]) != ids.shape:
+        raise InvalidArgumentError(
+            f"segment_ids should be the same size as the rows: data.shape = {list(x.shape)} does "
+            f"not start with segment_ids.shape = {list(ids.shape)}"
+        )
     rows = np.where(ids < 0, count, ids)
     shape = (count + 1, *x.shape[ids.ndim :])
     return compute(apply, op, x, rows, index=(Placeholder.ARRAY,), shape=shape)

@@ -20,8 +20,9 @@ from distgrad.compat.tensorflow.conversion import (
 )
 from distgrad.compat.tensorflow.dtypes import int32
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
-from distgrad.compat.tensorflow.missing import refuse_argument
-from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor, refused
+from distgrad.dtypes import is_complex
+from distgrad.errors import ShapeError
 from distgrad.shapes import broadcast, normalize_axis
 from distgrad.tensor import Operators
 
@@ -77,7 +78,8 @@ def transpose(
     """Return a tensor with its axes in another order, by default in the opposite one."""
     x = convert_to_tensor(a).read()
     order = tuple(reversed(builtins.range(x.ndim))) if perm is None else dims(perm)
-    return compute(dg.permute_dims, dg.conj(x) if conjugate else x, order)
+    turned = dg.conj(x) if conjugate and is_complex(x.dtype) else x
+    return compute(dg.permute_dims, turned, order)
 
 
 # --- joining and cutting ------------------------------------------------------------------------
@@ -95,12 +97,15 @@ def stack(values: Any, axis: int = 0, name: str = "stack") -> Tensor:
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or the result has no such axis.
     """
     given = list(values)
     if not given:
         raise ValueError("stack: values is empty; expected one tensor or more")
-    return compute(dg.stack, _alike("Pack", given), axis=axes(axis))
+    alike, place = _alike("Pack", given), axes(axis)
+    if not -(rank := alike[0].ndim + 1) <= place < rank:
+        raise ValueError(f"Argument `axis` = {axis} not in range [{-rank}, {rank})")
+    return compute(dg.stack, alike, axis=place)
 
 
 def _alike(name: str, values: Any) -> list[Any]:
@@ -149,7 +154,7 @@ def split(
         If the axis cannot be cut so.
     """
     x = convert_to_tensor(value)
-    place = _place("split", axes(axis), x)
+    place = _argument("split", axes(axis), x)
     length = x.shape[place]
     given = integer_host("split", num_or_size_splits)
     if given.ndim == 0:
@@ -178,6 +183,11 @@ def slice(input_: Any, begin: Any, size: Any, name: str | None = None) -> Tensor
     """Return a block of a tensor: from `begin`, of lengths `size`; -1 means to the end."""
     starts, lengths = dims(begin), dims(size)
     x = convert_to_tensor(input_)
+    if not len(starts) == len(lengths) == len(x.shape):
+        raise InvalidArgumentError(
+            f"Expected begin and size arguments to be 1-D tensors of size {len(x.shape)}, but got "
+            f"{len(starts)} and {len(lengths)} numbers"
+        )
     for axis, (start, length) in enumerate(zip(starts, lengths, strict=True)):
         if not 0 <= start <= x.shape[axis] or start + builtins.max(length, 0) > x.shape[axis]:
             raise InvalidArgumentError(
@@ -230,7 +240,7 @@ def roll(input: Any, shift: Any, axis: Any, name: str | None = None) -> Tensor:
     x = convert_to_tensor(input).read()
     shifts, along = dims(shift), dims(axis)
     for by, place in zip(shifts, along, strict=True):
-        count = x.shape[_place("roll", place, x)]
+        count = x.shape[_argument("roll", place, x)]
         x = dg.take(x, np.roll(np.arange(count), by), axis=place)
     return compute(dg.positive, x)
 
@@ -332,6 +342,14 @@ def _place(name: str, axis: int, x: Any) -> int:
     return normalize_axis(name, axis, len(x.shape))
 
 
+def _argument(name: str, axis: int, x: Any) -> int:
+    """Return `_place`, or raise InvalidArgumentError."""
+    try:
+        return _place(name, axis, x)
+    except ShapeError as error:
+        raise refused(error) from error
+
+
 # --- choosing -----------------------------------------------------------------------------------
 
 
@@ -370,6 +388,8 @@ def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None)
 def boolean_mask(tensor: Any, mask: Any, axis: Any = None, name: str = "boolean_mask") -> Tensor:
     """Return the elements (or slices, from an axis on) for which a mask is true."""
     chosen = convert_to_tensor(mask)
+    if not len(chosen.shape):
+        raise ValueError("mask cannot be scalar.")
     place = 0 if axis is None else axes(axis)
     x = convert_to_tensor(tensor)
     if tuple(x.shape[place : place + len(chosen.shape)]) != tuple(chosen.shape):
@@ -378,9 +398,3 @@ def boolean_mask(tensor: Any, mask: Any, axis: Any = None, name: str = "boolean_
             "incompatible: the mask must have the shape of the axes that it chooses from"
         )
     return x[(builtins.slice(None),) * place + (chosen,)]
-
-
-def refuse_batch_dims(name: str, batch_dims: int) -> None:
-    """Raise if batch dimensions were asked for, which are not offered yet."""
-    if batch_dims:
-        refuse_argument(name, "batch_dims", batch_dims, "0; tf.vectorized_map maps over a batch")

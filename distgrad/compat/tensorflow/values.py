@@ -19,6 +19,7 @@ from distgrad.compat.tensorflow.conversion import (
     converted,
     dtype_of,
     native,
+    of_kinds,
     operands,
     quotients,
 )
@@ -36,13 +37,27 @@ _FLOATING = frozenset(np.dtype(name) for name in ("float16", "float32", "float64
 # --- operators ----------------------------------------------------------------------------------
 
 
+_COMPLEX = frozenset(np.dtype(name) for name in ("complex64", "complex128"))
+_BOOL = frozenset([np.dtype(bool)])
+# Dtypes that TensorFlow's operators do not take; its product of truth values is their conjunction.
+_REFUSED = {
+    "multiply": frozenset[Any](),
+    **dict.fromkeys(("less", "less_equal", "greater", "greater_equal"), _BOOL | _COMPLEX),
+    **dict.fromkeys(("floor_divide", "remainder"), _BOOL | _COMPLEX),
+}
+
+
 def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
     op = VOCABULARY[name]
+    unfit = _REFUSED.get(name, _BOOL)
+    kinds = "iufc" if unfit is _BOOL else "iuf"
 
     def operator(self: Any, other: Any) -> Any:
         x = self.read()
         y = other.read() if isinstance(other, TensorLike) else other
         dtype = x.array.dtype
+        if dtype in unfit:
+            of_kinds(name, kinds, x)
         # Nearly every call: a tensor of the same dtype, or a float beside a floating tensor.
         alike = y.array.dtype == dtype if y.__class__ is dg.Tensor else False
         if not alike and not (y.__class__ is float and dtype in _FLOATING):

@@ -259,6 +259,8 @@ def irfftn(
     sizes, places = _sizes_and_axes("irfftn", x, s, axes)
     if not places:
         raise ShapeError("irfftn: axes is empty; expected one axis or more")
+    if s is not None and sizes[-1] is None:  # -1, and not left away: as long as the input
+        sizes[-1] = _shape(x)[places[-1]]
     for size, place in zip(sizes[:-1], places[:-1], strict=True):
         x = _resized("irfftn", x, size, place)
     way = _norm("irfftn", norm)

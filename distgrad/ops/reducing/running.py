@@ -10,7 +10,7 @@ import numpy as np
 from distgrad.core.op import Array, Kind, Namespace, Op, Slice, Spec
 from distgrad.dtypes import DType, DTypeLike
 from distgrad.errors import ShapeError
-from distgrad.ops.elementwise.arithmetic import subtract
+from distgrad.ops.elementwise.arithmetic import positive, subtract
 from distgrad.ops.picking.indexing import getitem
 from distgrad.ops.reducing.reductions import reduced_in, sum
 from distgrad.ops.rules import batching
@@ -220,7 +220,7 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: 
     n : int
         How often to take differences.
     prepend, append : Tensor, Variable or array, optional
-        What to put before and behind `x` along the axis first.
+        What to put before and behind `x` along the axis first; with `n` = 0, nothing is.
 
     Raises
     ------
@@ -233,6 +233,8 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: 
     if n < 0:
         raise ValueError(f"diff: n is {n}; expected 0 or more")
     place = normalize_axis("diff", axis, len(shape_given(x)))
+    if not n:
+        return positive(x)
     parts = [part for part in (prepend, x, append) if part is not None]
     if len(parts) > 1:
         x = concat(parts, axis=place)
