@@ -15,7 +15,8 @@ import pytest
 
 import distgrad as dg
 from distgrad.backend import load
-from distgrad.errors import BackendUnavailableError
+from distgrad.distributed.launching.launchers import find_launcher
+from distgrad.errors import BackendUnavailableError, LaunchError
 
 collect_ignore = ["emulator"]  # whose modules would be imported in search of doctests
 
@@ -81,6 +82,14 @@ if ranks.rank == 0:
 """
 
 
+def launcher_here():
+    """Return the launcher of this environment's MPI; skip the test where there is none."""
+    try:
+        return find_launcher().path
+    except LaunchError as error:
+        pytest.skip(str(error))
+
+
 class TwoRanks:
     """Programs for two ranks, and what they train, as one process does.
 
@@ -95,11 +104,8 @@ class TwoRanks:
     @staticmethod
     def said_by(job, ranks=2):
         """Return what rank 0 of two says, or of another number."""
-        mpirun = Path(sys.executable).with_name("mpirun")
-        if not mpirun.exists():
-            pytest.skip(f"there is no {mpirun}")
         done = subprocess.run(
-            [mpirun, "-n", str(ranks), sys.executable, "-c", job],
+            [launcher_here(), "-n", str(ranks), sys.executable, "-c", job],
             capture_output=True,
             text=True,
             timeout=300,
@@ -116,6 +122,12 @@ class TwoRanks:
             gradient = 2 * (x.numpy() - 0.5)
             optimizer.apply(dg.asarray(gradient), x)
         return x.numpy()
+
+
+@pytest.fixture
+def launcher():
+    """The launcher of ranks."""
+    return launcher_here()
 
 
 @pytest.fixture

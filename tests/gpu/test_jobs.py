@@ -11,11 +11,9 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def losses(job, backend, ranks, folder):
+def losses(job, backend, launch, folder):
     """Return the losses of four steps of a job."""
     record = folder / f"{backend}.jsonl"
-    launcher = Path(sys.executable).with_name("mpirun")
-    launch = [launcher, "-n", str(ranks)] if ranks > 1 else []
     command = [sys.executable, SCRIPTS / f"train_{job}.py", "--backend", backend, "--steps", "4"]
     done = subprocess.run(
         [*launch, *command, "--global-batch", "24", "--metrics", record],
@@ -30,13 +28,12 @@ def losses(job, backend, ranks, folder):
 
 
 @pytest.mark.parametrize(("job", "ranks"), [("digits", 2), ("policy", 1), ("text", 1)])
-def test_a_job_has_the_losses_of_the_cpu(job, ranks, cupy_backend, tmp_path):
+def test_a_job_has_the_losses_of_the_cpu(job, ranks, cupy_backend, request, tmp_path):
     if job == "digits":
         pytest.importorskip("sklearn")
-    if ranks > 1 and not Path(sys.executable).with_name("mpirun").exists():
-        pytest.skip("there is no mpirun beside this Python")
+    launch = [request.getfixturevalue("launcher"), "-n", str(ranks)] if ranks > 1 else []
 
-    found, expected = (losses(job, each, ranks, tmp_path) for each in ("cupy", "numpy"))
+    found, expected = (losses(job, each, launch, tmp_path) for each in ("cupy", "numpy"))
 
     assert len(found) >= 4
     np.testing.assert_allclose(found, expected, rtol=1e-4)
