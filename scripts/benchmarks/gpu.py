@@ -61,6 +61,11 @@ def memory_rows(clock: Clock, elements: int) -> Iterator[Row]:
     def normed(x: Any) -> Any:
         return dg.nn.layer_norm(x, scale, shift)
 
+    def batch_normed(x: Any) -> Any:
+        return dg.nn.batch_norm(x, axis=1).output
+
+    images = dg.asarray(raw.reshape(-1, 32, 32), backend=backend)  # with 32 channels
+
     # How many bytes are read or written at least, and what makes the work.
     size, narrow = raw.nbytes, raw.nbytes // 2
     cases: dict[str, tuple[float, Callable[[], Any]]] = {
@@ -75,6 +80,10 @@ def memory_rows(clock: Clock, elements: int) -> Iterator[Row]:
         "softmax, forward and back": (5 * size, lambda: pulled(dg.softmax, rows)),
         "layer norm of rows of 1024": (2 * size, lambda: lambda: normed(rows)),
         "layer norm, forward and back": (5 * size, lambda: pulled(normed, rows)),
+        "batch norm of 1024 channels": (3 * size, lambda: lambda: batch_normed(rows)),
+        "batch norm, forward and back": (8 * size, lambda: pulled(batch_normed, rows)),
+        "batch norm before an image": (3 * size, lambda: lambda: batch_normed(images)),
+        "..., forward and back": (8 * size, lambda: pulled(batch_normed, images)),
         "a step of Adam": (7 * size, lambda: adam(backend, [raw])),
         "a step of Adam, 200 parameters": (
             7 * (size // (4 * 200)) * 4 * 200,

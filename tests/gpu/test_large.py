@@ -1,4 +1,4 @@
-"""Convolutions, attention and sums into rows at sizes that samples do not have."""
+"""Convolutions, attention, batch norm and sums into rows at sizes that samples do not have."""
 
 import importlib.util
 
@@ -75,6 +75,29 @@ def test_attention_is_that_of_the_cpu(mask, dtype, block, cupy_backend, monkeypa
         given = added[0] if added else seen.get(mask)
         given = given if given is None or added else dg.asarray(given, backend=query.backend)
         return dg.nn.scaled_dot_product_attention(query, key, value, mask=given, **how)
+
+    assert_as_on_the_host(f, operands, dtype, cupy_backend)
+
+
+CHANNELS = {
+    "last": ((4000, 24), 1),
+    "last, many": ((70, 2100), 1),
+    "before an image": ((6, 5, 33, 31), 1),
+    "before a wide image": ((3, 8, 16, 128), 1),
+    "few, last": ((50, 40, 3), 2),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), CHANNELS.values(), ids=CHANNELS)
+def test_batches_are_normalized_as_by_the_cpu(shape, axis, dtype, cupy_backend):
+    rng = np.random.default_rng(4)
+    scale, shift = rng.standard_normal((2, shape[axis]))
+    operands = 3 + 2 * rng.standard_normal(shape), scale, shift
+
+    def f(x, scale, shift):
+        y, mean, variance = dg.nn.batch_norm(x, scale, shift, axis=axis)
+        return y + 0.01 * dg.mean(mean * variance)
 
     assert_as_on_the_host(f, operands, dtype, cupy_backend)
 
