@@ -116,7 +116,9 @@ def pinv(a: Any, /, rcond: Any = None, hermitian: bool = False, *, rtol: Any = N
     Notes
     -----
     ``dP = -P dA P + P P^H dA^H (I - A P) + (I - P A) dA^H P^H P`` [1]_, which holds as long as
-    changes of A leave its rank the same; the singular values may coincide.
+    changes of A leave its rank the same; the singular values may coincide. Where `rcond` lets
+    singular values count as 0 that are not, P depends on these too, which the formula leaves out:
+    take `svd` there.
 
     References
     ----------
