@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 from distgrad.dtypes import as_dtype
 from distgrad.errors import CommunicationError, RemoteRankError, StallError
+
+# All ranks have just agreed on something, and NCCL on thousands of ranks takes half a minute.
+_TRIAL_SECONDS = 120.0
 
 
 class Line:
@@ -154,7 +158,7 @@ class Line:
         """Return this rank's row of the reduction of all ranks' arrays; see `Communicator`."""
         dtype = as_dtype(array.dtype)
         way = self.way_of(dtype, op)
-        if way == "host" or (self._group is None and not self.can_exchange()):
+        if way == "host" or not self.can_exchange():
             self.counts["host"] += 1
             host = self._backend.to_host(array)
             return self._backend.asarray(self._comm.reduce_scatter(host, op))
@@ -205,7 +209,8 @@ class Line:
         if self._exchanges is None:
             comm = self._comm
             try:
-                wrong = self._try_to_exchange()
+                with deadline_of_trials(comm):
+                    wrong = self._try_to_exchange()
             except (RemoteRankError, StallError):
                 raise
             except CommunicationError as error:
@@ -278,3 +283,18 @@ class Line:
 def module_of(array: Any) -> Any:
     """Return the module of an array, such as CuPy."""
     return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+@contextmanager
+def deadline_of_trials(comm: Communicator) -> Iterator[None]:
+    """Wait for other ranks no longer than a way takes that works."""
+    guard: Any = getattr(comm, "guard", None)
+    if guard is None:
+        yield
+        return
+    before = guard.timeout
+    guard.timeout = min(before, _TRIAL_SECONDS)
+    try:
+        yield
+    finally:
+        guard.timeout = before
