@@ -7,9 +7,12 @@ from typing import Any
 
 import distgrad as dg
 from distgrad import optimizers
+from distgrad.compat.tensorflow import schedules
 from distgrad.compat.tensorflow.conversion import native
 from distgrad.compat.tensorflow.missing import refuse_argument
 from distgrad.compat.tensorflow.slices import IndexedSlices
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lamb", "Optimizer", "RMSprop", "schedules"]
 
 
 class Optimizer:
