@@ -11,7 +11,10 @@ import numpy as np
 
 import distgrad as dg
 from distgrad import tree
+from distgrad.distributed.averaging.squares import sums_of_squares
+from distgrad.distributed.verbs.device_buffers import is_on_device
 from distgrad.sparse import IndexedSlices
+from distgrad.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ class Averaged:
     @property
     def grad_norm(self) -> float:
         """The Euclidean norm of all gradients together, added up in double precision."""
-        return math.sqrt(sum(_square(each) for each in tree.flatten(self.gradients)[0]))
+        found = [each for each in tree.flatten(self.gradients)[0] if each is not None]
+        own = [each for each in found if _is_of_numpy(each)]
+        others = [each for each in found if not _is_of_numpy(each)]
+        return math.sqrt(sum(map(_square, own)) + float(sums_of_squares(others).sum()))
 
     def record(self) -> dict[str, float]:
         """Return what a step function returns: loss, grad_norm, examples and the figures."""
@@ -53,17 +59,24 @@ class Averaged:
 class Sums:
     """The figures of a rank's pieces, each added up over the examples of its piece.
 
+    What lies on a device is added up there, and read when `rows` are asked for: until then the
+    device may compute on.
+
     Attributes
     ----------
     names : list of str
         The figures; empty before the first piece.
-    rows : list of list of float
-        For each piece the sum of each figure, in double precision.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.rows: list[list[float]] = []
+        self._rows: list[list[Any]] = []
+
+    @property
+    def rows(self) -> list[list[float]]:
+        """For each piece the sum of each figure, in double precision."""
+        self._rows = [[float(each) for each in row] for row in self._rows]
+        return self._rows
 
     def add(self, found: Any, piece: Any) -> Any:
         """Take in what a function of the job returned; return the mean of its losses, if any.
@@ -86,30 +99,36 @@ class Sums:
                 f"{', '.join(self.names)}; expected the same names each time"
             )
         self.names = names
-        self.rows.append([_summed(name, value, examples) for name, value in figures.items()])
+        self._rows.append([_summed(name, value, examples) for name, value in figures.items()])
         if losses is None or not getattr(losses, "ndim", 0):
             return losses
         return dg.mean(losses)
 
 
-def _summed(name: str, value: Any, examples: int) -> float:
-    host = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-    if not host.ndim:
-        return float(host) * examples
-    if host.shape[0] != examples:
+def _summed(name: str, value: Any, examples: int) -> Any:
+    """Return the sum of a figure over its examples: a number, or one on a device."""
+    if is_on_device(getattr(value, "array", None)):
+        return Tensor(_added_up(name, value.array, examples), value.kernels)
+    return _added_up(
+        name, np.asarray(value.numpy() if hasattr(value, "numpy") else value), examples
+    )
+
+
+def _added_up(name: str, array: Any, examples: int) -> Any:
+    if not array.ndim:
+        return array.astype(np.float64) * examples
+    if array.shape[0] != examples:
         raise ValueError(
-            f"figures: {name!r} has shape {host.shape} for {examples} examples; expected one value "
-            "for each example along the first axis, or their mean"
+            f"figures: {name!r} has shape {array.shape} for {examples} examples; expected one "
+            "value for each example along the first axis, or their mean"
         )
-    return float(host.sum(dtype=np.float64)) / max(host[:1].size, 1)
+    return array.sum(dtype=np.float64) / max(array[:1].size, 1)
+
+
+def _is_of_numpy(gradient: Any) -> bool:
+    return not isinstance(gradient, IndexedSlices) and gradient.backend.name == "numpy"
 
 
 def _square(gradient: Any) -> float:
-    """Return the squared norm of a gradient."""
-    if gradient is None:
-        return 0.0
-    if isinstance(gradient, IndexedSlices):
-        gradient = gradient.to_dense()
-    if gradient.backend.name == "numpy":
-        return float(np.sum(np.square(np.abs(gradient.numpy())), dtype=np.float64))
-    return float(dg.sum(dg.square(dg.astype(dg.abs(gradient), dg.float64))))
+    """Return the squared norm of a gradient on the host."""
+    return float(np.sum(np.square(np.abs(gradient.numpy())), dtype=np.float64))

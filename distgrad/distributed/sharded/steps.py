@@ -9,9 +9,9 @@ import numpy as np
 
 from distgrad.core.seam import LISTENERS
 from distgrad.distributed.averaging.exchange import on_host
+from distgrad.distributed.averaging.squares import squares, sums_of_squares
 from distgrad.distributed.sharded.exact_sums import exact_sum
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.distributed.verbs.device_buffers import is_on_device
 from distgrad.errors import UnsupportedOptionError
 from distgrad.optimizers.rules import Rule
 from distgrad.optimizers.stateful import Optimizer
@@ -171,17 +171,17 @@ def _clipped(
 ) -> dict[str, Any]:
     """Return gradients clipped by their norms over all ranks."""
     if exact:
-        each = (_squares(on_host(gradient)) for gradient in gradients.values())  # one by one
+        each = (squares(on_host(gradient)) for gradient in gradients.values())  # one by one
         if clipping.norm_of == "all":
-            squares = np.full(len(gradients), exact_sum(comm, each))
+            totals = np.full(len(gradients), exact_sum(comm, each))
         else:
-            squares = np.array([exact_sum(comm, [found]) for found in each])
+            totals = np.array([exact_sum(comm, [found]) for found in each])
     else:
-        squares = comm.allreduce(_sums_of_squares(list(gradients.values())))
+        totals = comm.allreduce(sums_of_squares(list(gradients.values())))
         if clipping.norm_of == "all":
-            squares[:] = squares.sum()
+            totals[:] = totals.sum()
     with np.errstate(invalid="ignore"):
-        norms = np.sqrt(squares)
+        norms = np.sqrt(totals)
         # An infinite norm minus itself is NaN: an overflow shows, as without shards.
         hidden = norms - norms if clipping.norm_of == "all" else np.zeros_like(norms)
     scales = clipping.bound / np.maximum(norms, clipping.bound) + hidden
@@ -189,29 +189,3 @@ def _clipped(
         name: None if gradient is None else gradient * float(scale)
         for (name, gradient), scale in zip(gradients.items(), scales, strict=True)
     }
-
-
-def _sums_of_squares(gradients: list[Any]) -> Any:
-    """Return Σ|g|² of the elements of each gradient that are here, on the host."""
-    arrays = [_where_it_is(gradient) for gradient in gradients]
-    found = [_squares(array).sum() for array in arrays]
-    places = [place for place, array in enumerate(arrays) if is_on_device(array)]
-    if places:  # one wait for the device in place of many
-        stacked = np.stack([found[place] for place in places])
-        for place, total in zip(places, gradients[places[0]].backend.to_host(stacked), strict=True):
-            found[place] = total
-    return np.array(found, np.float64)
-
-
-def _where_it_is(gradient: Any) -> Any:
-    """Return a gradient as an array of a device, if it lies there, or of the host."""
-    array = getattr(gradient, "array", None)
-    return array if is_on_device(array) else on_host(gradient)
-
-
-def _squares(array: Any) -> Any:
-    """Return |g|² of the elements of an array, in float64; of None nothing."""
-    if array is None:
-        return np.zeros(0)
-    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    return (wide * wide.conj()).real if wide.dtype.kind == "c" else np.square(wide, out=wide)
