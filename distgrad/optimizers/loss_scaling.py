@@ -11,7 +11,7 @@ from distgrad.core.seam import VALUES
 from distgrad.errors import TraceError
 from distgrad.ops.elementwise.comparison import isfinite
 from distgrad.ops.reducing.reductions import all as all_of
-from distgrad.ops.shaping.structure import astype
+from distgrad.ops.shaping.structure import astype, stack
 from distgrad.optimizers.rules import check
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.sparse import IndexedSlices
@@ -144,7 +144,7 @@ class LossScale:
     def adjust(self, gradients: Any) -> bool:
         """Return whether gradients are all finite, and let the factor grow or fall accordingly."""
         self._refuse_traces("adjust")
-        return self.note(all(_is_finite(leaf) for leaf in tree.flatten(gradients)[0]))
+        return self.note(_are_finite(tree.flatten(gradients)[0]))
 
     def note(self, finite: bool) -> bool:
         """Let the factor grow or fall after a step whose gradients were finite, or not."""
@@ -170,6 +170,11 @@ class LossScale:
             )
 
 
-def _is_finite(gradient: Any) -> bool:
-    whole: Tensor = gradient.values if isinstance(gradient, IndexedSlices) else gradient
-    return bool(all_of(isfinite(whole)))
+def _are_finite(gradients: list[Any]) -> bool:
+    """Return whether all numbers of gradients are finite; each device is waited for once."""
+    found: dict[str, list[Tensor]] = {}
+    for gradient in gradients:
+        whole: Tensor = gradient.values if isinstance(gradient, IndexedSlices) else gradient
+        place = f"{whole.backend.name} {whole.device}"
+        found.setdefault(place, []).append(all_of(isfinite(whole)))
+    return all(bool(all_of(stack(each))) for each in found.values())

@@ -34,3 +34,16 @@ def test_the_norm_of_gradients_is_read_once(cupy_backend, monkeypatch):
 
     np.testing.assert_allclose(found, 8.0)
     assert read == [2]
+
+
+def test_a_loss_scale_waits_once_for_all_gradients(cupy_backend, monkeypatch):
+    read, to_host = [], cupy_backend.to_host
+    monkeypatch.setattr(cupy_backend, "to_host", lambda x: read.append(x.size) or to_host(x))
+    scale = dg.optimizers.LossScale(8.0)
+    finite = [dg.asarray(np.ones(n, "f2"), backend=cupy_backend) for n in (3, 5)]
+    wrong = dg.asarray(np.array([1.0, np.inf], "f4"), backend=cupy_backend)
+
+    assert scale.adjust(finite)
+    assert read == [1]
+    assert not scale.adjust([*finite, wrong])
+    assert read == [1, 1]
