@@ -123,6 +123,17 @@ def test_a_mean_far_from_zero_costs_no_digits_of_the_variance(shape, kernels):
     np.testing.assert_allclose(variance, x.var(axis, np.float64, keepdims=True), rtol=1e-4)
 
 
+def test_large_numbers_that_hardly_differ_have_a_variance(kernels):
+    x = np.full((3000, 2), 1e25, np.float32)
+    x[:, 1] *= np.where(np.arange(3000) % 2, 1, -1) * 1e-9
+
+    mean, variance = kernels["moments"](x, axes=(0,))
+
+    np.testing.assert_allclose(mean[0, 0], 1e25)
+    assert variance[0, 0] == 0
+    np.testing.assert_allclose(variance[0, 1], 1e32, rtol=1e-4)
+
+
 def test_numbers_that_are_not_finite_stay_in_their_channel(kernels):
     x = np.ones((50, 4), np.float32)
     x[7, 1], x[9, 2] = np.nan, np.inf
