@@ -369,6 +369,22 @@ def test_a_lost_rank_ends_the_group_of_nccl(module, monkeypatch):
     assert Group.made[0].aborted
 
 
+def test_a_rank_lost_while_ranks_are_connected_ends_the_group_of_nccl(module, monkeypatch):
+    comm = RecordedCommunicator(size=3)
+    group = NCCLGroup(comm, module)
+    own, everything = device_array([1.0, 2.0, 3.0]), [(slice(r, r + 1),) * 2 for r in range(3)]
+
+    def lost(done):
+        raise StallError("rank 2 has not come")
+
+    monkeypatch.setattr(comm, "wait_for", lost)
+
+    with pytest.raises(StallError):
+        group.exchange(own, device_array([0.0] * 3), everything, "alltoallv")
+
+    assert Group.made[0].aborted
+
+
 def test_a_dtype_that_nccl_lacks_is_named(module):
     group = NCCLGroup(RecordedCommunicator(size=3), module)
 
