@@ -174,7 +174,7 @@ class Line:
         ordered = arrived.reshape(rows.shape)
         for each in ordered[1:]:  # in the order of the ranks
             getattr(self._backend.module, FUNCTIONS[op])(ordered[0], each, out=ordered[0])
-        return ordered[0]
+        return ordered[0].copy()  # a view would keep what came from all ranks
 
     def _goes_by_host(self) -> bool:
         """Return whether slices go by the host, and count an array that goes one way or other."""
@@ -185,6 +185,7 @@ class Line:
     def _exchanged(
         self, verb: str, own: Any, counts: Any, out: Any = None, *, everybody_gets_all: bool = False
     ) -> Any:
+        own = own.astype(own.dtype, order="C", copy=False)  # its memory is read as one line
         result = self.empty(int(counts[:, self.rank].sum()), own.dtype) if out is None else out
         slices = parts(counts, self.rank, everybody_gets_all=everybody_gets_all)
         mine, place = slices[self.rank]
