@@ -21,7 +21,7 @@ from distgrad.distributed.verbs.exchanging import parts
 from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 from distgrad.dtypes import as_dtype
-from distgrad.errors import CommunicationError, RemoteRankError, StallError
+from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
 
 
 class Line:
@@ -202,16 +202,24 @@ class Line:
         """Return whether ranks get what others have for them, tried once with known numbers.
 
         All ranks call this.
+
+        Raises
+        ------
+        LaunchError
+            If another rank does not answer, such as one that waits for this one.
         """
         if self._exchanges is None:
             comm = self._comm
+            wrong = ""
             try:
-                wrong = self._try_to_exchange()
-            except (RemoteRankError, StallError):
-                raise
-            except CommunicationError as error:
-                wrong = str(error)
-            said: list[str] = exchange_json(comm, wrong)
+                wrong = self._wrong_with_exchanges()
+                said: list[str] = exchange_json(comm, wrong)
+            except StallError as error:
+                raise LaunchError(
+                    f"{self.way} did not answer when messages from rank to rank were tried for "
+                    f"arrays on devices; DISTGRAD_DEVICE_BUFFERS=host does not try them "
+                    f"({f'{wrong}; ' if wrong else ''}{error})"
+                ) from error
             self._exchanges = not any(said)
             if not self._exchanges and comm.rank == 0:
                 rank = next(rank for rank, each in enumerate(said) if each)
@@ -222,6 +230,15 @@ class Line:
                     stacklevel=2,
                 )
         return self._exchanges
+
+    def _wrong_with_exchanges(self) -> str:
+        """Return what is wrong on this rank; empty if nothing is."""
+        try:
+            return self._try_to_exchange()
+        except (RemoteRankError, StallError):
+            raise
+        except CommunicationError as error:
+            return str(error)
 
     def _try_to_exchange(self) -> str:
         """Return what is wrong with slices of known numbers; empty if nothing is."""
