@@ -33,10 +33,11 @@ def keep_private() -> None:
     if os.environ.get(MEMORY_ALONE, "0") not in ("", "0"):
         return
     named = os.environ.get(FOLDER)
-    folder = Path(named or "~/.cupy/kernel_cache").expanduser().resolve()
+    # As CuPy has it: who has no home has a folder of that name.
+    folder = Path(os.path.expanduser(named or "~/.cupy/kernel_cache")).resolve()
     try:
         for each in (folder,) if named else (folder.parent, folder):
-            if each.exists():
+            if _is_there(each):
                 check_owner(each, FOLDER)
     except CacheError as error:
         os.environ[MEMORY_ALONE] = "1"
@@ -46,3 +47,14 @@ def keep_private() -> None:
             KernelCacheWarning,
             stacklevel=2,
         )
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is such a folder, or may be one that this user cannot look at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True

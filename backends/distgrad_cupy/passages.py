@@ -41,8 +41,7 @@ class Passages:
             back.
         """
         cuda = self._module.cuda
-        with self._lock:
-            self._under_way = [each for each in self._under_way if not each[0].done]
+        self._let_go()
         device = cuda.Device().id
         if device not in self._streams:
             # Not a blocking one: that and the default stream wait for each other.
@@ -72,12 +71,18 @@ class Passages:
         message : array, optional
             Where to put it; a new array by default.
         """
+        self._let_go()
         stream = self._module.cuda.get_current_stream()
         if message is None:
             message = self._module.empty(host.size, host.dtype)
         message.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream)
         self.kept_until(stream, host)
         return message
+
+    def _let_go(self) -> None:
+        """Refer no more to what the device is done with: memory of the host, and its own."""
+        with self._lock:
+            self._under_way = [each for each in self._under_way if not each[0].done]
 
     def kept_until(self, stream: Any, kept: Any) -> Any:
         """Return an event behind what a stream was given, until which something is kept."""

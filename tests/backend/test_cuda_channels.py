@@ -134,6 +134,13 @@ def test_large_numbers_that_hardly_differ_have_a_variance(kernels):
     np.testing.assert_allclose(variance[0, 1], 1e32, rtol=1e-4)
 
 
+def test_the_square_of_a_great_mean_is_not_asked_for(kernels):
+    mean, variance = kernels["moments"](np.full((40, 2), 1e30, np.float32), axes=(0,))
+
+    np.testing.assert_allclose(mean, 1e30, rtol=1e-6)
+    np.testing.assert_array_equal(variance, 0)
+
+
 def test_numbers_that_are_not_finite_stay_in_their_channel(kernels):
     x = np.ones((50, 4), np.float32)
     x[7, 1], x[9, 2] = np.nan, np.inf

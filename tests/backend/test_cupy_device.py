@@ -219,5 +219,22 @@ def test_memory_is_kept_until_the_device_has_come_to_the_end_of_a_copy(monkeypat
     assert [each() is not None for each in pinned] == [False, False, False, False, True]
 
 
+def test_what_has_left_the_device_is_let_go_as_soon_as_something_comes_back(monkeypatch):
+    module = Noting()
+    monkeypatch.setattr(Message, "log", module.log)
+    passages = Passages(module, lambda nbytes: np.empty(nbytes, np.uint8))
+    message = np.ones(3, np.float32).view(Message)
+    on_device = weakref.ref(message)
+
+    passage = passages.bring(message)
+    del message
+    module.passed.add("leaving")
+    host = passage.host
+    del passage
+    passages.put(host, np.ones(3, np.float32).view(Message))
+
+    assert on_device() is None
+
+
 class Kept(np.ndarray):
     """Pinned memory of which is known whether somebody refers to it."""

@@ -87,3 +87,28 @@ def test_a_group_of_the_user_alone_may_write(folder, monkeypatch, name, members,
     folder.chmod(0o770)
 
     assert user_cache._is_open_to_others(folder.stat()) is is_open
+
+
+def test_who_has_no_home_has_kernels_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "0")
+    for name in ("CUPY_CACHE_DIR", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.chdir(tmp_path)
+
+    keep_private()
+
+    assert not is_in_memory()
+
+
+def test_a_home_that_cannot_be_looked_at_is_not_used(folder, monkeypatch):
+    def refuse(path, **how):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(type(folder), name, refuse)
+
+    with pytest.warns(KernelCacheWarning, match=r"cannot be looked at.* in CUPY_CACHE_DIR"):
+        keep_private()
+
+    assert is_in_memory()

@@ -17,7 +17,7 @@ import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.backend import ArrayModuleBackend
 from distgrad.distributed.launching import probing
-from distgrad.distributed.verbs import device_buffers
+from distgrad.distributed.verbs import device_buffers, device_line
 from distgrad.distributed.verbs.communicator import RecordedCommunicator
 from distgrad.distributed.verbs.device_buffers import Ability, choose, line_of
 from distgrad.distributed.verbs.device_line import Line
@@ -367,6 +367,40 @@ def test_a_lost_rank_ends_the_group_of_nccl(module, monkeypatch):
         group.allreduce(device_array([1.0]))
 
     assert Group.made[0].aborted
+
+
+def test_a_rank_lost_while_ranks_are_connected_ends_the_group_of_nccl(module, monkeypatch):
+    comm = RecordedCommunicator(size=3)
+    group = NCCLGroup(comm, module)
+    own, everything = device_array([1.0, 2.0, 3.0]), [(slice(r, r + 1),) * 2 for r in range(3)]
+
+    def lost(done):
+        raise StallError("rank 2 has not come")
+
+    monkeypatch.setattr(comm, "wait_for", lost)
+
+    with pytest.raises(StallError):
+        group.exchange(own, device_array([0.0] * 3), everything, "alltoallv")
+
+    assert Group.made[0].aborted
+
+
+def test_who_fails_where_others_wait_says_why_and_what_to_do(module, monkeypatch):
+    def fail(self, *arguments):
+        raise CommunicationError("no peer access")
+
+    def stall(comm, said):
+        raise StallError("rank 0 has not come")
+
+    monkeypatch.setattr(NCCLGroup, "exchange", fail)
+    monkeypatch.setattr(device_line, "exchange_json", stall)
+    comm, backend = RecordedCommunicator(size=3), Backend()
+    backend.module = module
+    module.empty = lambda *of: np.empty(*of).view(Array)
+    line = Line(comm, backend, "nccl", group=NCCLGroup(comm, module))
+
+    with pytest.raises(LaunchError, match=r"BUFFERS=host does.*no peer access; rank 0 has not"):
+        line.can_exchange()
 
 
 def test_a_dtype_that_nccl_lacks_is_named(module):

@@ -1,11 +1,13 @@
 """Averages that are not finite: one decision on all ranks, and a word on whose gradient it was."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import distgrad as dg
 import distgrad.distributed as dist
-from distgrad.distributed.averaging.finiteness import is_finite
+from distgrad.distributed.averaging.finiteness import are_finite, is_finite
 from distgrad.errors import DesyncError, NonFiniteGradientError
 from distgrad.testing.faults import injected
 
@@ -142,3 +144,16 @@ def test_an_unknown_policy_is_refused_with_those_that_there_are():
 def test_large_numbers_whose_sum_overflows_are_finite():
     assert is_finite(np.full(9, 3e38, np.float32))
     assert not is_finite(np.array([1.0, np.inf]))
+
+
+def test_gradients_of_half_precision_are_widened_one_after_the_other():
+    gradients = [dg.ones(2**18, dtype="bfloat16") for _ in range(8)]
+    tracemalloc.start()
+    try:
+        assert are_finite([*gradients, None])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most < 2.5 * 4 * 2**18
+    assert not are_finite([*gradients, dg.asarray([1.0, np.nan], dtype="bfloat16")])

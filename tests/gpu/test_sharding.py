@@ -75,13 +75,42 @@ with dg.GradientTape(persistent=True) as tape:
     scattered = dist.reduce_scatter(x)
     sent = dist.alltoall(x)
     targets = [dg.sum(each * each) for each in (gathered, scattered, sent)]
+    total = dg.sum(dist.alltoall(x[:, 1]))  # of a column, and back a number for all
 found = [each.numpy().tolist() for each in (gathered, scattered, sent)]
-found += [tape.gradient(each, x).numpy().tolist() for each in targets]
+found += [tape.gradient(each, x).numpy().tolist() for each in (*targets, total)]
+found += [each.numpy().tolist() for each in (dist.allgather(x[:, 1]), dist.alltoall(x[::-1, 2]))]
 flags = dist.allgather(dg.asarray([ranks.rank == 0], backend="cupy"))
 line = line_of(ranks, x.backend, x.array)
 if ranks.rank == 0:
     print(json.dumps({"found": found, "flags": flags.numpy().tolist(),
                       "way": line.way, "counts": dict(line.counts)}))
+"""
+
+PLACES = r"""
+import json
+import numpy as np
+import distgrad as dg
+import distgrad.distributed as dist
+
+ranks = dist.init(timeout=60)
+found = []
+for stage in (1, 3):
+    b = dg.Variable(np.zeros(3, np.float32), name="b", backend="cupy")
+    w = dg.Variable(np.ones((8, 8), np.float32), name="w", backend="cupy")
+    optimizer = dist.ShardedOptimizer(dg.optimizers.SGD(0.5), stage)
+    optimizer.build([b, w])
+    with optimizer.gathered():
+        with dg.GradientTape() as tape:
+            loss = dg.sum(w) + dg.sum(b)
+        optimizer.backward(loss, [b, w], tape)
+    optimizer.step()
+    with optimizer.gathered():
+        found.append([[each.array.data.ptr % 16, float(dg.sum(each))] for each in (b, w)])
+x = dg.Variable(np.zeros(3, np.float32), backend="cupy")
+own = dg.asarray(np.ones(3, np.float32), backend="numpy")
+dist.ShardedOptimizer(dg.optimizers.SGD(0.5), 1).apply(own, x)
+if ranks.rank == 0:
+    print(json.dumps({"found": found, "by the host's": x.numpy().tolist()}))
 """
 
 
@@ -121,12 +150,22 @@ def test_slices_are_exchanged_with_their_gradients(two_ranks, way):
 
     first, second = np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3) + 10
     total = (first + second)[0]
-    gathered, scattered, sent, *gradients = map(np.array, said["found"])
+    gathered, scattered, sent, *gradients, column, backwards = map(np.array, said["found"])
     np.testing.assert_array_equal(gathered, np.stack([first, second]).reshape(gathered.shape))
     np.testing.assert_array_equal(scattered.reshape(-1), total)
     np.testing.assert_array_equal(sent, [first[0], second[0]])
     np.testing.assert_array_equal(gradients[0], 2 * 2 * first)  # both ranks' targets
     np.testing.assert_array_equal(gradients[1], 2 * (first + second))
     np.testing.assert_array_equal(gradients[2], 2 * first)
+    np.testing.assert_array_equal(gradients[3], [[0, 1, 0]] * 2)
+    np.testing.assert_array_equal(column, [1, 4, 11, 14])
+    np.testing.assert_array_equal(backwards, [5, 15])
     assert said["flags"] == [True, False]
     assert set(said["counts"]) == {way} == {said["way"]}
+
+
+def test_variables_lie_after_a_step_where_they_can_be_read_by_16_bytes(two_ranks, way):
+    (said,) = two_ranks.said_by(PLACES)
+
+    assert said["found"] == 2 * [[[0, -1.5], [0, 32.0]]]
+    assert said["by the host's"] == [-0.5] * 3  # gradients

@@ -119,4 +119,18 @@ def test_verbs_on_devices_give_what_those_of_the_host_do(line):
     np.testing.assert_array_equal(gathered, world.allgatherv(own[: lengths[world.rank]], lengths))
     np.testing.assert_array_equal(row, world.reduce_scatter(rows))
     assert row.dtype == np.float16
-    assert line.counts == {"mpi": 3}
+    assert line.reduce_scatter(rows.astype(np.float32)).base is None  # a view would keep all rows
+    assert line.counts == {"mpi": 4}
+
+
+def test_arrays_on_devices_need_not_be_one_line(line):
+    world = dist.world()
+    counts = np.add.outer(np.arange(world.size), np.arange(world.size))
+    twice = np.repeat(np.random.default_rng(world.rank).normal(size=counts[world.rank].sum()), 2)
+    same = np.broadcast_to(np.float64(world.rank), 3)
+
+    backwards = line.alltoallv(twice[::-2], counts)
+    gathered = line.allgatherv(same, [3] * world.size)
+
+    np.testing.assert_array_equal(backwards, world.alltoallv(twice[::-2].copy(), counts))
+    np.testing.assert_array_equal(gathered, np.repeat(np.arange(world.size), 3))

@@ -9,6 +9,7 @@ import pytest
 
 import distgrad as dg
 import distgrad.distributed as dist
+from distgrad.distributed.sharded.reducing import Collector
 from distgrad.distributed.verbs import mpi
 from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import DesyncError
@@ -198,3 +199,26 @@ def test_a_rank_with_another_model_is_named():
 
     assert caught.value.names == ("b",)
     assert "b float32[8]" in str(caught.value)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_parts_of_deterministic_sums_keep_no_more_than_they_are(monkeypatch):
+    comm, own = dist.world(), model()
+    kept = []
+    finish = Collector.finish
+
+    def watched(self, unit, **how):
+        row = finish(self, unit, **how)
+        kept.append((row if row.base is None else row.base).size - 1 - unit.row)
+        return row
+
+    monkeypatch.setattr(Collector, "finish", watched)
+    optimizer, first = sharded(comm, 1, own, deterministic=6)
+    for x, y in dist.logical_shards(batches(1)[0], comm, count=6):
+        with dg.GradientTape() as tape:
+            loss = loss_of(own, x, y, first)
+        optimizer.backward(loss, own, tape)
+    optimizer.step()
+
+    assert kept
+    assert not any(kept)

@@ -36,7 +36,8 @@ struct Moments {
 // Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
 // variances", 1979.
 __device__ inline Moments joined(Moments a, Moments b) {
-    if (a.count == 0 || b.count == 0) return a.count == 0 ? b : a;
+    if (b.count == 0) return a;
+    if (a.count == 0) return b;  // else the square of a great mean, times nothing, is no number
     const A count = a.count + b.count, apart = b.mean - a.mean, share = b.count / count;
     return {count, a.mean + apart * share, a.squares + b.squares + apart * (apart * (a.count * share))};
 }

@@ -107,14 +107,18 @@ class Finiteness:
 
 def are_finite(gradients: Sequence[Any]) -> bool:
     """Return whether all numbers of gradients, None among them, are finite."""
-    arrays = [_numbers(each) for each in gradients if each is not None]
-    devices = [each for each in arrays if is_on_device(each)]
-    if devices:
-        # Whoever asks for a number waits for the device: once for all of them, as a rule.
-        total = sum(_total(each) for each in devices)
-        if bool(np.isfinite(total)):
-            arrays = [each for each in arrays if not is_on_device(each)]
-    return all(map(_is_finite, arrays))
+    on_devices, total = [], 0
+    for each in gradients:
+        if each is None:
+            continue
+        numbers = _numbers(each)  # of half precision a copy, which goes before the next is made
+        if is_on_device(numbers):
+            on_devices.append(each)
+            total = total + _total(numbers)
+        elif not _is_finite(numbers):
+            return False
+    # Whoever asks for a number waits for the device: once for all of them, as a rule.
+    return not on_devices or bool(np.isfinite(total)) or all(map(is_finite, on_devices))
 
 
 def is_finite(gradient: Any) -> bool:

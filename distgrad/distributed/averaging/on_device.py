@@ -12,7 +12,7 @@ from distgrad.distributed.averaging.adding import Adder, Native
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.distributed.verbs.device_buffers import line_of_sources
+from distgrad.distributed.verbs.device_buffers import is_on_device, line_of_sources
 from distgrad.distributed.verbs.device_line import Line
 from distgrad.sparse import densified
 
@@ -80,6 +80,5 @@ def on_device(gradient: Any, backend: Any) -> Any:
     """Return a gradient, or a sum of some on the host, as a device's array, dense; None of None."""
     if gradient is None:
         return None
-    if isinstance(gradient, np.ndarray):
-        return backend.asarray(gradient)
-    return densified(gradient).array
+    array = gradient if isinstance(gradient, np.ndarray) else densified(gradient).array
+    return array if is_on_device(array) else backend.asarray(array)

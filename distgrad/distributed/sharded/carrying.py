@@ -7,6 +7,7 @@ and what arrives is there; which way they travel is the line's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ from distgrad.distributed.verbs.device_line import Line
 from distgrad.variable import Variable
 
 Array = Any
+
+_WIDE = 16  # bytes of a load
 
 
 class Carrier(Protocol):
@@ -43,6 +46,10 @@ class Carrier(Protocol):
 
     def allgatherv(self, row: Array, counts: Sequence[int]) -> Array:
         """Return all ranks' elements end to end."""
+        ...
+
+    def placed(self, variables: list[Array]) -> list[Array]:
+        """Return views of gathered elements, or copies, as whole variables are to lie."""
         ...
 
     def part(self, total: OrderedSum, bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
@@ -98,6 +105,10 @@ class HostCarrier:
         """Return all ranks' elements end to end."""
         return self._comm.allgatherv(row, counts)
 
+    def placed(self, variables: list[Array]) -> list[Array]:
+        """Return the views of gathered elements."""
+        return variables
+
     def part(self, total: OrderedSum, bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Return this rank's slice of a sum over logical shards."""
         return total.part(bounds, dtype)
@@ -135,6 +146,16 @@ class DeviceCarrier:
     def allgatherv(self, row: Array, counts: Sequence[int]) -> Array:
         """Return all ranks' elements end to end."""
         return row if self._line is None else self._line.allgatherv(row, counts)
+
+    def placed(self, variables: list[Array]) -> list[Array]:
+        """Return arrays that libraries and kernels read by 16 bytes at a time.
+
+        They lie end to end. Where one begins in between, all are copied: one that is left would
+        keep the memory of all.
+        """
+        if any(start % _WIDE for start in accumulate(each.nbytes for each in variables[:-1])):
+            return [each.copy() for each in variables]
+        return variables
 
     def part(self, total: OrderedSum, bounds: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Return this rank's slice of a sum over logical shards."""

@@ -166,7 +166,7 @@ class Holdings:
         for position, size in zip(unit.positions, unit.sizes, strict=True):
             arrays.append(flat[offset : offset + size].reshape(self.leaves[position].shape))
             offset += size
-        return arrays
+        return carrier.placed(arrays)
 
     @staticmethod
     def _own(array: Any, piece: Piece) -> Any:

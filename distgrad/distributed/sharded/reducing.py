@@ -169,6 +169,8 @@ class Collector:
             held = sum(row.nbytes for row in found.rows)
             with self.tally.exposed_time():
                 own = self.tally.carry(held, partial(carrier.part, found, list(stops), unit.wire))
+                if self._comm.size > 1:
+                    own = own.copy()  # a view would keep what came from all ranks
             self._grow(-held)
         else:
             taken = self._sums.pop(unit, None)

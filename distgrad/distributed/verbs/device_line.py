@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,7 @@ from distgrad.distributed.verbs.exchanging import parts
 from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 from distgrad.dtypes import as_dtype
-from distgrad.errors import CommunicationError, RemoteRankError, StallError
-
-# All ranks have just agreed on something, and NCCL on thousands of ranks takes half a minute.
-_TRIAL_SECONDS = 120.0
+from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
 
 
 class Line:
@@ -178,7 +174,7 @@ class Line:
         ordered = arrived.reshape(rows.shape)
         for each in ordered[1:]:  # in the order of the ranks
             getattr(self._backend.module, FUNCTIONS[op])(ordered[0], each, out=ordered[0])
-        return ordered[0]
+        return ordered[0].copy()  # a view would keep what came from all ranks
 
     def _goes_by_host(self) -> bool:
         """Return whether slices go by the host, and count an array that goes one way or other."""
@@ -189,6 +185,7 @@ class Line:
     def _exchanged(
         self, verb: str, own: Any, counts: Any, out: Any = None, *, everybody_gets_all: bool = False
     ) -> Any:
+        own = own.astype(own.dtype, order="C", copy=False)  # its memory is read as one line
         result = self.empty(int(counts[:, self.rank].sum()), own.dtype) if out is None else out
         slices = parts(counts, self.rank, everybody_gets_all=everybody_gets_all)
         mine, place = slices[self.rank]
@@ -205,17 +202,24 @@ class Line:
         """Return whether ranks get what others have for them, tried once with known numbers.
 
         All ranks call this.
+
+        Raises
+        ------
+        LaunchError
+            If another rank does not answer, such as one that waits for this one.
         """
         if self._exchanges is None:
             comm = self._comm
+            wrong = ""
             try:
-                with deadline_of_trials(comm):
-                    wrong = self._try_to_exchange()
-            except (RemoteRankError, StallError):
-                raise
-            except CommunicationError as error:
-                wrong = str(error)
-            said: list[str] = exchange_json(comm, wrong)
+                wrong = self._wrong_with_exchanges()
+                said: list[str] = exchange_json(comm, wrong)
+            except StallError as error:
+                raise LaunchError(
+                    f"{self.way} did not answer when messages from rank to rank were tried for "
+                    f"arrays on devices; DISTGRAD_DEVICE_BUFFERS=host does not try them "
+                    f"({f'{wrong}; ' if wrong else ''}{error})"
+                ) from error
             self._exchanges = not any(said)
             if not self._exchanges and comm.rank == 0:
                 rank = next(rank for rank, each in enumerate(said) if each)
@@ -226,6 +230,15 @@ class Line:
                     stacklevel=2,
                 )
         return self._exchanges
+
+    def _wrong_with_exchanges(self) -> str:
+        """Return what is wrong on this rank; empty if nothing is."""
+        try:
+            return self._try_to_exchange()
+        except (RemoteRankError, StallError):
+            raise
+        except CommunicationError as error:
+            return str(error)
 
     def _try_to_exchange(self) -> str:
         """Return what is wrong with slices of known numbers; empty if nothing is."""
@@ -283,18 +296,3 @@ class Line:
 def module_of(array: Any) -> Any:
     """Return the module of an array, such as CuPy."""
     return sys.modules[type(array).__module__.partition(".")[0]]
-
-
-@contextmanager
-def deadline_of_trials(comm: Communicator) -> Iterator[None]:
-    """Wait for other ranks no longer than a way takes that works."""
-    guard: Any = getattr(comm, "guard", None)
-    if guard is None:
-        yield
-        return
-    before = guard.timeout
-    guard.timeout = min(before, _TRIAL_SECONDS)
-    try:
-        yield
-    finally:
-        guard.timeout = before

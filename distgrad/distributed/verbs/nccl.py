@@ -254,8 +254,18 @@ class NCCLGroup:
         if self._met:
             self._run(start, own, verb)
             return
-        # At their first messages two ranks are connected, for which NCCL waits on the host.
-        self._run(lambda stream: self._by_thread(partial(start, stream)), own, verb)
+
+        def meet(stream: Any) -> None:
+            # At their first messages two ranks are connected, for which NCCL waits on the host.
+            try:
+                self._by_thread(partial(start, stream))
+            except self._nccl.NcclError:
+                raise
+            except BaseException:
+                self._group.abort()  # ends the wait for a lost rank, too
+                raise
+
+        self._run(meet, own, verb)
         self._met = True
 
     def _counted(self, array: Any) -> tuple[Any, int]:
