@@ -31,6 +31,7 @@ _AT_ONCE = 8
 
 _BLOCKS = 1024  # that go through an array: some for each multiprocessor of any device
 _TURNS = 4  # of a thread with elements at once, before a part is worth being one
+_FEWEST = 16  # elements of a channel that has a block to itself
 _MOST_PARTS = 65_535  # along the second axis of a grid
 _MOST_CHANNELS = 2**31 - 1  # along the first
 
@@ -84,6 +85,11 @@ class Channels:
         self._parts = -(-self.n // length)
         self._cut = (np.int64(length), np.int32(lanes))
         self._grid = (across, self._parts)
+
+    @property
+    def is_wasteful(self) -> bool:
+        """Whether a block for each channel would leave nearly all of its threads idle."""
+        return self._cut[1] == 1 and self.n < _FEWEST and self.channels > 1
 
     def _launch(self, name: str, grid: tuple[int, ...], threads: int, *arguments: Any) -> None:
         self._run.launch("channels", name, self._elements, grid, threads, arguments)
@@ -204,7 +210,8 @@ def _channels(
         return None
     if stay and any(x.shape[axis] > 1 for axis in range(stay[0], stay[-1]) if axis not in stay):
         return None
-    return Channels(run, run.module.ascontiguousarray(x), kept)
+    found = Channels(run, run.module.ascontiguousarray(x), kept)
+    return None if found.is_wasteful else found
 
 
 def _kept(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:

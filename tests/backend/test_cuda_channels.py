@@ -155,8 +155,8 @@ def test_numbers_that_are_not_finite_stay_in_their_channel(kernels):
 
 @pytest.mark.parametrize(
     ("shape", "axes"),
-    [((3, 4, 5), (1,)), ((0, 4), (0,)), ((3, 4), ())],
-    ids=["axes apart", "nothing", "no axes"],
+    [((3, 4, 5), (1,)), ((0, 4), (0,)), ((3, 4), ()), ((6, 15), (1,))],
+    ids=["axes apart", "nothing", "no axes", "few elements each"],
 )
 def test_what_no_kernel_takes_is_composed(shape, axes, kernels, host_runner):
     x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
