@@ -263,7 +263,7 @@ def _join(timeout: float, grace: float) -> Communicator:
         return SerialCommunicator()
     guard = Guard(mpi, timeout=timeout, grace=grace)
     communicator = MPICommunicator(mpi.COMM_WORLD, guard)
-    _watch_departure(guard.rank).guard = guard
+    _watch_departure(guard.rank).watch(guard)
     share_cores(len(guard.neighbours))
     return communicator
 

@@ -95,7 +95,7 @@ class Guard:
         self.survived = survivors is not None
         self._waiting: Place | None = None
         self._sent: list[tuple[Any, bytes]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may end the process from within
         self._counting = threading.Lock()
         self._reprieved = threading.Event()
         self._doomed_at: float | None = None
