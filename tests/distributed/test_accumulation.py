@@ -9,6 +9,7 @@ from distgrad.distributed import (
     GradientAccumulator,
     RecordedCommunicator,
     SerialCommunicator,
+    logical_shards,
     micro_batches,
 )
 from distgrad.errors import BatchError, ShapeError
@@ -109,13 +110,17 @@ def test_nothing_at_all_is_refused():
 def test_a_gradient_of_another_structure_is_refused():
     accumulator = GradientAccumulator({"a": dg.Variable(2.0)}, SerialCommunicator())
 
-    with pytest.raises(ValueError, match="Expected an instance of dict"):
+    with pytest.raises(
+        ValueError, match=r"gradients has the structure \[\*\]; expected .* sources, \{'a': \*\}"
+    ):
         accumulator.add([dg.asarray(1.0)], examples=1)
 
 
-def test_less_than_one_piece_is_refused():
-    with pytest.raises(BatchError, match="count is 0"):
-        micro_batches(np.arange(3), 0, SerialCommunicator())
+@pytest.mark.parametrize("cut", [micro_batches, logical_shards])
+@pytest.mark.parametrize("count", [0, -1, 2.5, None, "2", True])
+def test_a_number_of_pieces_that_is_none_is_refused(cut, count):
+    with pytest.raises(BatchError, match=rf"count is {count!r}; expected an integer, 1 or more"):
+        cut(np.arange(3), comm=SerialCommunicator(), count=count)
 
 
 @pytest.mark.parametrize("shape", [(3,), (1,), ()])

@@ -180,10 +180,18 @@ def test_a_communicator_given_to_init_is_the_world(fresh_process):
     assert dist.world() is mine
 
 
-@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
-def test_a_timeout_that_is_not_positive_is_refused(fresh_process, seconds):
-    with pytest.raises(LaunchError, match=r"timeout is .*; expected a positive number"):
-        dist.init(timeout=seconds)
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf"), "10", True, [1.0]])
+@pytest.mark.parametrize("argument", ["timeout", "grace"])
+def test_a_time_that_is_not_positive_or_no_number_is_refused(fresh_process, argument, seconds):
+    with pytest.raises(LaunchError, match=rf"{argument} is .*; expected a positive number"):
+        dist.init(**{argument: seconds})
+
+
+def test_a_process_alone_checks_the_timeout_also_when_it_has_joined(fresh_process):
+    dist.init()
+
+    with pytest.raises(LaunchError, match="timeout is 'x'; expected a positive number"):
+        dist.init(timeout="x")
 
 
 def test_a_timeout_in_the_environment_that_is_no_number_is_named(fresh_process):
@@ -195,10 +203,10 @@ def test_a_timeout_in_the_environment_that_is_no_number_is_named(fresh_process):
 
 def test_importing_the_layer_imports_no_mpi_and_touches_no_hook():
     script = (
-        "import sys; hook, leave = sys.excepthook, sys.exit\n"
+        "import os, sys; hooks = sys.excepthook, sys.exit, os._exit, os.execv, os.execve\n"
         "import distgrad.distributed\n"
         "assert 'mpi4py' not in sys.modules\n"
-        "assert (sys.excepthook, sys.exit) == (hook, leave)\n"
+        "assert (sys.excepthook, sys.exit, os._exit, os.execv, os.execve) == hooks\n"
     )
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -269,3 +269,9 @@ def test_the_first_and_the_last_bucket_are_small():
 def test_buckets_of_no_length_are_refused():
     with pytest.raises(ValueError, match="bucket_bytes is 0"):
         DistributedGradientTape(dg.GradientTape(), bucket_bytes=0)
+
+
+@pytest.mark.parametrize("overlap", ["x", 0, 1.0])
+def test_an_option_that_says_neither_yes_nor_no_is_refused(overlap):
+    with pytest.raises(ValueError, match=r"overlap is .*; expected True, False, or None"):
+        DistributedGradientTape(dg.GradientTape(), SerialCommunicator(), overlap=overlap)

@@ -128,6 +128,83 @@ dist.allreduce(np.ones(3))
         assert "job.py, line" in job.by_rank(0)
 
 
+ENDINGS = {
+    "os._exit(0)": "left by os._exit(0) in",
+    "os.execvp('true', ['true'])": "left by os.execv(",
+    "threading.Timer(0.1, os._exit, [0]).start(); time.sleep(30)": "left by os._exit(0) in",
+    "from mpi4py import MPI; MPI.Finalize(); time.sleep(30)": "called MPI_Finalize in",
+}
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_rank_that_ends_at_once_while_others_wait_ends_the_job(run_broken, end):
+    job = run_broken(
+        ENTER
+        + f"""
+if world.rank == 2:
+    fault()
+    {end}
+dist.allreduce(np.ones(3))
+""",
+        3,
+    )
+
+    for rank in (0, 1):
+        assert f"RemoteRankError: rank 2 {ENDINGS[end]}" in job.by_rank(rank)
+        assert "after 6 collective operations, but rank" in job.by_rank(rank)
+
+
+def test_a_rank_that_ends_at_once_with_a_code_ends_the_job_with_it(run_broken):
+    job = run_broken(
+        ENTER
+        + """
+if world.rank == 1:
+    fault()
+    os._exit(3)
+dist.allreduce(np.ones(3))
+"""
+    )
+
+    assert "left by os._exit(3) in" in job.by_rank(1)
+    assert "RemoteRankError: rank 1 left by os._exit(3) in" in job.by_rank(0)
+    assert job.returncode == 3
+
+
+@pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)"])
+@pytest.mark.parametrize("ranks", ["(1,)", "(0, 1)"])
+def test_a_signals_handler_that_ends_a_rank_within_a_sum_ends_the_job(run_broken, leave, ranks):
+    job = run_broken(
+        f"""
+world = dist.init()
+def leave(*_): fault(); {leave}
+if world.rank in {ranks}:
+    signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+long = np.ones(2**22, np.float32)
+while True:
+    world.allreduce(long)
+"""
+    )
+
+    assert f"left by {leave} in" in job.stderr
+
+
+def test_a_hook_that_ends_a_rank_at_once_hides_nothing_from_the_others(run_broken):
+    job = run_broken(
+        ENTER
+        + """
+sys.excepthook = lambda *_: os._exit(0)
+if world.rank == 1:
+    fault()
+    raise ValueError("boom")
+dist.barrier()
+"""
+    )
+
+    assert "raised ValueError: boom" in job.by_rank(1)
+    assert "rank 1 raised ValueError: boom" in job.by_rank(0)
+
+
 def test_a_loop_that_ends_early_on_one_rank_is_named_with_its_number_of_operations(run_broken):
     job = run_broken(
         """
@@ -346,6 +423,47 @@ print(f"rank {world.rank} has {value[0]}")
 
     assert job.returncode == 0, job.stderr
     assert "rank 0 has 1.0" in job.stdout
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "MPI.Finalize()",
+        "MPI.Finalize(); os._exit(0)",
+        "if world.rank == 1: os._exit(0)",
+        "import atexit; atexit._clear(); MPI.Finalize()",
+        "if world.rank == 0: time.sleep(1); print('done')\nelse: os._exit(0)",
+    ],
+)
+def test_ranks_may_end_at_once_when_all_are_done(run_job, end):
+    job = run_job(ENTER + "from mpi4py import MPI\n" + end, 2)
+
+    assert job.returncode == 0, job.stderr
+    assert job.stderr == ""
+
+
+def test_an_error_after_mpi_was_finalized_is_the_ranks_own(run_job):
+    job = run_job(ENTER + "from mpi4py import MPI\nMPI.Finalize()\nraise ValueError('late')")
+
+    assert job.returncode == 1
+    assert "ValueError: late" in job.by_rank(0)
+    assert "MPI routine" not in job.stderr
+
+
+def test_children_of_a_rank_may_end_at_once(run_job):
+    job = run_job(
+        ENTER
+        + """
+for end in (lambda: os._exit(0), lambda: os.execvp("true", ["true"])):
+    child = os.fork()
+    if not child:
+        end()
+    assert os.waitpid(child, 0)[1] == 0
+dist.barrier()
+"""
+    )
+
+    assert job.returncode == 0, job.stderr
 
 
 def test_an_exit_that_the_program_catches_is_none(run_job):

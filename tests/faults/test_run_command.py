@@ -92,6 +92,19 @@ def test_the_exit_code_is_that_of_the_rank_that_failed(start):
     assert "rank 1 left by sys.exit(7)" in err
 
 
+def test_the_exit_code_is_not_0_where_nobody_heard_of_a_rank_that_ended_with_it(start):
+    # MPICH's launcher kills the others, and often returns 0.
+    job = start(
+        "import posix, time, distgrad.distributed as dist\n"
+        "if dist.world().rank == 1: posix._exit(0)\n"
+        "dist.barrier(); time.sleep(60)"
+    )
+
+    _, err = job.communicate(timeout=60)
+
+    assert job.returncode != 0, err
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_ranks_hear_signals_in_time_to_save_and_a_preempted_job_starts_again(start, number):
     job = start(WAITS)

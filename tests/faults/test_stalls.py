@@ -164,6 +164,24 @@ world.allreduce(np.ones(3))
     assert any(text in job.stderr for text in found)
 
 
+def test_ranks_that_use_two_communicators_in_two_orders_are_told_of_the_orders(run_broken):
+    job = run_broken(
+        """
+world = dist.init(timeout=1.0, grace=0.5)
+first, second = world.split(0), world.split(0)
+fault()
+for part in (first, second) if world.rank == 0 else (second, first):
+    dist.allreduce(np.ones(3), comm=part)
+"""
+    )
+
+    assert re.search(
+        r"not arrived: rank [01] waits in allreduce .* on another communicator: do all ranks use "
+        r"them in one order\?",
+        job.stderr,
+    )
+
+
 def test_ranks_that_wait_among_others_are_told_with_them(run_broken):
     job = run_broken(
         """

@@ -21,6 +21,8 @@ from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import ShapeError
 from distgrad.tape.arguments import UnconnectedGradients, check_leaf, unconnected_policy
 
+_OUTLINE_CHARACTERS = 120
+
 
 class GradientAccumulator:
     """Adds up gradients of several tapes; `gradients` communicates once for all of them.
@@ -112,7 +114,14 @@ class GradientAccumulator:
         ShapeError, TypeError
             If a gradient has not its source's shape, or is no tensor.
         """
-        flat = tree.flatten_like(self._treedef, gradients)
+        try:
+            flat = tree.flatten_like(self._treedef, gradients)
+        except ValueError as error:
+            raise ValueError(
+                f"GradientAccumulator.add: gradients has the structure {_outline(gradients)}; "
+                f"expected that of the sources, {_outline_of(self._treedef)}, as "
+                "tape.gradient(loss, sources) returns it"
+            ) from error
         for position, (leaf, gradient) in enumerate(zip(self._leaves, flat, strict=True)):
             if gradient is not None:
                 check_leaf("GradientAccumulator.add", "gradient", position, gradient)
@@ -166,3 +175,13 @@ class GradientAccumulator:
             else:
                 self._sums = OrderedGradients(comm, self._leaves, self._average, self._count)
         return self._sums
+
+
+def _outline(nest: Any) -> str:
+    return _outline_of(tree.flatten(nest)[1])
+
+
+def _outline_of(treedef: Any) -> str:
+    """Return a structure in a few words, a star for each leaf."""
+    stars = str(tree.unflatten(treedef, ["*"] * treedef.num_leaves)).replace("'*'", "*")
+    return stars if len(stars) <= _OUTLINE_CHARACTERS else f"{stars[:_OUTLINE_CHARACTERS]}..."

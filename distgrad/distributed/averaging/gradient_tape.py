@@ -33,7 +33,7 @@ from distgrad.distributed.averaging.ordered_gradients import (
 from distgrad.distributed.averaging.overlap import WalkedAverage
 from distgrad.distributed.averaging.report import CommReport, last_report
 from distgrad.distributed.averaging.tuning import AUTO, observed, search_of
-from distgrad.distributed.averaging.walking import walked_average
+from distgrad.distributed.averaging.walking import check_overlap, walked_average
 from distgrad.distributed.averaging.weights import refuse_none
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.compression.protocol import Compression
@@ -99,7 +99,7 @@ class DistributedGradientTape:
     UnsupportedOptionError
         If more than one of compression, reduction, Adasum and deterministic is asked for.
     ValueError, TypeError
-        If there is no such average, reduction or compression, or `tape` is no tape.
+        If there is no such average, reduction, compression or overlap, or `tape` is no tape.
 
     References
     ----------
@@ -141,6 +141,7 @@ class DistributedGradientTape:
         self._bucket_bytes = checked_bucket_bytes(
             "DistributedGradientTape", bucket_bytes, f", or {AUTO!r}"
         )
+        check_overlap("DistributedGradientTape", overlap)
         self._overlap = overlap
         self._count = number_of_shards("DistributedGradientTape", deterministic)
         self._manner = manner(

@@ -17,6 +17,14 @@ from distgrad.distributed.verbs.device_line import Line
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 
 
+def check_overlap(function: str, overlap: Any) -> None:
+    """Raise a `ValueError` unless an option says whether to overlap, or leaves it open."""
+    if overlap is not None and not isinstance(overlap, bool):
+        raise ValueError(
+            f"{function}: overlap is {overlap!r}; expected True, False, or None for the default"
+        )
+
+
 def walked_average(
     comm: Communicator,
     plan: Plan,

@@ -16,7 +16,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.distributed.averaging.ordered import OrderedSum, own_range
-from distgrad.distributed.batches.sharding import examples_of, remember_examples
+from distgrad.distributed.batches.sharding import check_count, examples_of, remember_examples
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.launching.threads import use_one_thread
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
@@ -74,7 +74,7 @@ def logical_shards(
     Raises
     ------
     BatchError
-        If a leaf has no first axis, or the lengths differ, or `count` is less than 1.
+        If a leaf has no first axis, or the lengths differ, or `count` is no integer from 1 on.
 
     Notes
     -----
@@ -93,8 +93,7 @@ def logical_shards(
     [array([3]), array([4, 5])]
     """
     comm = ranks_of(comm)
-    if count < 1:
-        raise BatchError(f"logical_shards: count is {count}; expected 1 or more")
+    check_count("logical_shards", count)
     use_one_thread()
     leaves, treedef = tree.flatten(batch)
     total = examples_of("logical_shards", leaves, batch)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from distgrad import tree
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
@@ -87,7 +89,7 @@ def micro_batches(batch: Nest, count: int, comm: Communicator | None = None) -> 
     Raises
     ------
     BatchError
-        If a leaf has no first axis, or the lengths differ, or `count` is less than 1.
+        If a leaf has no first axis, or the lengths differ, or `count` is no integer from 1 on.
 
     Examples
     --------
@@ -98,8 +100,7 @@ def micro_batches(batch: Nest, count: int, comm: Communicator | None = None) -> 
     [array([5, 6]), array([7, 8, 9])]
     """
     comm = ranks_of(comm)
-    if count < 1:
-        raise BatchError(f"micro_batches: count is {count}; expected 1 or more")
+    check_count("micro_batches", count)
     leaves, treedef = tree.flatten(shard(batch, comm))
     examples = int(leaves[0].shape[0])
 
@@ -113,6 +114,12 @@ def micro_batches(batch: Nest, count: int, comm: Communicator | None = None) -> 
         remember_examples(comm, examples)
 
     return pieces()
+
+
+def check_count(function: str, count: Any) -> None:
+    """Raise a `BatchError` unless a batch can be cut into so many pieces."""
+    if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 1:
+        raise BatchError(f"{function}: count is {count!r}; expected an integer, 1 or more")
 
 
 def remember_examples(comm: Communicator, examples: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import numbers
 import os
 import sys
 import threading
@@ -24,6 +25,8 @@ from distgrad.errors import LaunchError
 
 _TIMEOUT = 1800.0  # seconds: longer than any step or checkpoint, shorter than a night
 _GRACE = 2.0  # seconds: with the launcher's own clean-up, the job ends within 5
+
+_MOST_SECONDS = 1e9  # 30 years; Python's own timers take no infinity
 
 _START_SECONDS = 60.0  # at least, for all ranks to come to MPI_Init: some import slowly
 
@@ -142,7 +145,7 @@ def init(
     ------
     LaunchError
         If the environment promises several ranks, but MPI is missing or was not started by the
-        launcher that belongs to it.
+        launcher that belongs to it; if a number of seconds is none, or not positive.
 
     Examples
     --------
@@ -152,6 +155,8 @@ def init(
     (0, 1)
     """
     global _world  # noqa: PLW0603  a process is in one job
+    _check_seconds("timeout", timeout)
+    _check_seconds("grace", grace)
     with _joining:
         if communicator is not None:
             _world = communicator
@@ -220,9 +225,19 @@ def _seconds(argument: str, given: float | None, variable: str, default: float) 
             ) from None
     if given is None:
         return default
-    if not given > 0:
-        raise LaunchError(f"{argument} is {given}; expected a positive number of seconds")
+    _check_seconds(argument, given)
     return given
+
+
+def _check_seconds(argument: str, given: Any) -> None:
+    if given is None:
+        return
+    is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    if not is_number or not 0 < given < _MOST_SECONDS:
+        raise LaunchError(
+            f"{argument} is {given!r}; expected a positive number of seconds, less than "
+            f"{_MOST_SECONDS:g}"
+        )
 
 
 def _join(timeout: float, grace: float) -> Communicator:
@@ -248,7 +263,7 @@ def _join(timeout: float, grace: float) -> Communicator:
         return SerialCommunicator()
     guard = Guard(mpi, timeout=timeout, grace=grace)
     communicator = MPICommunicator(mpi.COMM_WORLD, guard)
-    _watch_departure(guard.rank).guard = guard
+    _watch_departure(guard.rank).watch(guard)
     share_cores(len(guard.neighbours))
     return communicator
 

@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,6 +30,7 @@ from distgrad.distributed.launching.processes import (
     ranks_of,
     send_signal,
 )
+from distgrad.distributed.safety.roll import ROLL, missing
 
 # sysexits.h's EX_TEMPFAIL, "the user is invited to retry": with it a script that was told to make
 # room leaves after it has saved its state, to be started again.
@@ -70,7 +73,8 @@ def run_job(
     Returns
     -------
     int
-        The launcher's exit code, 128 + k where signal k ended it.
+        The launcher's exit code, 128 + k where signal k ended it; 1 in place of 0 if a rank of this
+        machine joined the job and did not end in good order.
 
     Notes
     -----
@@ -119,11 +123,15 @@ class _Job:
         self._early: list[int] = []  # what came before there was anybody to pass it on to
 
     def run(self) -> int:
-        with launcher_folder() as placed, self._passing_on():
+        with (
+            launcher_folder() as placed,
+            tempfile.TemporaryDirectory(prefix="distgrad-", ignore_cleanup_errors=True) as roll,
+            self._passing_on(),
+        ):
             try:
                 self._process = process = subprocess.Popen(  # noqa: S603  the user's own script
                     self._command,
-                    env=placed | self._environment,
+                    env=placed | {ROLL: roll} | self._environment,
                     # A terminal's Ctrl-C would reach the launcher and the ranks beside us; and in a
                     # session of their own, they must not read from the terminal.
                     start_new_session=True,
@@ -134,6 +142,13 @@ class _Job:
                 code = _end_of(process)
             finally:
                 self._clean_up()
+            if code == 0 and (left := missing(Path(roll))):
+                listed = ", ".join(map(str, left))
+                _say(
+                    f"the launcher returns 0, but rank {listed} did not end in good order; did one "
+                    "end its process, such as by _exit, and the launcher the others?"
+                )
+                return 1
         return 128 - code if code < 0 else code
 
     @contextlib.contextmanager

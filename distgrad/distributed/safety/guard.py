@@ -95,7 +95,7 @@ class Guard:
         self.survived = survivors is not None
         self._waiting: Place | None = None
         self._sent: list[tuple[Any, bytes]] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may end the process from within
         self._counting = threading.Lock()
         self._reprieved = threading.Event()
         self._doomed_at: float | None = None
@@ -216,12 +216,7 @@ class Guard:
             self.check(waiting)
         here = [waiting.communicator, waiting.number]
         missing = tuple(r for r in others if self._answers.get(r, {}).get("at") != here)
-        where = [
-            f"rank {r} waits in {self._answers[r]['what']}"
-            if self._answers.get(r, {}).get("at")
-            else f"rank {r} is in no collective operation"
-            for r in missing
-        ]
+        where = [_whereabouts(r, self._answers.get(r, {}), waiting) for r in missing]
         here_too = [r for r in waiting.members if r in self.neighbours and r not in missing]
         for rank in missing if self.rank == min(here_too) else ():  # one of this machine asks
             if rank not in self._answers and rank in self.neighbours:
@@ -349,6 +344,16 @@ class Guard:
             sys.stdout.flush()
         time.sleep(_FORWARDING_SECONDS)
         self.mpi.COMM_WORLD.Abort(code)
+
+
+def _whereabouts(rank: int, answer: dict[str, Any], waiting: Place) -> str:
+    """Return in words what keeps a rank that was missed, as it answers itself."""
+    if not answer.get("at"):
+        return f"rank {rank} is in no collective operation"
+    # The same operation with the same number, in two orders of two communicators.
+    elsewhere = answer["at"][0] != waiting.communicator
+    other = " on another communicator: do all ranks use them in one order?" if elsewhere else ""
+    return f"rank {rank} waits in {answer['what']}{other}"
 
 
 def describe_error(error: BaseException) -> str:
