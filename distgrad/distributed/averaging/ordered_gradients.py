@@ -135,9 +135,11 @@ class OrderedGradients:
             if line is not None and not line.can_exchange():
                 line = None
         results: list[Tensor | None] = [None] * len(self.leaves)
+        checked = set()
         for rows, message in self._totals(line, tally):
-            if rows is self._rows[0]:  # the weight is the same in all
+            if rows.bucket.dtype not in checked:  # in all of one dtype the weight is the same
                 check_weight(rows, message, comm.size)
+                checked.add(rows.bucket.dtype)
             if self._average != "sum":
                 rows.divide(message)
             take_out(rows.bucket, message, self.leaves, results)
