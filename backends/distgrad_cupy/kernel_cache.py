@@ -27,8 +27,8 @@ def keep_private() -> None:
     Warns
     -----
     KernelCacheWarning
-        If CuPy's folder belongs to somebody else or others may write
-        to it. Kernels are then kept in memory alone.
+        If CuPy's folder belongs to somebody else or others may write to it. Kernels are then kept
+        in memory alone.
     """
     if os.environ.get(MEMORY_ALONE, "0") not in ("", "0"):
         return

@@ -26,13 +26,13 @@ _ALONE_BYTES, _ALONE_PART = 2**20, 16
 def checked_bucket_bytes(function: str, given: Any, otherwise: str = "") -> int:
     """Return the length of a message; raise a `ValueError` unless it is 1 byte or more."""
     is_number = isinstance(given, Real) and not isinstance(given, bool)
-    length: Any = given
-    if not (is_number and length >= 1):
+    if not (is_number and given >= 1):
         raise ValueError(
             f"{function}: bucket_bytes is {given!r}; expected a number of bytes, 1 or more"
             f"{otherwise}"
         )
-    return length  # type: ignore[no-any-return]
+    length: int = given
+    return length
 
 
 @dataclass(frozen=True)
