@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import array_api_strict
@@ -44,21 +45,24 @@ def compiled_cxx(compiled_once, tmp_path):
 
 # --- CUDA sources on the host ---------------------------------------------------------------------
 SHIM = Path(__file__).with_name("host_shim.h")
+# Less the pass that would cut a load of 16 bytes into four.
+WATCHING = ("-fsanitize=thread", "-DWATCHED", "-fno-tree-sra")
 _MACRO = re.compile(r"#define ([A-Z]+) *\\\n((?:.*\\\n)*.*)\n")
 _KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 
-def compile_for_host(source, folder):
+def compile_for_host(source, folder, *watching):
     """Return the loaded library of a C++ source; compiled once for a folder."""
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    code, library = folder / f"{digest}.cpp", folder / f"{digest}.so"
+    digest = hashlib.sha256(repr((source, watching)).encode()).hexdigest()[:16]
+    code, unit, library = (folder / f"{digest}.{kind}" for kind in ("cpp", "o", "so"))
     if not library.exists():
         code.write_text(source)
         found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
         compiler = [found] if found else [sys.executable, "-m", "ziglang", "c++"]
-        options = ["-std=c++17", "-O1", "-ffp-contract=off", f"-I{SHIM.parent}"]
-        options += ["-shared", "-fPIC", "-o", library]
-        subprocess.run([*compiler, *options, code], check=True, timeout=300)
+        options = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", f"-I{SHIM.parent}"]
+        run = partial(subprocess.run, check=True, timeout=300)
+        run([*compiler, *options, *watching, "-c", code, "-o", unit])
+        run([*compiler, "-shared", unit, "-o", library])
     return ctypes.CDLL(str(library))
 
 
@@ -75,8 +79,8 @@ def host_source(text):
         starts.append(
             f'extern "C" int run_{name}(unsigned gx, unsigned gy, unsigned gz, unsigned threads, '
             f"int backwards, {parameters}) {{\n"
-            "return shim::launch({gx, gy, gz}, {threads, 1, 1}, backwards, "
-            f"[=] {{ {name}({', '.join(names)}); }}); }}\n"
+            f"const auto run = [=] {{ {name}({', '.join(names)}); }};\n"
+            "return shim::launch({gx, gy, gz}, {threads, 1, 1}, backwards, run); }\n"
         )
     text = re.sub(r"#include <cupy/b?float16.cuh>\n", "", text)
     return SHIM.read_text() + text + "".join(starts)
@@ -86,7 +90,7 @@ class HostRunner:
     """Runs CUDA kernels on NumPy's arrays, with a shim for threads and barriers; notes launches.
 
     Threads of a block are run one after the other, each to its next barrier, in both orders: where
-    a barrier is missing, the two differ.
+    a barrier is missing, the two differ. Each access to memory is watched, see `host_checks.h`.
 
     Parameters
     ----------
@@ -129,11 +133,13 @@ class HostRunner:
 
     def run(self, text, name, grid, threads, arguments):
         """Run a kernel of a text, in both orders of a block's threads."""
-        library = compile_for_host(host_source(text), self.folder)
+        library = compile_for_host(host_source(text), self.folder, *WATCHING)
         self.launched.append(name)
         arrays = [each for each in arguments if isinstance(each, np.ndarray)]
         assert all(array.flags.c_contiguous for array in arrays)
-        arrays = [array for array in (*arrays, *self.behind) if array.flags.writeable]
+        arrays += self.behind
+        watched = [each for each in arrays if not each.dtype.fields]
+        arrays = [array for array in arrays if array.flags.writeable]
         before = [array.copy() for array in arrays]
         function = getattr(library, f"run_{name}")
         dimensions = [ctypes.c_uint(n) for n in (*grid, 1, 1)[:3]]
@@ -142,11 +148,30 @@ class HostRunner:
         for backwards in (0, 1):
             for array, old in zip(arrays, before, strict=True):
                 array[...] = old
+            _watch(library, watched)
             stuck = function(*dimensions, ctypes.c_uint(threads), backwards, *given)
             assert not stuck, f"{name}: {stuck} threads wait at a barrier that others never reach"
+            assert not library.shim_fault(), f"{name}: {library.shim_fault().decode()}"
             results.append([array.copy() for array in arrays])
         for one, other in zip(*results, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=f"{name}: a barrier is missing")
+
+
+def _watch(library, arrays):
+    """Let a kernel touch these arrays, and nothing else."""
+    begins = [each.ctypes.data for each in arrays]
+    ends = [begin + each.nbytes for begin, each in zip(begins, arrays, strict=True)]
+    spans = []
+    for begin, end in sorted(zip(begins, ends, strict=True)):
+        if spans and begin < spans[-1][1]:
+            spans[-1][1] = max(end, spans[-1][1])
+        else:
+            spans.append([begin, end])
+    passed = np.array(spans, np.uintp).reshape(-1, 2).T.copy()
+    library.shim_watch.restype = None
+    rows = [ctypes.c_void_p(row.ctypes.data) for row in passed]
+    library.shim_watch(*rows, ctypes.c_size_t(len(spans)))
+    library.shim_fault.restype = ctypes.c_char_p
 
 
 def _passed(argument):

@@ -24,3 +24,11 @@ using std::sin; using std::sqrt; using std::tanh; using std::isnan;
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }
+
+// Threads run one after the other: what they exchange is whole.
+static inline int atomicExch(int* at, int value) {
+    const shim::Unwatched unwatched;
+    const int old = *at;
+    *at = value;
+    return old;
+}

@@ -5,12 +5,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <vector>
 
+#include "host_checks.h"
+
 struct Place { unsigned x = 0, y = 0, z = 0; };
-static Place threadIdx, blockIdx, blockDim, gridDim;
+static Place threadIdx OF_THE_SHIM, blockIdx OF_THE_SHIM, blockDim OF_THE_SHIM, gridDim OF_THE_SHIM;
 
 namespace shim {
 
@@ -18,6 +19,7 @@ struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     bool done = false;
+    unsigned synchronized = 0;  // how often with its warp, so that memory is, too
     Place place;
 };
 
@@ -25,7 +27,10 @@ struct Barrier {
     unsigned arrived = 0, generation = 0;
 };
 
-struct Shown { alignas(16) char bytes[32]; };
+struct Shown {
+    alignas(16) char bytes[32];
+    unsigned generation;  // of the warp's barrier, when it was shown
+};
 
 static const size_t STACK = 1 << 17;
 static std::vector<Fiber> fibers;
@@ -33,14 +38,24 @@ static std::vector<Barrier> barriers;    // of the block, then of each warp
 static std::vector<unsigned> alive;      // likewise: who has not returned yet
 static std::vector<Shown> exchanged;     // what threads of a warp show each other
 static ucontext_t scheduler;
-static unsigned current;                 // the thread that runs, counted through the block
+static unsigned current OF_THE_SHIM;     // the thread that runs, counted through the block
 static bool progressed;
-static std::function<void()> body;
+static void (*body)(const void*);             // what each thread does, and with what
+static const void* body_given;
+
+// Say who goes on.
+static inline void go_on_as(unsigned thread) {
+    current = thread;
+    threadIdx = fibers[thread].place;
+    now = {now.block, thread, barriers[0].generation, fibers[thread].synchronized};
+    stack_begin = fibers[thread].stack.get();
+    stack_end = stack_begin + STACK;
+}
 
 static inline void give_way() {
     const unsigned own = current;
     swapcontext(&fibers[own].context, &scheduler);
-    threadIdx = fibers[own].place;
+    go_on_as(own);
 }
 
 static inline void open_where_all_came(unsigned which) {
@@ -51,6 +66,7 @@ static inline void open_where_all_came(unsigned which) {
 }
 
 static inline void pass(unsigned which) {
+    const Unwatched unwatched;
     if (barriers.empty()) {
         fprintf(stderr, "a thread waits for others in a kernel whose threads run apart\n");
         abort();
@@ -60,12 +76,12 @@ static inline void pass(unsigned which) {
     ++barriers[which].arrived;
     open_where_all_came(which);
     while (barriers[which].generation == generation) give_way();
+    go_on_as(current);
     progressed = true;
 }
 
 static void enter() {
-    threadIdx = fibers[current].place;
-    body();
+    body(body_given);
     fibers[current].done = progressed = true;
     for (unsigned which : {0u, 1 + current / 32})
         if (--alive[which]) open_where_all_came(which);
@@ -77,12 +93,13 @@ static inline int run_block(unsigned threads, bool backwards) {
     const unsigned warps = (threads + 31) / 32;
     barriers.assign(1 + warps, Barrier());
     alive.assign(1 + warps, 0);
-    exchanged.resize(warps * 32);
+    exchanged.assign(warps * 32, {{}, ~0u});
     for (unsigned i = 0; i < threads; ++i) {
         ++alive[0];
         ++alive[1 + i / 32];
         Fiber& fiber = fibers[i];
         fiber.done = false;
+        fiber.synchronized = 0;
         fiber.place = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -95,7 +112,7 @@ static inline int run_block(unsigned threads, bool backwards) {
         for (unsigned i = 0; i < threads; ++i) {
             current = backwards ? threads - 1 - i : i;
             if (!fibers[current].done) {
-                threadIdx = fibers[current].place;
+                go_on_as(current);
                 swapcontext(&scheduler, &fibers[current].context);
             }
         }
@@ -104,8 +121,15 @@ static inline int run_block(unsigned threads, bool backwards) {
 }
 
 // Run blocks one after the other; return how many threads of one wait for ever.
-static inline int launch(Place grid, Place block, bool backwards, std::function<void()> given) {
-    body = given;
+template <class Given>
+int launch(Place grid, Place block, bool backwards, const Given& given) {
+    body = [](const void* what) {
+        const Watched watched;
+        (*(const Given*)what)();
+    };
+    body_given = &given;
+    host_begin = (const char*)&given;
+    host_end = host_begin + sizeof given;
     const unsigned threads = block.x * block.y * block.z;
     while (fibers.size() < threads) {
         fibers.emplace_back();
@@ -117,6 +141,7 @@ static inline int launch(Place grid, Place block, bool backwards, std::function<
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) {
                 blockIdx = {x, y, z};
+                ++now.block;
                 if (int stuck = run_block(threads, backwards)) return stuck;
             }
     return 0;
@@ -125,12 +150,16 @@ static inline int launch(Place grid, Place block, bool backwards, std::function<
 // Return what another thread of the warp shows.
 template <class Value>
 Value shown_by(unsigned other, Value value) {
-    static_assert(sizeof(Value) <= sizeof(Shown), "");
-    const unsigned own = current;
+    static_assert(sizeof(Value) <= sizeof(Shown::bytes), "");
+    const Unwatched unwatched;
+    const unsigned own = current, warp = 1 + own / 32, generation = barriers[warp].generation;
     memcpy(exchanged[own].bytes, &value, sizeof(Value));
-    pass(1 + own / 32);
+    exchanged[own].generation = generation;
+    pass(warp);
+    if (other / 32 != own / 32 || exchanged[other].generation != generation)
+        fault("asks thread %u for a number, which shows none", other);
     memcpy(&value, exchanged[other].bytes, sizeof(Value));
-    pass(1 + own / 32);
+    pass(warp);
     return value;
 }
 
@@ -138,7 +167,12 @@ Value shown_by(unsigned other, Value value) {
 
 static inline void __syncthreads() { shim::pass(0); }
 
-static inline void __syncwarp(unsigned = 0xffffffffu) { shim::pass(1 + shim::current / 32); }
+static inline void __syncwarp(unsigned = 0xffffffffu) {
+    const shim::Unwatched unwatched;
+    shim::pass(1 + shim::current / 32);
+    ++shim::fibers[shim::current].synchronized;
+    shim::go_on_as(shim::current);
+}
 
 template <class Value>
 Value __shfl_xor_sync(unsigned, Value value, int distance, int = 32) {

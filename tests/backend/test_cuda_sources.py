@@ -141,13 +141,14 @@ def test_rows_of_another_dtype_are_left_to_cupy(host_runner):
 
 
 @pytest.mark.parametrize("count", [1, 119, 120, 121, 250])
-def test_any_number_of_arrays_is_copied_by_few_launches(count, host_runner):
+def test_any_number_of_arrays_is_copied_by_few_launches(count, host_runner, monkeypatch):
     rng = np.random.default_rng(8)
     sources = [rng.integers(0, 255, n % 7 * n).astype(np.uint8) for n in range(count)]
     room = rng.integers(0, 255, 99).astype(np.uint8)
     sources[0] = room[1:]  # on no multiple of 8 bytes
     targets = [np.zeros_like(each) for each in sources]
     before = len(host_runner.launched)
+    monkeypatch.setattr(host_runner, "behind", [room, *sources[1:], *targets])
 
     copying.copy_all(host_runner, sources, targets)
 
@@ -271,18 +272,6 @@ def test_a_label_that_is_no_class_gives_nan(host):
     loss = host.kernel("label_cross_entropy")(logits, np.array([1, 4, -1]))
 
     np.testing.assert_array_equal(np.isnan(loss), [False, True, True])
-
-
-def test_a_missing_barrier_is_noticed(host_runner):
-    source = (
-        'extern "C" __global__ void shifted(const T* x, T* y) {\n'
-        "__shared__ A shared[32]; shared[threadIdx.x] = x[threadIdx.x];\n"
-        "y[threadIdx.x] = shared[(threadIdx.x + 1) % 32]; }\n"
-    )
-    x, y = np.arange(32, dtype=np.float32), np.zeros(32, np.float32)
-
-    with pytest.raises(AssertionError, match="a barrier is missing"):
-        host_runner.run("typedef float T; typedef float A;\n" + source, "shifted", (1,), 32, (x, y))
 
 
 def test_every_kernel_of_every_source_is_run_by_a_sample(host, host_runner):

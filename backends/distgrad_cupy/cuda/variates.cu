@@ -120,7 +120,7 @@ extern "C" __global__ void poisson_numbers(
         const bool is_rate = rate >= 0 && rate <= 0x1p62;
         double found = 1e300 * 1e300 * 0;  // NaN
         if (is_rate) found = poisson_of(streams + 3 * (i / count), start + i % count, rate);
-        else *wrong = 1;
+        else atomicExch(wrong, 1);
         if (numbers) numbers[i] = found;
         // (double)largest may be the next power of two, which the integers do not hold.
         else integers[i] = !is_rate ? -1 : found >= (double)largest ? largest : (long long)found;

@@ -27,7 +27,8 @@ namespace shim {
 static char* dynamic_shared;  // what `extern __shared__` names
 
 // Blocks whose threads know nothing of each other need no contexts: this is what makes it quick.
-static inline void run_apart(Place grid, Place block, const std::function<void()>& given) {
+template <class Given>
+void run_apart(Place grid, Place block, const Given& given) {
     gridDim = grid;
     blockDim = block;
     for (unsigned z = 0; z < grid.z; ++z)
