@@ -390,17 +390,21 @@ def test_who_fails_where_others_wait_says_why_and_what_to_do(module, monkeypatch
         raise CommunicationError("no peer access")
 
     def stall(comm, said):
+        waited.append(comm.guard.timeout)
         raise StallError("rank 0 has not come")
 
     monkeypatch.setattr(NCCLGroup, "exchange", fail)
     monkeypatch.setattr(device_line, "exchange_json", stall)
-    comm, backend = RecordedCommunicator(size=3), Backend()
+    comm, backend, waited = RecordedCommunicator(size=3), Backend(), []
+    comm.guard = SimpleNamespace(timeout=1800.0)
     backend.module = module
     module.empty = lambda *of: np.empty(*of).view(Array)
     line = Line(comm, backend, "nccl", group=NCCLGroup(comm, module))
 
     with pytest.raises(LaunchError, match=r"BUFFERS=host does.*no peer access; rank 0 has not"):
         line.can_exchange()
+    assert waited == [120.0]  # not the half hour that a sum may take
+    assert comm.guard.timeout == 1800.0
 
 
 def test_a_dtype_that_nccl_lacks_is_named(module):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +17,7 @@ from weakref import WeakKeyDictionary
 from distgrad.distributed.launching.probing import takes_device_arrays
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json
-from distgrad.distributed.verbs.device_line import Line, module_of
+from distgrad.distributed.verbs.device_line import Line, module_of, within_trial
 from distgrad.distributed.verbs.nccl import NCCLGroup, device_identity, nccl_version
 from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
 
@@ -30,8 +29,6 @@ WAYS = ("auto", "nccl", "mpi", "host")
 _OLDEST_NCCL = 2700
 # Lengths of the sums that a way is tried with: libraries carry short and long messages differently.
 _TRIED = (5, 1 << 19)
-# All ranks have just agreed on something, and NCCL on thousands of ranks takes half a minute.
-_TRIAL_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
     while True:
         way, reason = choose(abilities, failures)
         try:
-            with array.device, _deadline(comm, _TRIAL_SECONDS):
+            with array.device, within_trial(comm):
                 line, wrong = _made(comm, backend, array, way, reason)
         except StallError as error:
             raise LaunchError(
@@ -155,21 +152,6 @@ def line_of(comm: Communicator, backend: Any, array: Any) -> Line | None:
             )
     _lines[comm] = line
     return line
-
-
-@contextmanager
-def _deadline(comm: Communicator, seconds: float) -> Iterator[None]:
-    """Wait for other ranks so long at most."""
-    guard: Any = getattr(comm, "guard", None)
-    if guard is None:
-        yield
-        return
-    before = guard.timeout
-    guard.timeout = min(before, seconds)
-    try:
-        yield
-    finally:
-        guard.timeout = before
 
 
 def _made(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 from distgrad.dtypes import as_dtype
 from distgrad.errors import CommunicationError, LaunchError, RemoteRankError, StallError
+
+# All ranks have just agreed on something, and NCCL on thousands of ranks takes half a minute.
+_TRIAL_SECONDS = 120.0
 
 
 class Line:
@@ -212,8 +216,9 @@ class Line:
             comm = self._comm
             wrong = ""
             try:
-                wrong = self._wrong_with_exchanges()
-                said: list[str] = exchange_json(comm, wrong)
+                with within_trial(comm):
+                    wrong = self._wrong_with_exchanges()
+                    said: list[str] = exchange_json(comm, wrong)
             except StallError as error:
                 raise LaunchError(
                     f"{self.way} did not answer when messages from rank to rank were tried for "
@@ -291,6 +296,21 @@ class Line:
         result = array.astype(array.dtype, order="C", copy=True)
         self._group.broadcast(result, root)
         return result
+
+
+@contextmanager
+def within_trial(comm: Communicator) -> Iterator[None]:
+    """Wait for other ranks no longer than a trial of a way may take."""
+    guard: Any = getattr(comm, "guard", None)
+    if guard is None:
+        yield
+        return
+    before = guard.timeout
+    guard.timeout = min(before, _TRIAL_SECONDS)
+    try:
+        yield
+    finally:
+        guard.timeout = before
 
 
 def module_of(array: Any) -> Any:
