@@ -12,7 +12,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__GNUC__) && !defined(__clang__)  // quick, also where the kernels are compiled in haste
+#define UNWATCHED __attribute__((no_sanitize("thread"), optimize("O2")))
+#else
 #define UNWATCHED __attribute__((no_sanitize("thread")))
+#endif
 // Not among what kernels declare as shared, which has no first value.
 #define OF_THE_SHIM __attribute__((section(".data")))
 
@@ -47,6 +51,7 @@ static size_t array_count OF_THE_SHIM = 0;
 static Cell* of_shared OF_THE_SHIM = nullptr;
 static const char *stack_begin OF_THE_SHIM = nullptr, *stack_end OF_THE_SHIM = nullptr;
 static const char *host_begin OF_THE_SHIM = nullptr, *host_end OF_THE_SHIM = nullptr;
+static const char *dynamic_begin OF_THE_SHIM = nullptr, *dynamic_end OF_THE_SHIM = nullptr;
 
 // While one lives, a kernel's own code runs.
 struct Watched {
@@ -96,13 +101,35 @@ UNWATCHED static inline void touch(Cell& cell, bool writes, size_t at, size_t si
     cell.is_read = true;
 }
 
-UNWATCHED static inline void access(const void* address, size_t size, bool writes, bool is_aligned) {
-    if (!watches) return;
-    const char* at = (const char*)address;
-    if (at >= stack_begin && at < stack_end) return;
+#ifdef EMULATED  // all of the device's memory
+extern "C" bool emulated_block(const void* place, const char** begin, const char** end);
+
+static Array last[8] OF_THE_SHIM = {};  // what was asked for, one in the place of another
+
+UNWATCHED static inline const Array* array_around(const char* at) {
+    static unsigned oldest OF_THE_SHIM = 0;
+    for (const Array& each : last)
+        if (at >= each.begin && at < each.end) return &each;
+    Array& found = last[oldest++ % 8];
+    return emulated_block(at, &found.begin, &found.end) ? &found : nullptr;
+}
+#else
+UNWATCHED static inline const Array* array_around(const char* at) {
+    size_t low = 0, high = array_count;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (arrays[middle].begin <= at) low = middle + 1;
+        else high = middle;
+    }
+    return low && at < arrays[low - 1].end ? &arrays[low - 1] : nullptr;
+}
+#endif
+
+UNWATCHED __attribute__((noinline)) static void look_at(
+    const char* at, size_t size, bool writes, bool is_aligned) {
     const Unwatched unwatched;
     const char* verb = writes ? "writes" : "reads";
-    if (at >= &__bss_start && at < &_end) {
+    if (of_shared && at >= &__bss_start && at < &_end) {
         if (is_aligned && (size_t)at % size) fault("%s shared memory at no multiple of %zu bytes", verb, size);
         for (size_t i = 0; i < size; ++i) {
             Cell& cell = of_shared[at + i - &__bss_start];
@@ -112,23 +139,24 @@ UNWATCHED static inline void access(const void* address, size_t size, bool write
         }
         return;
     }
-    size_t low = 0, high = array_count;
-    while (low < high) {
-        const size_t middle = (low + high) / 2;
-        if (arrays[middle].begin <= at) low = middle + 1;
-        else high = middle;
-    }
-    if (low && at < arrays[low - 1].end) {
-        Array& array = arrays[low - 1];
-        if (at + size > array.end) fault("%s %zu bytes, some of them behind the end of an array", verb, size);
+    if (at >= &__ehdr_start && at < &_end) return;  // constants, and variables of the shim
+    if (const Array* array = array_around(at)) {
+        if (at + size > array->end) fault("%s %zu bytes, some of them behind the end of an array", verb, size);
         if (is_aligned && (size_t)at % size) fault("%s an array at no multiple of %zu bytes", verb, size);
-        for (const char* each = at; each < at + size && each < array.end; ++each)
-            touch(array.cells[each - array.begin], writes, each - array.begin, array.end - array.begin);
+        if (!array->cells) return;
+        for (const char* each = at; each < at + size && each < array->end; ++each)
+            touch(array->cells[each - array->begin], writes, each - array->begin, array->end - array->begin);
         return;
     }
-    if (at >= &__ehdr_start && at < &_end) return;  // constants, and variables of the shim
-    if (at >= host_begin && at < host_end) return;  // the kernel's arguments
+    if (at >= dynamic_begin && at < dynamic_end) return;
     fault("%s %zu bytes that are no array's", verb, size);
+}
+
+UNWATCHED static inline void access(const void* address, size_t size, bool writes, bool is_aligned) {
+    const char* at = (const char*)address;
+    const bool is_own = (at >= stack_begin && at < stack_end) ||  // the thread's, and its arguments
+        (at >= host_begin && at < host_end);
+    if (watches && !is_own) look_at(at, size, writes, is_aligned);
 }
 
 }  // namespace shim

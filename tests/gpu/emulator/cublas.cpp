@@ -58,7 +58,25 @@ template <class T> struct Matrices {
         if constexpr (std::is_class_v<T> && !is_complex<T>) return found;
         else return turn == 2 ? conjugate(found) : found;
     }
+
+    // Return whether cuBLAS takes them, of which each has so many rows and columns when turned.
+    bool fit(const char* what, int rows, int columns, int count) const {
+        if (turn) std::swap(rows, columns);
+        if (rows < 0 || columns < 0 || count < 0 || leading < (rows ? rows : 1)) return false;
+        const long long last = (count - 1) * apart + (columns - 1) * (long long)leading + rows;
+        if (rows && columns && count) emulated_check(what, data, last * sizeof(T));
+        return true;
+    }
 };
+
+static const int INVALID_VALUE = 7;
+
+template <class A, class C>
+bool all_fit(const Matrices<A>& a, const Matrices<A>& b, const Matrices<C>& c, int m, int n, int k, int count) {
+    return c.fit("products written to", m, n, count) &&
+        a.fit("multiplied from the left", m, k, count) &&
+        b.fit("multiplied from the right", k, n, count);
+}
 
 // Add up in `Sum`, in the order of the terms.
 template <class Sum, class In, class Out>
@@ -99,6 +117,7 @@ PUBLIC int cublasGemmStridedBatchedEx(
         Matrices<In> first = {(In*)a, leading_a, turn_a, apart_a};
         Matrices<In> second = {(In*)b, leading_b, turn_b, apart_b};
         Matrices<Out> result = {(Out*)c, leading_c, 0, apart_c};
+        if (!all_fit(first, second, result, m, n, k, count)) return INVALID_VALUE;
         submit(handle, [=] { multiply(m, n, k, scale, first, second, old, result, count); });
         return 0;
     };
@@ -147,6 +166,7 @@ PUBLIC int cublasGemmEx(
         T* b, int lb, const T* beta, T* c, int lc) {                                               \
         const T scale = *alpha, old = *beta;                                                       \
         Matrices<T> first = {a, la, turn_a, 0}, second = {b, lb, turn_b, 0}, result = {c, lc, 0, 0}; \
+        if (!all_fit(first, second, result, m, n, k, 1)) return INVALID_VALUE;                     \
         submit(handle, [=] { multiply(m, n, k, scale, first, second, old, result, 1); });          \
         return 0;                                                                                  \
     }                                                                                              \

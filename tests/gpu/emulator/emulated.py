@@ -7,8 +7,8 @@ to `runtime.cpp`, which keeps the device's memory in the host's; the libraries t
 driver, cuBLAS, cuSOLVER, cuFFT, NCCL) are made from the sources beside this file; and what it gives
 NVRTC to compile, its own kernels and ours, is compiled for the host, with `language.h` for the
 words of CUDA. So what CuPy's functions make of shapes, dtypes and values, what they refuse, and
-what our kernels write beyond their arrays, is seen as on a device. Speed, the order in which a
-device does things, and the rounding of the real libraries are not.
+what kernels read and write beyond the device's memory, or at odd places, is seen as on a device.
+Speed, the order in which a device does things, and the rounding of the real libraries are not.
 
 Made anew in a temporary folder at each run; wants a C++ compiler, `nm`, SciPy, and the wheels
 `nvidia-cuda-nvrtc-cu12` and `nvidia-cuda-runtime-cu12`.
@@ -42,9 +42,11 @@ INCLUDED = (
 )
 COMPILER = [
     shutil.which("c++") or shutil.which("g++") or "c++",
-    *("-std=c++17", "-fpermissive", "-w", "-ffp-contract=off", "-fPIC"),
+    *("-std=c++17", "-fpermissive", "-w", "-ffp-contract=off", "-fno-threadsafe-statics", "-fPIC"),
     *(f"-I{folder}" for folder in INCLUDED),
 ]
+# Each load and store of a kernel is looked at, see host_checks.h.
+WATCHING = ("-O0", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0")
 SOURCES = {
     "libcublas": "cublas.cpp",
     "libcusolver": "cusolver.cpp",
@@ -114,7 +116,7 @@ def build(folder):
         make_library(folder / library, None, (), ())
     words = folder / "language.h"
     words.write_text(f'#include "{HERE / "language.h"}"\n')
-    compile_with("-O0", "-x", "c++-header", words, "-o", words.with_suffix(".h.gch"))
+    compile_with(*WATCHING, "-x", "c++-header", words, "-o", words.with_suffix(".h.gch"))
 
 
 def make_library(target, source, wanted, linked):
@@ -232,8 +234,11 @@ def compiled(source, options, expressions):
         text = _SHARED.sub(r"\1* \2 = (\1*)shim::dynamic_shared;", source)
         ends = (_ending(name, kernel, together) for kernel, name in kernels.items())
         own.write_text("\n".join(['#include "language.h"', text, *ends]))
-        compile_with("-O0", f"-I{folder}", *macros, "-shared", own, "-o", own.with_suffix(".so"))
-        own.with_suffix(".so").rename(library)
+        unit, made = own.with_suffix(".o"), own.with_suffix(".so")
+        compile_with(*WATCHING, f"-I{folder}", *macros, "-c", own, "-o", unit)
+        compile_with("-shared", unit, f"-L{folder}", "-l:libcuda.so.1", "-o", made)
+        unit.unlink()
+        made.rename(library)
     return str(library).encode() + b"\0", names or None
 
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -16,6 +17,8 @@
 #define __CUDACC_VER_MAJOR__ 12  // from here on, as CuPy's headers ask for it
 #define __noinline__  // a word of CUDA's, and to a host's compiler the name of an attribute
 
+#define EMULATED
+#define WATCHED
 #include "host_threads.h"
 
 static const int warpSize = 32;
@@ -31,15 +34,22 @@ template <class Given>
 void run_apart(Place grid, Place block, const Given& given) {
     gridDim = grid;
     blockDim = block;
+    stack_end = (const char*)__builtin_frame_address(0);
+    stack_begin = stack_end - STACK;
+    host_begin = (const char*)&given;
+    host_end = host_begin + sizeof given;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) {
                 blockIdx = {x, y, z};
+                now = {now.block + 1, 0, 0, 0};
                 for (unsigned c = 0; c < block.z; ++c)
                     for (unsigned b = 0; b < block.y; ++b)
                         for (unsigned a = 0; a < block.x; ++a) {
                             threadIdx = {a, b, c};
+                            const Watched watched;
                             given();
+                            ++now.thread;
                         }
             }
 }
@@ -55,7 +65,13 @@ template <class... Types, size_t... I>
 static int call(void (*kernel)(Types...), const Start* start, void** given, std::index_sequence<I...>) {
     std::vector<char> room(start->shared + 16, (char)0xFF);
     dynamic_shared = (char*)(((size_t)room.data() + 15) / 16 * 16);
-    const auto run = [=] { kernel(*(std::decay_t<Types>*)given[I]...); };
+    dynamic_begin = dynamic_shared;
+    dynamic_end = dynamic_begin + start->shared;
+    const std::tuple<std::decay_t<Types>...> arguments(*(std::decay_t<Types>*)given[I]...);
+    const auto run = [=] { std::apply(kernel, arguments); };
+    array_count = 1;
+    for (Array& each : last) each = Array();  // which may have been freed since
+    faults = now.block = 0;
     if (start->together) return launch(start->grid, start->block, true, run);
     run_apart(start->grid, start->block, run);
     return 0;

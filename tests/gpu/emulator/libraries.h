@@ -30,6 +30,7 @@ struct Handle { void* stream = nullptr; int mode = 0; };
 
 extern "C" void emulated_submit(void* stream, void (*work)(void*), void* state);
 extern "C" void* emulated_known(const char* name);
+extern "C" void emulated_check(const char* what, const void* place, long bytes);
 
 // Give work to a handle's stream. It is kept, since a graph does it again and again.
 static inline void submit(void* handle, std::function<void()> work) {

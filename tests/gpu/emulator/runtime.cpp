@@ -2,7 +2,8 @@
 //
 // Streams are one queue that is always empty, but where one is captured: what is given to that is
 // kept for its graph. Memory is filled with NaN before it is handed out, and around each block
-// stands a pattern that is looked at when the block is given back.
+// stands a pattern that is looked at when the block is given back. Who is given an address that is
+// not the device's ends the process, as a device does.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -34,6 +35,7 @@ struct Block { size_t bytes; int device; };
 
 static const size_t MARGIN = 512;  // before and behind each block; what the device aligns to
 static const unsigned char PATTERN = 0xA5;
+static const size_t PARAMETERS = 4096;  // of a kernel, before CUDA 12.1
 static const size_t MEMORY = (size_t)8 << 30;
 
 static std::recursive_mutex everything;
@@ -211,6 +213,29 @@ static const Block* block_around(const std::map<const char*, Block>& in, const v
     return (const char*)place < found->first + found->second.bytes ? &found->second : nullptr;
 }
 
+// Where the block lies that a place is in, of the device's memory or of what it may read of the host's.
+PUBLIC bool emulated_block(const void* place, const char** begin, const char** end) {
+    ONE_AT_A_TIME;
+    for (const auto* in : {&blocks, &pinned}) {
+        auto found = in->upper_bound((const char*)place);
+        if (found == in->begin()) continue;
+        --found;
+        if ((const char*)place >= found->first + found->second.bytes) continue;
+        *begin = found->first;
+        *end = *begin + found->second.bytes;
+        return true;
+    }
+    return false;
+}
+
+// Die if bytes are not the device's, all of one block; what is done with them, in words.
+PUBLIC void emulated_check(const char* what, const void* place, long bytes) {
+    const char *begin, *end;
+    if (bytes <= 0) return;
+    if (!emulated_block(place, &begin, &end)) die("%s %ld bytes that are no device's", what, bytes);
+    if ((const char*)place + bytes > end) die("%s %ld bytes, beyond the end of a block", what, bytes);
+}
+
 PUBLIC cudaError_t cudaMalloc(void** made, size_t bytes) {
     ONE_AT_A_TIME;
     if (strict_captures) return failed(cudaErrorStreamCaptureUnsupported);
@@ -272,15 +297,24 @@ PUBLIC cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* found, const 
     return cudaSuccess;
 }
 
-PUBLIC cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+static void check_kind(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+    if (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice)
+        emulated_check("copied to", to, bytes);
+    if (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice)
+        emulated_check("copied from", from, bytes);
+}
+
+PUBLIC cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     if (strict_captures) return failed(cudaErrorStreamCaptureImplicit);
+    check_kind(to, from, bytes, kind);
     memmove(to, from, bytes);
     return cudaSuccess;
 }
 
 // A graph would read and write memory of the host that may not be there any more.
 PUBLIC cudaError_t cudaMemcpyAsync(
-    void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+    void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    check_kind(to, from, bytes, kind);
     if (stream_of(stream)->captured) {
         ONE_AT_A_TIME;
         for (const void* place : {(const void*)to, from})
@@ -294,15 +328,18 @@ PUBLIC cudaError_t cudaMemcpyAsync(
 
 PUBLIC cudaError_t cudaMemcpyPeerAsync(
     void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
+    check_kind(to, from, bytes, cudaMemcpyDeviceToDevice);
     return submit(stream, [=] { memmove(to, from, bytes); });
 }
 
 PUBLIC cudaError_t cudaMemset(void* place, int value, size_t bytes) {
+    emulated_check("filled", place, bytes);
     memset(place, value, bytes);
     return cudaSuccess;
 }
 
 PUBLIC cudaError_t cudaMemsetAsync(void* place, int value, size_t bytes, cudaStream_t stream) {
+    emulated_check("filled", place, bytes);
     return submit(stream, [=] { memset(place, value, bytes); });
 }
 
@@ -437,6 +474,7 @@ struct Start {
 struct Kernel {
     int (*run)(const Start*, void**);
     const size_t* sizes;  // of its parameters; 0 behind the last
+    const char* (*fault)();
     bool together;
     std::string name;
 };
@@ -459,6 +497,7 @@ PUBLIC CUresult cuModuleGetFunction(CUfunction* made, CUmodule module, const cha
     Kernel* kernel = new Kernel;
     kernel->run = (decltype(kernel->run))found("__run");
     kernel->sizes = ((const size_t* (*)())found("__sizes"))();
+    kernel->fault = (decltype(kernel->fault))dlsym((void*)module, "shim_fault");
     kernel->together = *(const bool*)found("__together");
     kernel->name = name;
     *made = (CUfunction)kernel;
@@ -474,10 +513,13 @@ PUBLIC CUresult cuLaunchKernel(
     if (!fits) return CUDA_ERROR_INVALID_VALUE;
     // Parameters go by value: a graph starts the kernel with what they were.
     auto own = std::make_shared<std::vector<std::vector<char>>>();
+    size_t bytes = 0;
     for (int i = 0; kernel->sizes[i]; ++i) {
         const char* from = (const char*)given[i];
         own->emplace_back(from, from + kernel->sizes[i]);
+        bytes += kernel->sizes[i];
     }
+    if (bytes > PARAMETERS) die("%s: parameters of %ld bytes", kernel->name.c_str(), bytes);
     const Start start = {{gx, gy, gz}, {bx, by, bz}, shared, kernel->together};
     submit(stream, [=] {
         ONE_AT_A_TIME;  // a kernel's shared memory is there but once
@@ -485,6 +527,8 @@ PUBLIC CUresult cuLaunchKernel(
         for (auto& each : *own) places.push_back(each.data());
         if (int stuck = kernel->run(&start, places.data()))
             die("%s: %ld threads wait for ever", kernel->name.c_str(), stuck);
+        if (const char* fault = kernel->fault())
+            die("%s", (kernel->name + ": " + fault).c_str(), 0);
     });
     return CUDA_SUCCESS;
 }
