@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import array_api_strict
@@ -43,10 +43,26 @@ def compiled_cxx(compiled_once, tmp_path):
     return compiled
 
 
+def host_compiler():
+    """Return the command of a C++ compiler."""
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    return [found] if found else [sys.executable, "-m", "ziglang", "c++"]
+
+
+@cache
+def watching():
+    """Return how kernels are compiled so that each access is watched; by no options if it is not.
+
+    Clang cuts loads of 16 bytes into smaller ones before it instruments them.
+    """
+    said = subprocess.run([*host_compiler(), "--version"], capture_output=True, text=True).stdout
+    if "clang" in said:
+        return ()
+    return "-fsanitize=thread", "-DWATCHED", "-fno-tree-sra"
+
+
 # --- CUDA sources on the host ---------------------------------------------------------------------
 SHIM = Path(__file__).with_name("host_shim.h")
-# Less the pass that would cut a load of 16 bytes into four.
-WATCHING = ("-fsanitize=thread", "-DWATCHED", "-fno-tree-sra")
 _MACRO = re.compile(r"#define ([A-Z]+) *\\\n((?:.*\\\n)*.*)\n")
 _KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
@@ -57,8 +73,7 @@ def compile_for_host(source, folder, *watching):
     code, unit, library = (folder / f"{digest}.{kind}" for kind in ("cpp", "o", "so"))
     if not library.exists():
         code.write_text(source)
-        found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-        compiler = [found] if found else [sys.executable, "-m", "ziglang", "c++"]
+        compiler = host_compiler()
         options = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", f"-I{SHIM.parent}"]
         run = partial(subprocess.run, check=True, timeout=300)
         run([*compiler, *options, *watching, "-c", code, "-o", unit])
@@ -133,7 +148,7 @@ class HostRunner:
 
     def run(self, text, name, grid, threads, arguments):
         """Run a kernel of a text, in both orders of a block's threads."""
-        library = compile_for_host(host_source(text), self.folder, *WATCHING)
+        library = compile_for_host(host_source(text), self.folder, *watching())
         self.launched.append(name)
         arrays = [each for each in arguments if isinstance(each, np.ndarray)]
         assert all(array.flags.c_contiguous for array in arrays)
@@ -188,6 +203,14 @@ def _passed(argument):
 def host_runner(tmp_path_factory):
     """What starts kernels of CUDA sources on the host, over NumPy's arrays."""
     return HostRunner(tmp_path_factory.mktemp("cuda"), lambda: kernels_of("numpy"))
+
+
+@pytest.fixture
+def watched_runner(host_runner):
+    """The same, where what kernels do to memory is watched."""
+    if not watching():
+        pytest.skip("only what g++ compiles is watched, and c++ is clang here")
+    return host_runner
 
 
 @pytest.fixture(scope="session")

@@ -83,20 +83,20 @@ WRONG = {
 }
 
 
-def run(host_runner, body, blocks=1):
+def run(runner, body, blocks=1):
     x, y = np.ones(64, np.float32), np.zeros(64, np.float32)
     text = f'{WIDE}extern "C" __global__ void watched(const float* x, float* y) {{ {body} }}\n'
-    host_runner.run(text, "watched", (blocks,), 64, (x, y))
+    runner.run(text, "watched", (blocks,), 64, (x, y))
 
 
 @pytest.mark.parametrize("what", RIGHT)
-def test_nothing_is_said_of_what_a_device_allows(what, host_runner):
-    run(host_runner, RIGHT[what])
+def test_nothing_is_said_of_what_a_device_allows(what, watched_runner):
+    run(watched_runner, RIGHT[what])
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_a_device_forbids_is_found(what, host_runner):
+def test_what_a_device_forbids_is_found(what, watched_runner):
     body, says = WRONG[what]
 
     with pytest.raises(AssertionError, match=says):
-        run(host_runner, body, 1 + ("two blocks" in what))
+        run(watched_runner, body, 1 + ("two blocks" in what))
