@@ -348,11 +348,13 @@ def replace_libraries(cupy):
 
 def sort(dtype, data, keys, shape):
     """Sort the lines of an array in place."""
+    wait()
     there(data, dtype, shape).sort(axis=-1)
 
 
 def argsort(dtype, order, data, keys, shape):
     """Sort the lines of an array in place, and note their order."""
+    wait()
     numbers, found = there(data, dtype, shape), there(order, np.int64, shape)
     found[...] = np.argsort(numbers, axis=-1, kind="stable")
     numbers[...] = np.take_along_axis(numbers, found, axis=-1)
@@ -360,7 +362,15 @@ def argsort(dtype, order, data, keys, shape):
 
 def lexsort(dtype, order, keys, count, length):
     """Note the order of columns, of which the last row counts first."""
+    wait()
     there(order, np.int64, (length,))[...] = np.lexsort(there(keys, dtype, (count, length)))
+
+
+def wait():
+    """Wait for the stream that Thrust would work in, as Thrust does."""
+    from cupy.cuda import get_current_stream
+
+    get_current_stream().synchronize()
 
 
 if __name__ == "__main__":

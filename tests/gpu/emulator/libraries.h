@@ -28,14 +28,16 @@ template <class T> T conjugate(T x) {
 
 struct Handle { void* stream = nullptr; int mode = 0; };
 
-extern "C" void emulated_submit(void* stream, void (*work)(void*), void* state);
+extern "C" void emulated_submit(void* stream, void (*work)(void*), void* state, bool is_awaited);
 extern "C" void* emulated_known(const char* name);
 extern "C" void emulated_check(const char* what, const void* place, long bytes);
 
-// Give work to a handle's stream. It is kept, since a graph does it again and again.
-static inline void submit(void* handle, std::function<void()> work) {
+// Give work to a handle's stream. It is kept, since a graph does it again and again. Another rank
+// may wait for some.
+static inline void submit(void* handle, std::function<void()> work, bool is_awaited = false) {
     const auto run = [](void* state) { (*(std::function<void()>*)state)(); };
-    emulated_submit(((Handle*)handle)->stream, run, new std::function<void()>(std::move(work)));
+    void* state = new std::function<void()>(std::move(work));
+    emulated_submit(((Handle*)handle)->stream, run, state, is_awaited);
 }
 
 // Call a function of LAPACK or BLAS, whose parameters are all addresses; the name without its letter.

@@ -1,7 +1,7 @@
 // NCCL between processes of one host: ranks meet in a file that all of them map.
 //
 // As NCCL does, it refuses two ranks on one device, and a communicator that is aborted lets go of
-// whoever waits. A collective blocks whoever gives it to a stream.
+// whoever waits. What one communicator is given is done in that order, on whatever streams.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
@@ -39,6 +39,7 @@ struct Communicator {
     Meeting* meeting;
     int rank, size, device;
     std::atomic<int> error{SUCCESS};
+    cudaEvent_t done = nullptr;  // with what it was given last
 
     // Wait until all ranks have come; return false where the communicator was aborted.
     bool meet() {
@@ -86,6 +87,7 @@ PUBLIC int ncclCommInitRankConfig(Communicator** made, int size, UniqueId id, in
     if (place == MAP_FAILED) return SYSTEM_ERROR;
     Communicator* own = new Communicator{(Meeting*)place, rank, size};
     cudaGetDevice(&own->device);
+    cudaEventCreate(&own->done);
     own->meeting->devices[rank] = own->device;
     if (!own->meet()) return REMOTE_ERROR;
     for (int other = 0; other < size; ++other)
@@ -105,6 +107,13 @@ PUBLIC int ncclCommDestroy(Communicator*) { return SUCCESS; }
 PUBLIC int ncclCommGetAsyncError(Communicator* communicator, int* error) {
     *error = communicator->error;
     return SUCCESS;
+}
+
+static void give(Communicator* own, void* stream, std::function<void()> work) {
+    Handle handle = {stream};
+    cudaStreamWaitEvent((cudaStream_t)stream, own->done, 0);
+    submit(&handle, std::move(work), true);
+    cudaEventRecord(own->done, (cudaStream_t)stream);
 }
 
 static const size_t WIDTHS[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};  // of ncclDataType_t
@@ -143,8 +152,7 @@ static int submit_group() {
     if (grouped.empty()) return SUCCESS;
     std::vector<Message> messages = std::move(grouped);
     grouped.clear();
-    Handle handle = {messages[0].stream};
-    submit(&handle, [messages]() mutable {
+    give(messages[0].own, messages[0].stream, [messages]() mutable {
         Communicator* own = messages[0].own;
         while (std::any_of(messages.begin(), messages.end(), is_left)) {
             bool moved = false;
@@ -214,10 +222,9 @@ bool reduce_pieces(Communicator* own, const void* from, void* to, size_t count, 
 // The widths and kinds of ncclDataType_t.
 PUBLIC int ncclAllReduce(
     const void* from, void* to, size_t count, int type, int how, Communicator* own, void* stream) {
-    Handle handle = {stream};
     const auto given = [&](auto* typed) {
         typedef std::remove_reference_t<decltype(*typed)> T;
-        submit(&handle, [=] { reduce_pieces<T>(own, from, to, count, how); });
+        give(own, stream, [=] { reduce_pieces<T>(own, from, to, count, how); });
         return SUCCESS;
     };
     switch (type) {
@@ -241,8 +248,7 @@ PUBLIC int ncclReduceScatter(
     const size_t row = count * WIDTHS[type];
     char* all = (char*)malloc(row * own->size + 1);
     const int status = ncclAllReduce(from, all, count * own->size, type, how, own, stream);
-    Handle handle = {stream};
-    submit(&handle, [=] {
+    give(own, stream, [=] {
         memcpy(to, all + own->rank * row, row);
         free(all);
     });
@@ -253,8 +259,7 @@ PUBLIC int ncclBroadcast(
     const void* from, void* to, size_t count, int type, int root, Communicator* own, void* stream) {
     if (type < 0 || type > 9) return INVALID_ARGUMENT;
     const size_t bytes = count * WIDTHS[type];
-    Handle handle = {stream};
-    submit(&handle, [=] {
+    give(own, stream, [=] {
         for (size_t begin = 0; begin < bytes; begin += PIECE) {
             const size_t length = std::min(PIECE, bytes - begin);
             if (own->rank == root)

@@ -1,36 +1,27 @@
-// CUDA's driver and runtime on a host: its memory is the device's, and work is done when given.
+// CUDA's driver and runtime on a host: its memory is the device's.
 //
-// Streams are one queue that is always empty, but where one is captured: what is given to that is
-// kept for its graph. Memory is filled with NaN before it is handed out, and around each block
-// stands a pattern that is looked at when the block is given back. Who is given an address that is
-// not the device's ends the process, as a device does.
+// Work waits in streams (`streams.h`); what is given to one that is captured is kept for its graph.
+// Memory is filled with NaN before it is handed out, and around each block stands a pattern that is
+// looked at when the block is given back. Who is given an address that is not the device's ends the
+// process, as a device does.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "streams.h"
+
 #define PUBLIC extern "C" __attribute__((visibility("default")))
 
-using Work = std::function<void()>;
-struct Graph { std::vector<Work> works; };
-struct Stream {
-    std::unique_ptr<Graph> captured;
-    bool is_invalid = false, is_relaxed = true;
-    unsigned flags = 0;
-};
-struct Event { double milliseconds = 0; };
 struct Block { size_t bytes; int device; };
 
 static const size_t MARGIN = 512;  // before and behind each block; what the device aligns to
@@ -38,36 +29,22 @@ static const unsigned char PATTERN = 0xA5;
 static const size_t PARAMETERS = 4096;  // of a kernel, before CUDA 12.1
 static const size_t MEMORY = (size_t)8 << 30;
 
-static std::recursive_mutex everything;
-static thread_local int the_device = 0;
 static thread_local cudaError_t last_error = cudaSuccess;
-static std::map<const char*, Block> blocks, pinned;
+// Some streams' threads outlive the end of the program, and look here.
+static auto &blocks = *new std::map<const char*, Block>, &pinned = *new std::map<const char*, Block>;
 static int strict_captures = 0;  // those during which no thread may allocate or wait
-static Stream default_stream;
-
-#define ONE_AT_A_TIME std::lock_guard<std::recursive_mutex> held(everything)
 
 static cudaError_t failed(cudaError_t error) { return last_error = error; }
 
-static Stream* stream_of(void* handle) {  // 0, 1 and 2 are names of the default stream
-    return (size_t)handle <= 2 ? &default_stream : (Stream*)handle;
+// What the libraries beside this one give work by: such as others may wait for, and other work.
+PUBLIC void emulated_submit(void* stream, void (*work)(void*), void* state, bool is_awaited) {
+    submit(stream, [=] { work(state); }, is_awaited);
 }
 
-static cudaError_t submit(void* stream, Work work) {
-    {
-        ONE_AT_A_TIME;
-        if (Graph* graph = stream_of(stream)->captured.get()) {
-            graph->works.push_back(std::move(work));
-            return cudaSuccess;
-        }
-    }
-    work();  // not while it is held: some work waits for other ranks
-    return cudaSuccess;
-}
-
-// What the libraries beside this one give work by.
-PUBLIC void emulated_submit(void* stream, void (*work)(void*), void* state) {
-    submit(stream, [=] { work(state); });
+// Do all work of streams at once when it is given from now on, or late.
+PUBLIC void emulated_be_late(bool late) {
+    run_all();
+    is_late = late;
 }
 
 [[noreturn]] static void die(const char* format, const char* what, long number) {
@@ -180,7 +157,9 @@ PUBLIC cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
 }
 
 PUBLIC cudaError_t cudaDeviceSynchronize() {
-    return strict_captures ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+    if (strict_captures) return failed(cudaErrorStreamCaptureUnsupported);
+    run_all(the_device);
+    return cudaSuccess;
 }
 
 PUBLIC cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) {
@@ -250,8 +229,9 @@ PUBLIC cudaError_t cudaMalloc(void** made, size_t bytes) {
 }
 
 PUBLIC cudaError_t cudaFree(void* place) {
-    ONE_AT_A_TIME;
     if (!place) return cudaSuccess;
+    run_all();
+    ONE_AT_A_TIME;
     auto found = blocks.find((const char*)place);
     if (found == blocks.end()) return failed(cudaErrorInvalidValue);
     const size_t bytes = found->second.bytes;
@@ -273,6 +253,7 @@ PUBLIC cudaError_t cudaHostAlloc(void** made, size_t bytes, unsigned) {
 }
 
 PUBLIC cudaError_t cudaFreeHost(void* place) {
+    run_all();
     ONE_AT_A_TIME;
     pinned.erase((const char*)place);
     free(place);
@@ -304,24 +285,45 @@ static void check_kind(void* to, const void* from, size_t bytes, cudaMemcpyKind 
         emulated_check("copied from", from, bytes);
 }
 
+// Whose memory a place is in.
+enum Owner { DEVICE, PINNED, PAGEABLE };
+
+static Owner owner_of(const void* place) {
+    ONE_AT_A_TIME;
+    return block_around(blocks, place) ? DEVICE : block_around(pinned, place) ? PINNED : PAGEABLE;
+}
+
+// Copy in a stream. What the host may do away with, or read, when this returns is read here, or
+// written: pageable memory always, and pinned memory where the caller says so.
+static cudaError_t copy(
+    void* to, const void* from, size_t bytes, cudaStream_t stream, bool waits_for_pinned) {
+    const Owner source = owner_of(from), target = owner_of(to);
+    if (source == PAGEABLE && target == DEVICE) {
+        const auto staged = std::make_shared<std::vector<char>>((char*)from, (char*)from + bytes);
+        return submit(stream, [=] { memmove(to, staged->data(), bytes); });
+    }
+    submit(stream, [=] { memmove(to, from, bytes); });
+    const bool is_pinned = source == PINNED || target == PINNED;
+    if (target == PAGEABLE || (source != DEVICE && target != DEVICE) ||
+        (is_pinned && waits_for_pinned))
+        run_all_of(stream_of(stream));
+    return cudaSuccess;
+}
+
 PUBLIC cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     if (strict_captures) return failed(cudaErrorStreamCaptureImplicit);
     check_kind(to, from, bytes, kind);
-    memmove(to, from, bytes);
-    return cudaSuccess;
+    return copy(to, from, bytes, nullptr, true);
 }
 
 // A graph would read and write memory of the host that may not be there any more.
 PUBLIC cudaError_t cudaMemcpyAsync(
     void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
     check_kind(to, from, bytes, kind);
-    if (stream_of(stream)->captured) {
-        ONE_AT_A_TIME;
-        for (const void* place : {(const void*)to, from})
-            if (!block_around(blocks, place) && !block_around(pinned, place)) {
-                stream_of(stream)->is_invalid = true;
-                return failed(cudaErrorStreamCaptureUnsupported);
-            }
+    if (!stream_of(stream)->captured) return copy(to, from, bytes, stream, false);
+    if (owner_of(to) == PAGEABLE || owner_of(from) == PAGEABLE) {
+        stream_of(stream)->is_invalid = true;
+        return failed(cudaErrorStreamCaptureUnsupported);
     }
     return submit(stream, [=] { memmove(to, from, bytes); });
 }
@@ -332,23 +334,21 @@ PUBLIC cudaError_t cudaMemcpyPeerAsync(
     return submit(stream, [=] { memmove(to, from, bytes); });
 }
 
-PUBLIC cudaError_t cudaMemset(void* place, int value, size_t bytes) {
-    emulated_check("filled", place, bytes);
-    memset(place, value, bytes);
-    return cudaSuccess;
-}
-
 PUBLIC cudaError_t cudaMemsetAsync(void* place, int value, size_t bytes, cudaStream_t stream) {
     emulated_check("filled", place, bytes);
     return submit(stream, [=] { memset(place, value, bytes); });
 }
 
+PUBLIC cudaError_t cudaMemset(void* place, int value, size_t bytes) {
+    cudaMemsetAsync(place, value, bytes, nullptr);
+    if (owner_of(place) != DEVICE) run_all_of(default_stream());
+    return cudaSuccess;
+}
+
 // --- streams, events and graphs -------------------------------------------------------------------
 
 PUBLIC cudaError_t cudaStreamCreateWithFlags(cudaStream_t* made, unsigned flags) {
-    Stream* stream = new Stream;
-    stream->flags = flags;
-    *made = (cudaStream_t)stream;
+    *made = (cudaStream_t)make_stream(false, flags).get();
     return cudaSuccess;
 }
 
@@ -360,8 +360,11 @@ PUBLIC cudaError_t cudaStreamCreateWithPriority(cudaStream_t* made, unsigned fla
     return cudaStreamCreateWithFlags(made, flags);
 }
 
+// What it was given is done all the same.
 PUBLIC cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    delete (Stream*)stream;
+    ONE_AT_A_TIME;
+    ((Stream*)stream)->is_destroyed = true;
+    ((Stream*)stream)->changed.notify_all();
     return cudaSuccess;
 }
 
@@ -370,24 +373,40 @@ PUBLIC cudaError_t cudaStreamGetFlags(cudaStream_t stream, unsigned* flags) {
     return cudaSuccess;
 }
 
-PUBLIC cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    if (!stream_of(stream)->captured) return cudaSuccess;
-    stream_of(stream)->is_invalid = true;
+// Nobody may wait for a stream that is captured.
+static cudaError_t refused_by_capture(Stream* stream) {
+    if (!stream->captured) return cudaSuccess;
+    stream->is_invalid = true;
     return failed(cudaErrorStreamCaptureUnsupported);
 }
 
-PUBLIC cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+PUBLIC cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+    Stream* stream = stream_of(handle);
+    if (const cudaError_t error = refused_by_capture(stream)) return error;
+    run_all_of(stream);
+    return cudaSuccess;
+}
 
-PUBLIC cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+PUBLIC cudaError_t cudaStreamQuery(cudaStream_t handle) {
+    Stream* stream = stream_of(handle);
+    if (const cudaError_t error = refused_by_capture(stream)) return error;
+    return ask(stream, stream->given);
+}
+
+PUBLIC cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned) {
+    Stream* stream = stream_of(handle);
+    if (!stream->captured) wait_in(stream, ((Event*)event)->record);
+    return cudaSuccess;
+}
 
 PUBLIC cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* state) {
-    return submit(stream, [=] { function(state); });
+    return submit(stream, [=] { function(state); }, true);
 }
 
 PUBLIC cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
     ONE_AT_A_TIME;
     Stream* stream = stream_of(handle);
-    if (stream == &default_stream) return failed(cudaErrorStreamCaptureUnsupported);
+    if (stream->is_default) return failed(cudaErrorStreamCaptureUnsupported);
     stream->captured.reset(new Graph);
     stream->is_invalid = false;
     stream->is_relaxed = mode == cudaStreamCaptureModeRelaxed;
@@ -421,8 +440,11 @@ PUBLIC cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph
 
 PUBLIC cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 
-PUBLIC cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
-    for (const Work& work : ((Graph*)graph)->works) submit(stream, work);
+PUBLIC cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream) {
+    Graph* graph = (Graph*)handle;
+    wait_in(stream_of(stream), graph->launched);
+    for (const Work& work : graph->works) submit(stream, work);
+    graph->launched = record_in(stream_of(stream));
     return cudaSuccess;
 }
 
@@ -437,7 +459,7 @@ PUBLIC cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
 }
 
 PUBLIC cudaError_t cudaEventCreateWithFlags(cudaEvent_t* made, unsigned) {
-    *made = (cudaEvent_t)new Event;
+    *made = (cudaEvent_t)new Event{the_device};
     return cudaSuccess;
 }
 
@@ -448,18 +470,30 @@ PUBLIC cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 
-PUBLIC cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-    const auto now = std::chrono::steady_clock::now().time_since_epoch();
-    ((Event*)event)->milliseconds = std::chrono::duration<double, std::milli>(now).count();
+PUBLIC cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream_handle) {
+    Event* event = (Event*)handle;
+    Stream* stream = stream_of(stream_handle);
+    if (stream->device != event->device) return failed(cudaErrorInvalidResourceHandle);
+    event->record = stream->captured ? nullptr : record_in(stream);
     return cudaSuccess;
 }
 
-PUBLIC cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+PUBLIC cudaError_t cudaEventQuery(cudaEvent_t event) {
+    const auto record = ((Event*)event)->record;
+    return !record || record->is_reached() ? cudaSuccess : ask(record->stream.get(), record->place);
+}
 
-PUBLIC cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+PUBLIC cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    const auto record = ((Event*)event)->record;
+    if (record) record->reach();
+    return cudaSuccess;
+}
 
 PUBLIC cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
-    *milliseconds = (float)(((Event*)to)->milliseconds - ((Event*)from)->milliseconds);
+    const auto begun = ((Event*)from)->record, ended = ((Event*)to)->record;
+    if (!begun || !ended) return failed(cudaErrorInvalidResourceHandle);
+    if (!begun->is_reached() || !ended->is_reached()) return cudaErrorNotReady;
+    *milliseconds = (float)(ended->milliseconds - begun->milliseconds);
     return cudaSuccess;
 }
 
@@ -511,6 +545,7 @@ PUBLIC CUresult cuLaunchKernel(
     const bool fits = gx && gy && gz && bx && by && bz && gx <= 0x7FFFFFFFu && gy <= 65535 &&
         gz <= 65535 && (size_t)bx * by * bz <= 1024 && shared <= 232448;
     if (!fits) return CUDA_ERROR_INVALID_VALUE;
+    if (stream_of(stream)->device != the_device) return CUDA_ERROR_INVALID_HANDLE;
     // Parameters go by value: a graph starts the kernel with what they were.
     auto own = std::make_shared<std::vector<std::vector<char>>>();
     size_t bytes = 0;
