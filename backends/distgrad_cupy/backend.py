@@ -18,6 +18,7 @@ from distgrad.core.under_way import settle
 from distgrad_cupy import elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
+from distgrad_cupy.copying import between_devices
 from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.kernel_cache import keep_private
 from distgrad_cupy.narrow import bfloat16_kernels
@@ -90,8 +91,7 @@ class CuPyBackend(ArrayModuleBackend):
                 f"to_device: the backend 'cupy' has no device {device!r}; expected one of "
                 f"{', '.join(self.devices())}"
             )
-        with cupy.cuda.Device(int(device.partition(":")[2])):
-            return cupy.array(array)
+        return between_devices(cupy, array, int(device.partition(":")[2]))
 
     def synchronize(self) -> None:
         """Return once the current device has done all its work."""

@@ -1,4 +1,4 @@
-"""Copy many arrays by few launches: their addresses travel as a kernel's argument."""
+"""Copy many arrays by few launches, their addresses in a kernel's argument; one between devices."""
 
 from __future__ import annotations
 
@@ -42,3 +42,34 @@ def copy_all(run: Runner, sources: Sequence[Array], targets: Sequence[Array]) ->
             table[name][:count] = column
         blocks = min(-(-max(row[2] for row in some) // (_WORD * THREADS)), _MOST_BLOCKS)
         run.launch("copying", "copy_arrays", "float32", (blocks, count), THREADS, (table,))
+
+
+def between_devices(module: Any, array: Array, target: int) -> Array:
+    """Return a copy of an array on another device, which nobody waits for on the host.
+
+    The copy is made on the current stream of the target, which waits for what computes the array,
+    and for which the array's own stream waits: after it the array's memory may serve others. CuPy
+    copies on the target's stream, too, and has neither wait for the other.
+
+    Parameters
+    ----------
+    module : module
+        CuPy.
+    array : array
+        On another device than the target.
+    target : int
+        The number of the device.
+    """
+    cuda = module.cuda
+    with array.device:
+        if not (array.flags.c_contiguous or array.flags.f_contiguous):
+            array = module.ascontiguousarray(array)
+        computed = cuda.get_current_stream().record(cuda.Event(disable_timing=True))
+    with cuda.Device(target):
+        stream = cuda.get_current_stream()
+        stream.wait_event(computed)
+        copied = module.array(array)
+        done = stream.record(cuda.Event(disable_timing=True))
+    with array.device:
+        cuda.get_current_stream().wait_event(done)
+    return copied

@@ -25,6 +25,21 @@ def test_a_tensor_goes_to_another_device_and_comes_back(second, cupy_backend):
     np.testing.assert_array_equal(home.numpy(), np.arange(6))
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_copy_to_another_device_is_behind_what_computes_and_before_what_overwrites(
+    step, second, cupy_backend
+):
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        for _ in range(2):  # the second time memory is there, and nothing is waited for
+            x = dg.asarray(np.full(1 << 12, 3.0), backend=cupy_backend) * 2
+            there = x[::step].to(device="cuda:1")
+            del x
+            _ = [cupy.zeros(1 << 12) for _ in range(3)]
+        stream.synchronize()
+
+    np.testing.assert_array_equal(there.numpy(), np.full((1 << 12) // step, 6.0))
+
+
 def test_a_cotangent_returns_to_the_device_its_value_came_from(second, cupy_backend):
     x = second.to(device="cuda:0")
     with dg.GradientTape() as tape:
