@@ -36,22 +36,23 @@ static int strict_captures = 0;  // those during which no thread may allocate or
 
 static cudaError_t failed(cudaError_t error) { return last_error = error; }
 
-// What the libraries beside this one give work by: such as others may wait for, and other work.
-PUBLIC void emulated_submit(void* stream, void (*work)(void*), void* state, bool is_awaited) {
-    submit(stream, [=] { work(state); }, is_awaited);
-}
-
-// Do all work of streams at once when it is given from now on, or late.
-PUBLIC void emulated_be_late(bool late) {
-    run_all();
-    is_late = late;
-}
-
 [[noreturn]] static void die(const char* format, const char* what, long number) {
     fprintf(stderr, "emulated device: ");
     fprintf(stderr, format, what, number);
     fprintf(stderr, "\n");
     abort();
+}
+
+// What the libraries beside this one give work by: such as others may wait for, and other work.
+PUBLIC void emulated_submit(void* stream, void (*work)(void*), void* state, bool is_awaited) {
+    submit(stream, [=] { work(state); }, is_awaited);
+}
+
+// Do work in another order from now on.
+PUBLIC void emulated_be(const char* name) {
+    run_all();
+    order = order_called(name);
+    if (order == UNKNOWN) die("%s is no order of work", name, 0);
 }
 
 PUBLIC int emulated_missing(const char* name) {
@@ -97,6 +98,7 @@ static int device_count() {
 }
 
 PUBLIC cudaError_t cudaGetDeviceCount(int* count) {
+    if (order == UNKNOWN) die("%s is no order of work", getenv("DISTGRAD_EMULATED_ORDER"), 0);
     *count = device_count();
     return cudaSuccess;
 }

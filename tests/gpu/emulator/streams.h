@@ -4,6 +4,10 @@
 // for it, or for what comes after it: as late as CUDA lets a device be. Whoever waits runs it
 // himself. Streams that another rank or another thread may be waiting for, and those that somebody
 // keeps asking about, go on by themselves.
+//
+// A stream that forgets to wait for another one may still find all done, where somebody waits for
+// that other one first. So there is an order, too, in which streams that block nobody are as early
+// as they can be, and the others late.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -31,11 +35,16 @@ static thread_local int the_device = 0;
 
 #define ONE_AT_A_TIME std::lock_guard<std::recursive_mutex> held(everything)
 
-// Whether work waits; DISTGRAD_EMULATED_ORDER says `at once` where it is not to.
-static bool is_late = [] {
-    const char* given = getenv("DISTGRAD_EMULATED_ORDER");
-    return !given || std::string(given) != "at once";
-}();
+// When work is done: see above, or when it is given.
+enum Order { LATE, ASIDE_FIRST, AT_ONCE, UNKNOWN };
+
+static Order order_called(const char* name) {
+    const std::string given = name && *name ? name : "late";
+    return given == "late" ? LATE : given == "aside first" ? ASIDE_FIRST
+        : given == "at once" ? AT_ONCE : UNKNOWN;
+}
+
+static Order order = order_called(getenv("DISTGRAD_EMULATED_ORDER"));
 
 struct Stream;
 
@@ -71,6 +80,7 @@ struct Stream : std::enable_shared_from_this<Stream> {
     std::atomic<long> done{0};
     bool is_running = false;     // a work, by some thread
     int polls = 0;
+    std::atomic<long> awaited{0};  // the place behind the last work that others may wait for
     bool has_thread = false;
     std::multimap<Clock::time_point, long> due;  // from when on it goes on by itself, and to where
     std::condition_variable_any changed;  // what is done, or due
@@ -184,38 +194,52 @@ inline void Record::reach() const {
     if (stream) stream->run_to(place);
 }
 
+// Let a stream have got what it was given up to a place; somebody else may wait for that.
+static void leave(const std::shared_ptr<Stream>& stream, long place, bool is_awaited) {
+    if (is_awaited) stream->awaited = place;
+    if (order != ASIDE_FIRST || stream->is_blocking()) {
+        if (is_awaited) stream->go_on(place, PATIENCE);
+    } else if (stream->done < stream->awaited) {
+        stream->go_on(place, Clock::duration(0));  // the host waits for no other rank
+    } else {
+        stream->run_to(place);
+    }
+}
+
 // Give work to a stream; somebody else than the caller may wait for it.
 static cudaError_t submit(void* handle, Work work, bool is_awaited = false) {
+    std::shared_ptr<Stream> stream;
+    long place = 0;
     {
         ONE_AT_A_TIME;
-        Stream* stream = stream_of(handle);
+        stream = stream_of(handle)->shared_from_this();
         if (Graph* graph = stream->captured.get()) {
             graph->works.push_back(std::move(work));
             return cudaSuccess;
         }
-        if (is_late) {
-            const long place = stream->give(std::move(work));
-            if (is_awaited) stream->go_on(place, PATIENCE);
-            return cudaSuccess;
-        }
+        if (order != AT_ONCE) place = stream->give(std::move(work));
     }
-    work();  // not while it is held
+    if (place) leave(stream, place, is_awaited);
+    else work();  // not while it is held
     return cudaSuccess;
 }
 
 static std::shared_ptr<Record> record_in(Stream* stream) {
-    ONE_AT_A_TIME;
-    auto record = std::make_shared<Record>();
+    const auto record = std::make_shared<Record>();
     const auto note = [](Record& reached) {
         const auto now = Clock::now().time_since_epoch();
         reached.milliseconds = std::chrono::duration<double, std::milli>(now).count();
     };
-    if (is_late) {
-        record->stream = stream->shared_from_this();
-        record->place = stream->give([=] { note(*record); });
-    } else {
+    if (order == AT_ONCE) {
         note(*record);
+        return record;
     }
+    record->stream = stream->shared_from_this();
+    {
+        ONE_AT_A_TIME;
+        record->place = stream->give([=] { note(*record); });
+    }
+    leave(record->stream, record->place, false);
     return record;
 }
 
