@@ -4,6 +4,7 @@ Where `DISTGRAD_GPU=required` is set, as by `scripts/test gpu`, there is a devic
 cannot use it has failed.
 """
 
+import ctypes
 import json
 import os
 import subprocess
@@ -54,6 +55,34 @@ def why_not():
 def cupy_backend():
     """The CuPy backend, on the current device."""
     return load("cupy")
+
+
+# --- when work is done ---------------------------------------------------------------------------
+
+# Where the device is an emulated one: in which orders it does what several streams are given.
+EMULATED = "DISTGRAD_EMULATOR" in os.environ
+ORDER = os.environ.get("DISTGRAD_EMULATED_ORDER", "")
+ORDERS = ([ORDER] if ORDER else ["late", "aside first"]) if EMULATED else ["its own"]
+
+
+@pytest.fixture
+def work_in(monkeypatch):
+    """What has an emulated device do its work in an order, and those that the test starts."""
+    driver = ctypes.CDLL(str(Path(os.environ["DISTGRAD_EMULATOR"]) / "libcuda.so.1"))
+
+    def change(order):
+        monkeypatch.setenv("DISTGRAD_EMULATED_ORDER", order)
+        driver.emulated_be(order.encode())
+
+    yield change
+    driver.emulated_be(ORDER.encode())
+
+
+@pytest.fixture(params=ORDERS)
+def order_of_work(request):
+    """The order in which the device does what several streams are given."""
+    if EMULATED:
+        request.getfixturevalue("work_in")(request.param)
 
 
 # --- two ranks ------------------------------------------------------------------------------------

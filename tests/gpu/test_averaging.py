@@ -211,6 +211,8 @@ from distgrad.backend import load
 from distgrad.distributed.verbs.device_buffers import line_of
 from distgrad_cupy.passages import Passages
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 ranks, backend = dist.init(timeout=60), load("cupy")
 brought, bring = [], Passages.bring
 Passages.bring = lambda self, message: brought.append(message.size) or bring(self, message)

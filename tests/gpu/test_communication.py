@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 
 def trained(two_ranks):
     """Return what two ranks say that train together."""

@@ -7,6 +7,8 @@ import distgrad as dg
 
 cupy = pytest.importorskip("cupy")
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 
 @pytest.fixture
 def second(cupy_backend):

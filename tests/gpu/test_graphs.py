@@ -11,6 +11,8 @@ from distgrad.optimizers.in_place import Change
 from distgrad.testing.inputs import values
 from distgrad_cupy.transfers import UncapturableError
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 
 def way_of(f):
     """Return how each trace of a function runs, in words."""

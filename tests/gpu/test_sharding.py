@@ -92,6 +92,8 @@ import numpy as np
 import distgrad as dg
 import distgrad.distributed as dist
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 ranks = dist.init(timeout=60)
 found = []
 for stage in (1, 3):
