@@ -8,7 +8,10 @@ driver, cuBLAS, cuSOLVER, cuFFT, NCCL) are made from the sources beside this fil
 NVRTC to compile, its own kernels and ours, is compiled for the host, with `language.h` for the
 words of CUDA. So what CuPy's functions make of shapes, dtypes and values, what they refuse, and
 what kernels read and write beyond the device's memory, or at odd places, is seen as on a device.
-Speed, the order in which a device does things, and the rounding of the real libraries are not.
+Speed, and the rounding of the real libraries, are not.
+
+The device does its work as late as CUDA lets it; DISTGRAD_EMULATED_ORDER names another order, see
+`streams.h`: `aside first`, or `at once`.
 
 Made anew in a temporary folder at each run; wants a C++ compiler, `nm`, SciPy, and the wheels
 `nvidia-cuda-nvrtc-cu12` and `nvidia-cuda-runtime-cu12`.

@@ -178,7 +178,9 @@ static Stream* stream_of(void* handle) {  // 0, 1 and 2 are names
 }
 
 // What the legacy default stream is given comes after what was given to blocking streams, and what
-// these are given later comes after that.
+// these are given later comes after that. A copy between two devices in it comes, by CUDA's guide,
+// after what both were given; not here, where default streams stand for others, too, of which the
+// guide says no such thing.
 inline long Stream::give(Work work) {
     if (is_blocking())
         for (const auto& each : streams)
