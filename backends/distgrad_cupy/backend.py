@@ -45,9 +45,11 @@ class CuPyBackend(ArrayModuleBackend):
         self.passages = Passages(cupy, _pinned)
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
-        """Return a value as a CuPy array; what lies in host memory is copied to the device."""
+        """Return a value as a CuPy array on the current device, copied if it lies elsewhere."""
         if not isinstance(value, cupy.ndarray):
             GRAPHS.transfers.refuse()
+        elif value.data.device_id != (current := cupy.cuda.runtime.getDevice()):
+            value, copy = between_devices(cupy, value, current), False
         return cupy.array(value, dtype=dtype) if copy else cupy.asarray(value, dtype=dtype)
 
     def is_borrowed(self, array: Any) -> bool:

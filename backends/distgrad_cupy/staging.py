@@ -40,8 +40,10 @@ class Staging:
         array : array
             On the current device or another one.
         """
+        # On the stream of the array's device: CuPy takes that of the current one.
         if array.nbytes < LARGE:
-            small: np.ndarray[Any, Any] = self._module.asnumpy(array)
+            with array.device:
+                small: np.ndarray[Any, Any] = self._module.asnumpy(array)
             return small
         host = np.empty(array.shape, array.dtype)
         with array.device, self._lock:

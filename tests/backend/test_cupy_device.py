@@ -102,7 +102,7 @@ def test_large_arrays_come_in_pieces_through_two_buffers(length, monkeypatch):
 def test_small_arrays_come_at_once():
     module = SimpleNamespace(asnumpy=np.array)
 
-    found = Staging(module, None).to_host(np.ones(3))
+    found = Staging(module, None).to_host(np.ones(3).view(Device))
 
     np.testing.assert_array_equal(found, np.ones(3))
 

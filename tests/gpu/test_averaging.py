@@ -9,6 +9,8 @@ from distgrad.distributed.verbs.communicator import SerialCommunicator
 from distgrad.distributed.verbs.nccl import NAMES, NCCLGroup, nccl_version
 from distgrad.distributed.verbs.streamed_sums import StreamedSums
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 # NCCL refuses two ranks on one device; its streams and events are CuPy's all the same.
 STAND_IN = r"""
 import sys
@@ -210,8 +212,6 @@ import distgrad.distributed as dist
 from distgrad.backend import load
 from distgrad.distributed.verbs.device_buffers import line_of
 from distgrad_cupy.passages import Passages
-
-pytestmark = pytest.mark.usefixtures("order_of_work")
 
 ranks, backend = dist.init(timeout=60), load("cupy")
 brought, bring = [], Passages.bring

@@ -42,6 +42,30 @@ def test_a_copy_to_another_device_is_behind_what_computes_and_before_what_overwr
     np.testing.assert_array_equal(there.numpy(), np.full((1 << 12) // step, 6.0))
 
 
+def test_a_variable_of_a_value_that_another_device_computes_waits_for_it(second, cupy_backend):
+    with cupy.cuda.Device(1):
+        y = second * 3
+
+    variable = dg.Variable(y)
+
+    assert variable.device == "cuda:0"
+    np.testing.assert_array_equal(variable.numpy(), 3 * np.arange(6))
+
+
+def test_a_tensor_is_read_on_the_stream_of_its_own_device(second, cupy_backend):
+    with cupy.cuda.Device(1):
+        stream = cupy.cuda.Stream(non_blocking=True)
+        stream.use()
+        try:
+            x = dg.asarray([1.0, 2.0], backend=cupy_backend) * 3
+            with cupy.cuda.Device(0):
+                found = x.numpy()
+        finally:
+            cupy.cuda.Stream.null.use()
+
+    np.testing.assert_array_equal(found, [3, 6])
+
+
 def test_a_cotangent_returns_to_the_device_its_value_came_from(second, cupy_backend):
     x = second.to(device="cuda:0")
     with dg.GradientTape() as tape:

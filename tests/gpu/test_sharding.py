@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("order_of_work")
+
 STEPS = r"""
 import hashlib, json
 import numpy as np
@@ -91,8 +93,6 @@ import json
 import numpy as np
 import distgrad as dg
 import distgrad.distributed as dist
-
-pytestmark = pytest.mark.usefixtures("order_of_work")
 
 ranks = dist.init(timeout=60)
 found = []
