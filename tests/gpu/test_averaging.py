@@ -104,6 +104,27 @@ def test_nccl_itself_adds_up_on_a_stream_of_its_own(group_of_one):
     assert sums.seconds()[0] > 0
 
 
+def test_a_message_keeps_its_memory_until_its_stream_waits_for_the_sum(group_of_one):
+    module = group_of_one.module
+    sums = StreamedSums(group_of_one, module)
+
+    def places(count):
+        """Return where so many arrays of the message's size would lie now."""
+        return {each.data.ptr for each in [module.empty(1000) for _ in range(count)]}
+
+    module.get_default_memory_pool().free_all_blocks()
+    sums.begin()
+    message = module.ones(1000)
+    place = message.data.ptr
+    sums.start(message)
+    del message
+    during = places(64)
+    sums.join()
+
+    assert place not in during
+    assert place in places(1024)
+
+
 def test_sums_by_nccl_travel_on_a_stream_of_their_own(two_ranks, cupy_backend, monkeypatch):
     monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
 

@@ -168,6 +168,22 @@ def test_results_stay_what_they_are_when_the_graph_runs_again(cupy_backend):
         np.testing.assert_allclose(y.numpy(), 2 * np.sin(x.numpy()), rtol=1e-5, atol=1e-6)
 
 
+def test_a_launch_on_another_stream_comes_after_the_last_one(cupy_backend):
+    f = dg.function(lambda x: dg.sin(x) * 2)
+    stream = cupy_backend.module.cuda.Stream(non_blocking=True)
+    given = [array((1000,)) + float(number) for number in range(6)]
+    cupy_backend.synchronize()
+
+    found = [f(x) for x in given[:4]]
+    with stream:
+        aside = f(given[4])
+    last = f(given[5])
+    stream.synchronize()
+
+    for x, y in zip(given, [*found, aside, last], strict=True):
+        np.testing.assert_allclose(y.numpy(), 2 * np.sin(x.numpy()), rtol=1e-5, atol=1e-6)
+
+
 def test_what_waits_for_the_device_goes_on_by_the_executor(cupy_backend, said):
     f = dg.function(lambda x, shift: dg.linalg.inv(x @ x.T + shift))
     x, eye = array((3, 5)), dg.asarray(np.eye(3, dtype=np.float32), backend="cupy")
