@@ -14,6 +14,7 @@ from distgrad.ops.neural.activations import SELU_ALPHA, SELU_SCALE
 from distgrad.ops.neural.dropping import keep_some
 from distgrad.ops.rules.families import shape_of
 from distgrad.random import Generator
+from distgrad.random.source import numbers_for
 
 
 def dropout(
@@ -61,7 +62,7 @@ def dropout(
     source = _source("dropout", rate, generator, training)
     if source is None:
         return x
-    kept = _kept(x, rate, source, rows, shape)
+    kept = _kept("dropout", x, rate, source, rows, shape)
     return keep_some(x, kept, scale=1 / (1 - rate) if rate < 1 else 1.0)
 
 
@@ -93,7 +94,7 @@ def alpha_dropout(
     limit = -SELU_ALPHA * SELU_SCALE
     share = 1 - rate
     scale = 1 / math.sqrt(share + limit * limit * share * rate)
-    kept = _kept(x, rate, source, rows, None)
+    kept = _kept("alpha_dropout", x, rate, source, rows, None)
     return add(multiply(where(kept, x, limit), scale), -scale * limit * rate)
 
 
@@ -113,6 +114,7 @@ def _source(
 
 
 def _kept(
+    function: str,
     x: Any,
     rate: float,
     generator: Generator,
@@ -122,11 +124,11 @@ def _kept(
     """Return which elements are kept."""
     full = shape_of(x) if shape is None else tuple(shape)
     if rows is None:
-        return generator.bernoulli(1 - rate, full)
+        return numbers_for(function, x, generator.bernoulli(1 - rate, full))
     if not full or full[0] != len(rows):
         raise ShapeError(
-            f"dropout: rows names {len(rows)} places, x has shape {shape_of(x)}; expected the "
+            f"{function}: rows names {len(rows)} places, x has shape {shape_of(x)}; expected the "
             "place of each example along the first axis"
         )
     whole = (max(rows, default=-1) + 1, *full[1:])
-    return generator.bernoulli(1 - rate, whole, rows=rows)
+    return numbers_for(function, x, generator.bernoulli(1 - rate, whole, rows=rows))

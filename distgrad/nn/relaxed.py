@@ -10,6 +10,7 @@ from distgrad.ops.neural.softmax import one_hot, softmax
 from distgrad.ops.reducing.reductions import argmax
 from distgrad.ops.shaping.arrangement import moveaxis
 from distgrad.random import Generator
+from distgrad.random.source import numbers_for
 from distgrad.tape.cutting import stop_gradient
 
 
@@ -56,7 +57,8 @@ def gumbel_softmax(
     if not temperature > 0:
         raise ValueError(f"gumbel_softmax: temperature is {temperature}; expected a number above 0")
     scores = asarray(logits)
-    noise = generator.gumbel(scores.shape, dtype=scores.dtype)
+    drawn = generator.gumbel(scores.shape, dtype=scores.dtype)
+    noise = numbers_for("gumbel_softmax", scores, drawn)
     soft = softmax(divide(add(scores, noise), temperature), axis=axis)
     if not hard:
         return soft

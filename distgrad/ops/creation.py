@@ -122,6 +122,12 @@ def empty_like(x: Any, /, *, dtype: DTypeLike | None = None, device: str | None 
     return full_like(x, 0, dtype=dtype, device=device)
 
 
+def zeros_beside(x: Any, shape: Shape, dtype: DType) -> Any:
+    """Return zeros of any shape on the backend of another array, whichever is in force."""
+    there = broadcast_to(x, tuple(x.shape))  # a tensor, also of an array
+    return there.kernels.recorded.full(shape=shape, fill_value=0, dtype=dtype)
+
+
 def dtype_of_scalar(value: bool | int | float | complex) -> DType:
     """Return the dtype that a Python scalar gets where no array decides."""
     if isinstance(value, bool):
