@@ -9,13 +9,13 @@ one line in memory go to a kernel of CuPy's, one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from distgrad.backend.scalar_code import C_TYPES, Formula
-from distgrad.optimizers.fused import Kernel, Steps
+from distgrad.optimizers.fused import Kernel, Repeated, Steps
 from distgrad.optimizers.in_place import Change
 from distgrad_cupy.contiguous import aligned, element_source, several, width_of
 from distgrad_cupy.running import THREADS, Runner, line_of
@@ -50,27 +50,58 @@ def _takes(array_type: Any, arrays: tuple[Any, ...]) -> bool:
 def _compiled(
     run: Runner, otherwise: Callable[[Formula], Callable[..., Any]], formula: Formula, count: int
 ) -> Kernel:
-    together = Together(run, formula, count)
-    apart: list[Callable[..., Any]] = []
+    return _Kernel(run, Together(run, formula, count), partial(otherwise, formula))
 
-    def kernel(changes: Sequence[Change], numbers: Sequence[float]) -> bool:
-        if run.is_capturing:
+
+class _Kernel:
+    """The step of a formula on all parameters whose arrays have its dtypes.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts kernels.
+    together : Together
+        The step for arrays that lie in one line each.
+    otherwise : callable
+        Makes the kernel for others.
+    """
+
+    def __init__(
+        self, run: Runner, together: Together, otherwise: Callable[[], Callable[..., Any]]
+    ) -> None:
+        self._run, self._together = run, together
+        self._apart = cache(otherwise)
+
+    def __call__(self, changes: Sequence[Change], numbers: Sequence[float]) -> bool:
+        """Change parameters and their slots."""
+        self._check()
+        left = self._together(changes, numbers)
+        if left:
+            values, apart = self._together.exact(numbers), self._apart()
+            for change in left:
+                arrays = change.arrays
+                apart(*arrays, *values, arrays[0], *arrays[2:])
+        return True
+
+    def repeated(self, changes: Sequence[Change]) -> Repeated | None:
+        """Return what does the same again, see `distgrad.optimizers.fused.Repeated`."""
+        prepared = self._together.prepared(changes)
+        if prepared is None:
+            return None
+
+        def again(own: list[Any], gradients: list[Any], numbers: Sequence[float]) -> bool:
+            self._check()
+            return prepared(gradients, numbers)
+
+        return again
+
+    def _check(self) -> None:
+        if self._run.is_capturing:
             raise UncapturableError(
                 "a step of an optimizer is captured in a CUDA graph, which would repeat this very "
                 "step, its count and its rate; call optimizer.apply outside of it, or within a "
                 "dg.function"
             )
-        left = together(changes, numbers)
-        if left:
-            if not apart:
-                apart.append(otherwise(formula))
-            values = together.exact(numbers)
-            for change in left:
-                arrays = change.arrays
-                apart[0](*arrays, *values, arrays[0], *arrays[2:])
-        return True
-
-    return kernel
 
 
 class Together:
@@ -101,6 +132,8 @@ class Together:
                 ("count", "i4"),
             ]
         )
+        # Its fields are nothing to CuPy, which would describe each of them at every launch.
+        self._plain = np.dtype((np.void, self._table.itemsize))
         self._types = [dtype.type for _, dtype in formula.inputs[arrays:]]
         self.text = element_source(formula) + _source(formula, arrays, self)
 
@@ -132,10 +165,50 @@ class Together:
         values = self.exact(numbers)
         for first in range(0, len(sizes), self.rows):
             part = slice(first, first + self.rows)
-            self._launch(places[part], sizes[part], values)
+            self._launch(*self._filled(places[part], sizes[part]), values)
         return left
 
-    def _launch(self, places: list[list[int | None]], sizes: list[int], numbers: list[Any]) -> None:
+    def prepared(
+        self, changes: Sequence[Change]
+    ) -> Callable[[list[Any], Sequence[float]], bool] | None:
+        """Return what takes the step again, with other gradients, on the current device.
+
+        Parameters
+        ----------
+        changes : sequence of Change
+            Of which all but the gradients will be the same arrays.
+
+        Returns
+        -------
+        callable or None
+            Takes the gradients and the numbers of a step; returns whether it could. None where an
+            array does not lie in one line.
+        """
+        device = self._run.device
+        dtype, sizes = changes[0].gradient.dtype, [change.x.size for change in changes]
+        places = [[line_of(each, device) for each in change.arrays] for change in changes]
+        if not all(sizes) or any(None in own for own in places):
+            return None
+        parts = [slice(first, first + self.rows) for first in range(0, len(sizes), self.rows)]
+        tables = [(part, *self._filled(places[part], sizes[part])) for part in parts]
+
+        def again(gradients: list[Any], numbers: Sequence[float]) -> bool:
+            if self._run.device != device:
+                return False
+            lines = [line_of(each, device) for each in gradients if each.dtype == dtype]
+            if len(lines) != len(sizes) or None in lines:
+                return False
+            values = self.exact(numbers)
+            for part, first, blocks in tables:
+                table, own = first.copy(), lines[part]
+                table["places"][1, : len(own)] = own
+                self._launch(table, blocks, values)
+            return True
+
+        return again
+
+    def _filled(self, places: list[list[int | None]], sizes: list[int]) -> tuple[Any, int]:
+        """Return the table of some parameters, and how many blocks they take."""
         table, count = np.zeros((), self._table), len(sizes)
         lengths = np.array(sizes, np.int64)
         ends = np.cumsum(-(-lengths // self.piece))
@@ -143,7 +216,11 @@ class Together:
         table["sizes"][:count] = lengths
         table["ends"][:count] = ends
         table["count"] = count
-        self._run.launch_text(self.text, self._name, (int(ends[-1]),), THREADS, (table, *numbers))
+        return table, int(ends[-1])
+
+    def _launch(self, table: Any, blocks: int, numbers: list[Any]) -> None:
+        plain = table.view(self._plain)
+        self._run.launch_text(self.text, self.name, (blocks,), THREADS, (plain, *numbers))
 
     @property
     def name(self) -> str:

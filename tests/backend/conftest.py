@@ -153,7 +153,7 @@ class HostRunner:
         arrays = [each for each in arguments if isinstance(each, np.ndarray)]
         assert all(array.flags.c_contiguous for array in arrays)
         arrays += self.behind
-        watched = [each for each in arrays if not each.dtype.fields]
+        watched = [each for each in arrays if not _is_struct(each)]
         arrays = [array for array in arrays if array.flags.writeable]
         before = [array.copy() for array in arrays]
         function = getattr(library, f"run_{name}")
@@ -189,11 +189,22 @@ def _watch(library, arrays):
     library.shim_fault.restype = ctypes.c_char_p
 
 
+def _is_struct(array):
+    """Return whether a kernel takes it by its value."""
+    return array.ndim == 0 and array.dtype.type is np.void
+
+
+@cache
+def _struct_of(nbytes):
+    fields = [("words", ctypes.c_longlong * (nbytes // 8))]
+    return type("Struct", (ctypes.Structure,), {"_fields_": fields})
+
+
 def _passed(argument):
     if argument is None:
         return ctypes.c_void_p(0)
-    if isinstance(argument, np.ndarray) and argument.dtype.fields:  # a struct, by its value
-        return np.ctypeslib.as_ctypes_type(argument.dtype).from_buffer_copy(argument)
+    if isinstance(argument, np.ndarray) and _is_struct(argument):
+        return _struct_of(argument.nbytes).from_buffer_copy(argument)
     if isinstance(argument, np.ndarray):
         return ctypes.c_void_p(argument.ctypes.data)
     return np.ctypeslib.as_ctypes_type(argument.dtype)(argument.item())

@@ -163,6 +163,87 @@ def test_a_step_within_a_capture_is_refused_with_the_remedy(stepped, host_runner
     np.testing.assert_array_equal(change.x, before)
 
 
+# --- the next steps on the same arrays ------------------------------------------------------------
+
+
+def owned(changes):
+    """Return what the variables of a step hold: each parameter followed by its slots."""
+    return [each for change in changes for each in (change.x, *change.slots)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("count", [1, 5, 200])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_a_repeated_step_does_what_one_that_asks_anew_does(
+    rule, count, dtype, stepped, host_runner
+):
+    shapes = [(n % 5 + 1, 3) for n in range(count)]
+    changes = noted(host_runner, parameters(rule, shapes, dtype))
+    expected = copied(changes)
+    numbers = rule.numbers(1)
+    stepped(rule, changes, numbers)
+    first = len(host_runner.launched)
+    run = stepped.repeated(rule, changes, len(numbers))
+
+    for step in (2, 3):
+        gradients = [step * change.gradient for change in changes]
+        host_runner.behind += gradients
+        assert run(owned(changes), gradients, rule.numbers(step))
+
+    for step in (1, 2, 3):
+        anew = [change._replace(gradient=step * change.gradient) for change in expected]
+        change_arrays(rule, ON_NUMPY, anew, rule.numbers(step))
+    assert len(host_runner.launched) == 3 * first
+    tolerance = 40 * np.finfo(dtype).eps
+    for found, right in zip(owned(changes), owned(expected), strict=True):
+        np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
+
+
+def narrower(gradient):
+    return gradient.astype(np.float16)
+
+
+@pytest.mark.parametrize("other", [narrower, np.asfortranarray])
+def test_gradients_of_another_kind_are_not_taken_by_a_repeated_step(other, stepped, host_runner):
+    rule = optimizers.Adam(0.01)
+    changes = noted(host_runner, parameters(rule, [(3, 4), (5, 2)], "float32"))
+    stepped(rule, changes, rule.numbers(1))
+    run = stepped.repeated(rule, changes, len(rule.numbers(1)))
+    before = [each.copy() for each in owned(changes)]
+
+    gradients = [changes[0].gradient, other(changes[1].gradient)]
+
+    assert not run(owned(changes), gradients, rule.numbers(2))
+    for found, right in zip(owned(changes), before, strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
+def test_a_repeated_step_is_the_device_s_where_it_was_prepared(stepped, host_runner, monkeypatch):
+    rule = optimizers.Adam(0.01)
+    changes = noted(host_runner, parameters(rule, [(3,)], "float32"))
+    stepped(rule, changes, rule.numbers(1))
+    run = stepped.repeated(rule, changes, len(rule.numbers(1)))
+    again = (owned(changes), [changes[0].gradient], rule.numbers(2))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(host_runner, "device", 1)
+        assert not run(*again)
+    monkeypatch.setattr(host_runner, "is_capturing", True)
+    with pytest.raises(UncapturableError, match="captured in a CUDA graph"):
+        run(*again)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 4)])
+def test_steps_on_arrays_with_gaps_or_without_elements_ask_anew(shape, stepped, host_runner):
+    rule = optimizers.Adam(0.01)
+    (change,) = noted(host_runner, parameters(rule, [shape], "float32"))
+    transposed = change._replace(x=change.x.T, gradient=change.gradient.T)
+    transposed = transposed._replace(slots=tuple(slot.T for slot in change.slots))
+    stepped(rule, [transposed], rule.numbers(1))
+
+    assert stepped.repeated(rule, [transposed], len(rule.numbers(1))) is None
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_arguments_of_a_launch_fit_into_4096_bytes(rule, dtype, host_runner):
