@@ -104,7 +104,10 @@ class Interpreted:
         LISTENERS.set(() if checker is None else (checker,))
         token = VALUES.set(None)
         try:
-            results = self.f(*(Tensor(array, xp) for array in arrays))
+            # A plan hands on NumPy's scalars, which a tape within would take for constants.
+            own, of_backend = xp.array_type, xp.backend.asarray
+            given = [array if array.__class__ is own else of_backend(array) for array in arrays]
+            results = self.f(*(Tensor(array, xp) for array in given))
         finally:
             VALUES.reset(token)
             LISTENERS.set(listeners)

@@ -165,3 +165,20 @@ def test_a_step_of_scan_that_returns_no_pair_is_refused(traced):
 def test_scan_over_nothing_or_unequal_lengths_is_refused(xs):
     with pytest.raises(ShapeError, match="expected one length"):
         dg.scan(lambda c, x: (c, x), 1.0, xs)
+
+
+def test_second_derivatives_with_respect_to_a_computed_scalar_are_not_lost_in_a_trace():
+    def loop(x, y):
+        done = dg.while_loop(lambda s: s[1] < 2, lambda s: (s[0] * y, s[1] + 1), (2.0 * x, 0))
+        return done[0]  # 2 x y^2
+
+    def branch(x, y):
+        doubled = 2.0 * x
+        return dg.cond(doubled > 0, lambda: doubled * y**2, lambda: doubled)
+
+    for f in (loop, branch):
+        mixed = dg.function(dg.grad(dg.grad(f, argnums=1)))
+        pushed = dg.function(dg.grad(lambda x, f=f: dg.jvp(f, (x, at(5.0)), (at(0.0), at(1.0)))[1]))
+
+        assert float(mixed(at(3.0), at(5.0))) == 20.0
+        assert float(pushed(at(3.0))) == 20.0
