@@ -16,6 +16,7 @@ from distgrad.dtypes import is_differentiable
 from distgrad.eager import current_kernels, emit
 from distgrad.errors import TraceError
 from distgrad.graph.derivative import Derivative, differentiable, flat, run_plan
+from distgrad.graph.interpreted import distinct
 from distgrad.graph.passes import simplify
 from distgrad.graph.plan import Plan, replay
 from distgrad.graph.trace import Trace, tracing
@@ -248,7 +249,8 @@ class Compiled:
 
     @cached_property
     def _pullback(self) -> _Traced:
-        def pullback(primals: list[Tensor], cotangents: list[Tensor]) -> list[Any]:
+        def pullback(values: list[Tensor], cotangents: list[Tensor]) -> list[Any]:
+            primals = distinct(values)
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(differentiable(primals))
                 outputs = self._replayed(primals)
@@ -261,7 +263,8 @@ class Compiled:
 
     @cached_property
     def _pushforward(self) -> _Traced:
-        def pushforward(primals: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+        def pushforward(values: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+            primals = distinct(values)
             with ForwardAccumulator(differentiable(primals), tangents) as accumulator:
                 outputs = self._replayed(primals)
             return accumulator.jvp(outputs, unconnected_gradients="zero")

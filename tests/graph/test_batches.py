@@ -267,3 +267,21 @@ def test_chunks_change_nothing(chunk_size):
 def test_what_does_not_fit_is_refused(f, error, message):
     with pytest.raises(error, match=message):
         dg.vmap(f)(XS)
+
+
+def test_one_value_as_two_arguments_is_differentiated_once_for_each():
+    product = dg.function(lambda a, b: a * b)
+    x = dg.asarray([3.0, 5.0], dtype="float64")
+
+    def square(x):
+        return product(x, x)
+
+    expected = np.diag([6.0, 10.0])
+
+    np.testing.assert_array_equal(dg.jacrev(square)(x).numpy(), expected)
+    np.testing.assert_array_equal(dg.jacfwd(square)(x).numpy(), expected)
+    np.testing.assert_array_equal(dg.hessian(lambda x: dg.sum(square(x)))(x).numpy(), 2 * np.eye(2))
+    with dg.GradientTape() as tape:
+        tape.watch(x)
+        y = square(x)
+    np.testing.assert_array_equal(tape.jacobian(y, x).numpy(), expected)
