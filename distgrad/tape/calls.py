@@ -90,12 +90,14 @@ def announce(
     level = max(each.read().kernels.level for each in (*inputs, *outputs))
     captured = path.to(outputs) if path is not None else None
     operands = [*inputs, *(captured.values if captured else ())]
+    trace = VALUES.get()
+    if not level and trace is not None and trace.follows([each.read().key for each in operands]):
+        level = trace.kernels.level  # of numbers alone, but inputs of the graph
     if not level:
         fresh = [detach(output) for output in outputs]
         op = _Announced(rules, len(inputs), fresh, level, captured, path).operation()
         emit(op, operands, fresh[0] if single else tuple(fresh))
         return fresh
-    trace = VALUES.get()
     traced = trace is not None and level <= trace.kernels.level
     if traced and rules.again is not None:
         rules = rules.again  # the graph outlives what the call computed

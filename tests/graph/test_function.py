@@ -244,3 +244,20 @@ def test_a_prompt_shows_a_graph_as_print_does():
 
     assert repr(graph) == str(graph)
     assert "sin(%0)" in repr(graph)
+
+
+def test_captured_arguments_of_functions_with_rules_of_their_own_are_differentiated():
+    @dg.custom_jvp
+    def with_rule(x):
+        return 3.0 * x
+
+    with_rule.defjvp(lambda primals, tangents: (with_rule(*primals), 3.0 * tangents[0]))
+    by_tape = dg.custom_gradient(lambda x: (3.0 * x, lambda upstream: 3.0 * upstream))
+
+    for rule in (with_rule, by_tape, dg.recompute_grad(lambda x: 3.0 * x)):
+
+        def of_captured(x, rule=rule):
+            return dg.function(lambda: dg.sum(rule(x)))()
+
+        np.testing.assert_array_equal(dg.grad(of_captured)(X).numpy(), [3.0, 3.0, 3.0])
+        assert float(dg.jvp(of_captured, (X,), (X,))[1]) == pytest.approx(3.0 * float(dg.sum(X)))
