@@ -77,13 +77,14 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
         raise TraceError(
             f"linearize: {name} assigns {names}; return the new value and assign outside"
         )
+    joint = under_way.graph
+    # An output may be captured itself, and becomes an input here.
+    joint.outputs = [under_way.symbol_of(each).node for each in (*values, *pushed)]
     outside = {node.index: value for value, node in under_way.captured.values()}
     outside |= {s.node.index: v.read() for v, s in under_way.variables.values()}
-    joint = under_way.graph
     later = joint.inputs[2 * len(leaves) :]
     externals: list[Tensor] = [outside[node.index] for node in later]
     kernels = under_way.home or _numbers(leaves) or current_kernels()
-    joint.outputs = [under_way.symbol_of(each).node for each in (*values, *pushed)]
     seeds = joint.inputs[len(leaves) : 2 * len(leaves)]
     graph, _ = simplify(joint, kernels)
     seeds, given = (

@@ -118,3 +118,17 @@ def test_what_it_cannot_do_is_refused(f, args, tangents, error, message):
 
     with pytest.raises(error, match=message):
         both()
+
+
+def test_a_captured_value_may_be_the_result_itself():
+    def at(x, y):
+        return dg.linearize(lambda y: (x, y * y), y)
+
+    values, tangents = dg.vmap(lambda x, y: (at(x, y)[0], at(x, y)[1](1.0)))(X, V)
+    value, tangent = dg.jvp(lambda x: at(x, 3.0)[0][0], (X,), (V,))
+
+    np.testing.assert_array_equal(values[0].numpy(), X)
+    np.testing.assert_array_equal(tangents[0].numpy(), np.zeros(4))
+    np.testing.assert_allclose(tangents[1].numpy(), 2 * V)
+    np.testing.assert_array_equal(value.numpy(), X)
+    np.testing.assert_array_equal(tangent.numpy(), V)
