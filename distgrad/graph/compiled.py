@@ -22,7 +22,7 @@ from distgrad.graph.plan import Plan, replay
 from distgrad.graph.trace import Trace, tracing
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
-from distgrad.tape.handmade import as_cotangents, as_given, to_tensors
+from distgrad.tape.handmade import as_cotangents, as_given, to_tensors, without_imaginary
 from distgrad.tape.packing import HoldingOp, unpacked_residuals
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
@@ -286,7 +286,8 @@ class Compiled:
         residuals = [None if id(each) not in given_arrays else each for each in residuals]
 
         def vjp(xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> list[Any]:
-            cotangents, raw = to_tensors(g, outputs)
+            real = without_imaginary(xp, [g] if single else g, outputs)
+            cotangents, raw = to_tensors(real, outputs)
             given = [
                 c for c, o in zip(cotangents, outputs, strict=True) if is_differentiable(o.dtype)
             ]

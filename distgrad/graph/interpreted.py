@@ -22,7 +22,7 @@ from distgrad.ops.elementwise.arithmetic import positive
 from distgrad.ops.shaping.structure import broadcast_to, expand_dims, permute_dims, reshape
 from distgrad.tape.forward import ForwardAccumulator
 from distgrad.tape.gradient_tape import GradientTape
-from distgrad.tape.handmade import as_given, to_tensors
+from distgrad.tape.handmade import as_given, to_tensors, without_imaginary
 from distgrad.tensor import Tensor
 from distgrad.vectorizing import vmap
 
@@ -122,7 +122,8 @@ class Interpreted:
     def _vjp(self, xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Any) -> list[Any]:
         raw = not any(isinstance(each, Tensor) for each in g)
         primals = [Tensor(x, xp) if raw else asarray(x) for x in xs]
-        cotangents = [Tensor(g[i], xp) if raw else g[i] for i in self._moving_outputs]
+        own = without_imaginary(xp, g, self.specs)
+        cotangents = [Tensor(own[i], xp) if raw else own[i] for i in self._moving_outputs]
         if self._pull is None:
             self._pull = self.pull([Spec(p.shape, p.dtype) for p in primals])
         pulled = as_given(self._pull(*primals, *cotangents), raw)

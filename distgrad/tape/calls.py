@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from distgrad import tree
-from distgrad.core.op import Composed, Kind, Op
+from distgrad.core.op import Composed, Kind, Op, Spec
 from distgrad.core.seam import VALUES
 from distgrad.dtypes import is_differentiable
 from distgrad.eager import emit, evaluate
@@ -23,7 +23,7 @@ from distgrad.ops.rules.batching import with_batch
 from distgrad.ops.shaping.structure import broadcast_to
 from distgrad.tape.captured import Captured, CapturedPath, is_of_ended_trace
 from distgrad.tape.cutting import detach
-from distgrad.tape.handmade import as_cotangents, as_given
+from distgrad.tape.handmade import as_cotangents, as_given, without_imaginary
 from distgrad.tensor import Tensor
 from distgrad.vectorizing import vmap
 
@@ -144,7 +144,8 @@ class _Announced:
         self._rules = rules
         self._count = count
         self._single = len(outputs) == 1
-        self._moving = tuple(is_differentiable(output.dtype) for output in outputs)
+        self._specs = tuple(Spec(output.shape, output.dtype) for output in outputs)
+        self._moving = tuple(is_differentiable(spec.dtype) for spec in self._specs)
         self._level = level
         self._captured = captured
         self._beside = count + (len(captured.values) if captured else 0)
@@ -169,7 +170,7 @@ class _Announced:
         )
 
     def _vjp(self, xp: Any, g: Any, y: Any, xs: Any, params: Any, needs: Sequence[int]) -> Values:
-        cotangents = [g] if self._single else g
+        cotangents = without_imaginary(xp, [g] if self._single else g, self._specs)
         if not any(needs[: self._count if self._traced else self._beside]):
             return [*(None for _ in range(self._beside)), *cotangents]
         given, raw = _as_tensors(xp, cotangents)

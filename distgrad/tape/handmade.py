@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distgrad.dtypes import is_complex
 from distgrad.ops.picking.gathering import Rows
+from distgrad.ops.rules.families import real_cotangent
 from distgrad.sparse import IndexedSlices, densified
 from distgrad.tensor import Tensor
 
@@ -30,6 +32,29 @@ def to_tensors(values: Any, holders: Sequence[Any]) -> tuple[list[Any], bool]:
         for value, holder in zip(several, holders, strict=True)
     ]
     return tensors, raw
+
+
+def without_imaginary(xp: Any, cotangents: Sequence[Any], holders: Sequence[Any]) -> list[Any]:
+    """Return cotangents of which those of real values are real.
+
+    Where a real value met a complex one further on a walk passes complex numbers to it, which the
+    functions of users, and tapes within a rule, do not expect.
+
+    Parameters
+    ----------
+    xp : Kernels
+        The vocabulary in which to compute.
+    cotangents : sequence
+        Arrays or tensors, as the rule was given them, or None.
+    holders : sequence
+        For each what has the dtype of the value.
+    """
+    return [
+        cotangent
+        if cotangent is None or is_complex(holder.dtype)
+        else real_cotangent(xp, cotangent)
+        for cotangent, holder in zip(cotangents, holders, strict=True)
+    ]
 
 
 def as_given(results: Sequence[Any], raw: bool) -> list[Any]:

@@ -75,3 +75,18 @@ def test_bits_of_half_precision_inputs_come_back_in_half_precision(name):
         *sample.operands, *outputs, *(y.copy() for y in outputs), **sample.params
     )
     assert {p.dtype for p in pulled} == {np.dtype(np.float16)}
+
+
+def test_a_complex_cotangent_of_a_real_result_is_made_real():
+    x = dg.asarray(np.random.default_rng(3).normal(size=(3, 4)))
+
+    def attended(x):
+        return dg.nn.scaled_dot_product_attention(x, x, x)
+
+    crossed = dg.grad(lambda x: dg.sum(dg.real((attended(x) * (1 + 0.5j)) ** 2)))
+    plain = dg.grad(lambda x: dg.sum(0.75 * attended(x) ** 2))
+
+    np.testing.assert_allclose(crossed(x).numpy(), plain(x).numpy())
+    np.testing.assert_allclose(
+        dg.jvp(crossed, (x,), (x,))[1].numpy(), dg.jvp(plain, (x,), (x,))[1].numpy()
+    )

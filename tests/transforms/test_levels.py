@@ -364,3 +364,37 @@ def test_of_a_call_on_constants_the_inside_is_differentiated(around):
 
     np.testing.assert_allclose(dg.grad(lambda w: dg.sum(g(w)))(w).numpy(), np.full(3, 5.0))
     np.testing.assert_allclose(dg.jvp(g, (w,), (w,))[1].numpy(), 5 * X)
+
+
+def _custom_product(x):
+    @dg.custom_gradient
+    def rule(x):
+        return dg.sin(x) * x, lambda upstream: upstream * (dg.cos(x) * x + dg.sin(x))
+
+    return rule(x)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        dg.function(lambda x: dg.sin(x) * x),
+        dg.recompute_grad(lambda x: dg.sin(x) * x),
+        _custom_product,
+        dg.function(lambda x: dg.cond(dg.sum(x) > 0, lambda: dg.sin(x) * x, lambda: x)),
+        dg.function(lambda x: dg.scan(lambda c, v: (c, dg.sin(v) * v), 0.0, x)[1]),
+    ],
+    ids=["function", "recompute", "custom", "cond", "scan"],
+)
+def test_a_real_result_that_meets_complex_numbers_has_a_real_cotangent(call):
+    x = dg.asarray([0.3, 0.8, 1.7], dtype="float64")
+
+    def through(f):
+        gradient = dg.grad(lambda x: dg.sum(dg.real((f(x) * (1 + 0.5j)) ** 2)))
+        return gradient(x).numpy(), dg.jvp(gradient, (x,), (x,))[1].numpy()
+
+    first, second = through(call)
+    expected_first, expected_second = through(lambda x: dg.sin(x) * x)
+
+    np.testing.assert_allclose(first, expected_first)
+    np.testing.assert_allclose(second, expected_second)
+    assert second.dtype == np.float64

@@ -19,6 +19,7 @@ from typing import Any
 from distgrad.core.op import Array, BatchRule, Keep, Kind, Namespace, Op, Spec, SpecRule
 from distgrad.dtypes import as_dtype, is_differentiable
 from distgrad.ops.rules.dual import derivative
+from distgrad.ops.rules.families import real_cotangent
 
 
 def fused(
@@ -63,7 +64,8 @@ def fused(
     def vjp(
         xp: Namespace, g: Any, y: Any, xs: Any, params: dict[str, Any], needs: Sequence[int]
     ) -> Sequence[Array | None]:
-        return tuple(getattr(xp, pullback.name)(*xs, *y, *g, **params))
+        seeds = [real_cotangent(xp, each) for each in g]
+        return tuple(getattr(xp, pullback.name)(*xs, *y, *seeds, **params))
 
     def jvp(
         xp: Namespace, tangents: Sequence[Array | None], y: Any, xs: Any, params: dict[str, Any]
@@ -93,7 +95,7 @@ def fused(
     ) -> Sequence[Array | None]:
         inputs, left, _ = split(xs)
         along = [
-            a if is_differentiable(as_dtype(x.dtype)) else None
+            real_cotangent(xp, a) if is_differentiable(as_dtype(x.dtype)) else None
             for a, x in zip(g, inputs, strict=True)
         ]
         still = (None,) * outputs
