@@ -398,3 +398,20 @@ def test_a_real_result_that_meets_complex_numbers_has_a_real_cotangent(call):
     np.testing.assert_allclose(first, expected_first)
     np.testing.assert_allclose(second, expected_second)
     assert second.dtype == np.float64
+
+
+@pytest.mark.parametrize("run", [dg.vmap, dg.function], ids=["batch", "trace"])
+@pytest.mark.parametrize("shared", [dg.softmax, lambda x: dg.concat([x, x])[1:4], lambda x: x])
+def test_a_pullback_of_numbers_goes_through_values_of_a_transformation(run, shared):
+    weights = dg.asarray([[2.0, 3.0, 5.0], [7.0, 0.0, 1.0]])
+    x, ones = dg.asarray([0.5, -1.0, 2.0]), dg.ones(3)
+
+    def pulled(w):
+        return dg.vjp(lambda x: shared(x) * w, x)[1](ones)[0]
+
+    found = run(pulled)(weights if run is dg.vmap else weights[0])
+    expected = [dg.vjp(shared, x)[1](w)[0].numpy() for w in weights]
+
+    np.testing.assert_allclose(
+        found.numpy(), expected if run is dg.vmap else expected[0], rtol=1e-6
+    )
