@@ -132,7 +132,9 @@ class GradientTape(JacobianTape):
         try:
             LISTENERS.set(others)
             # A cotangent of a transformation's level is lifted by the evaluator alone.
-            recorded = bool(others) or any(seed.kernels.level for seed in (*targets, *seeds.values()))
+            recorded = bool(others) or any(
+                each.kernels.level for each in (*targets, *seeds.values())
+            )
             with span("backward", COMPUTE):
                 gradients = self._differentiate(seeds, wanted, recorded, on_ready)
         finally:

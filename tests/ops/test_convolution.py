@@ -202,3 +202,20 @@ def test_arguments_that_do_not_fit_are_explained(label):
 def test_unknown_data_format_is_named():
     with pytest.raises(ValueError, match="'NHWC'; expected 'channels_last' or 'channels_first'"):
         dg.nn.conv(X, W, data_format="NHWC")
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+def test_a_batch_of_no_examples_is_convolved(axes):
+    x, w = dg.ones((2, 5, 2)), dg.ones((2, 2, 3))
+
+    def of_no_example(rule):
+        none = [
+            a if axis is None else dg.zeros((0, *a.shape))
+            for a, axis in zip((x, w), axes, strict=True)
+        ]
+        return dg.vmap(rule, in_axes=axes)(*none)
+
+    slopes = of_no_example(dg.grad(lambda x, w: dg.sum(dg.nn.conv(x, w) ** 2), (0, 1)))
+
+    assert of_no_example(dg.nn.conv).shape == (0, 2, 4, 3)
+    assert [slope.shape for slope in slopes] == [(0, 2, 5, 2), (0, 2, 2, 3)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distgrad.core.op import Array, BatchRule, Kind, Namespace, Op, Spec
+from distgrad.core.op import Array, BatchRule, Kind, Namespace, Op, Slice, Spec
 from distgrad.core.seam import apply
 from distgrad.errors import ShapeError
 from distgrad.ops.neural.batched_indices import join_index, leave_index
@@ -150,6 +150,18 @@ def _batch(role: str) -> BatchRule:
     def rule(
         xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
     ) -> Array:
+        if not size:  # of one example, made of zeros, none is left
+            one = [
+                xp.concat(
+                    array,
+                    xp.full(shape=(1, *array.shape[1:]), fill_value=0, dtype=array.dtype),
+                    axis=0,
+                )
+                if flag
+                else array
+                for array, flag in zip(arrays, batched, strict=True)
+            ]
+            return xp.getitem(rule(xp, 1, batched, one, params), index=(Slice(None, 0, None),))
         roles = {role, *(operands[place] for place in (0, 1) if batched[place])}
         index = (
             "group"
