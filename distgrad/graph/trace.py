@@ -18,6 +18,7 @@ from distgrad.debug import checker_in_force, output_walked_back, user_line, user
 from distgrad.dtypes import DType
 from distgrad.eager import asarray, current_kernels, deeper, make_kernels
 from distgrad.errors import TraceError, UnknownValueError
+from distgrad.graph.masks import has_known_mask, without_masks
 from distgrad.graph.nodes import OUTPUT_OF, Graph, Node, spec_of
 from distgrad.graph.plan import Plan
 from distgrad.ops import VOCABULARY
@@ -236,7 +237,10 @@ class Trace:
         for node in nodes:
             if isinstance(node, Node) and not self.graph.holds(node):
                 self.explain_mixture(op.name)
-        spec = op.spec(*(spec_of(x) for x in nodes), **params)
+        spec = op.spec(*(spec_of(x) for x in nodes), **params)  # refuses a mask that does not fit
+        if has_known_mask(op, nodes):
+            nodes, params = without_masks(nodes, params, self.asarray, self.home)
+            spec = op.spec(*(spec_of(x) for x in nodes), **params)
         where, count = self._place(), len(self.graph.nodes)
         whole = self.graph.add_call(op, nodes, params, spec, where)
         if whole.index == count:

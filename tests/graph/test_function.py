@@ -261,3 +261,21 @@ def test_captured_arguments_of_functions_with_rules_of_their_own_are_differentia
 
         np.testing.assert_array_equal(dg.grad(of_captured)(X).numpy(), [3.0, 3.0, 3.0])
         assert float(dg.jvp(of_captured, (X,), (X,))[1]) == pytest.approx(3.0 * float(dg.sum(X)))
+
+
+@pytest.mark.parametrize("index", [lambda m: m, lambda m: (slice(None), m[:2]), lambda m: (m, 1)])
+def test_what_a_constant_mask_picks_has_its_shape_in_a_trace(index):
+    x = dg.asarray(np.arange(8.0).reshape(4, 2))
+    mask = np.array([True, False, True, True])
+
+    def f(x):
+        picked = x[index(mask)]
+        return dg.mean(picked**2) + dg.sum(dg.std(picked, axis=0))
+
+    traced = dg.function(f)
+
+    assert float(traced(x)) == float(f(x))
+    np.testing.assert_allclose(dg.grad(traced)(x).numpy(), dg.grad(f)(x).numpy())
+    np.testing.assert_allclose(dg.hessian(traced)(x).numpy(), dg.hessian(f)(x).numpy())
+    with pytest.raises(IndexError, match="boolean"):
+        dg.function(lambda x: x[mask[:3]])(x)
