@@ -230,7 +230,7 @@ class ForwardAccumulator:
             self._follow(output, result)
         else:
             for each, tangent in zip(output, result, strict=True):
-                if tangent is not None:  # integers have none
+                if tangent is not None and is_differentiable(each.dtype):
                     self._follow(each, tangent)
 
     def _follow(self, value: Tensor, tangent: Any) -> None:

@@ -168,3 +168,17 @@ def test_none_is_no_nest_of_primals_or_tangents(name):
 
     with pytest.raises(TypeError, match=f"ForwardAccumulator: {name} is None; expected"):
         dg.ForwardAccumulator(**given)
+
+
+def test_integers_that_a_traced_function_returns_have_no_tangent():
+    ordered = dg.function(lambda x: (2.0 * x, dg.argsort(x)))
+    table = dg.asarray([10.0, 20.0, 30.0])
+    x = dg.asarray([0.5, -1.0, 2.0])
+
+    def picked(x):
+        doubled, places = ordered(x)
+        return table[places] * doubled
+
+    tangent = dg.jvp(picked, (x,), (dg.ones(3),))[1]
+
+    np.testing.assert_array_equal(tangent.numpy(), [40.0, 20.0, 60.0])
