@@ -1,4 +1,4 @@
-"""Masks in traces: a constant one picks a known number of elements, so positions stand for it."""
+"""Masks in traces: positions stand for a constant one, and others pick nobody knows how much."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.op import Op, Placeholder
+from distgrad.debug import output_walked_back
 from distgrad.dtypes import bool_
 from distgrad.graph.nodes import Node
+from distgrad.ops.ordering.searching import refuse_to_foretell
 from distgrad.ops.picking.indexing import GETITEM, SCATTER_ADD
 
 _PICKING = (GETITEM, SCATTER_ADD)
@@ -18,6 +20,21 @@ _PICKING = (GETITEM, SCATTER_ADD)
 def has_known_mask(op: Op, nodes: Sequence[Any]) -> bool:
     """Return whether an operation picks elements, or puts them back, by a mask of known values."""
     return op in _PICKING and any(map(_is_known_mask, nodes[1:]))
+
+
+def refuse_unknown_masks(op: Op, nodes: Sequence[Any]) -> None:
+    """Refuse to pick by a mask whose values the trace computes: how much, nobody knows yet.
+
+    The rules of operations that write by a mask pick by it, too, and know the shape that comes of
+    it; so what a walk back picks is let through.
+
+    Raises
+    ------
+    TraceError
+        If there is one.
+    """
+    if op is GETITEM and any(map(_is_mask, nodes[1:])) and output_walked_back() is None:
+        raise refuse_to_foretell("x[mask]")
 
 
 def without_masks(
@@ -56,6 +73,9 @@ def without_masks(
     return (first, *operands), {**params, "index": tuple(index)}
 
 
+def _is_mask(node: Any) -> bool:
+    return isinstance(node, Node) and node.dtype == bool_
+
+
 def _is_known_mask(node: Any) -> bool:
-    known = isinstance(node, Node) and node.value is not None
-    return known and node.dtype == bool_ and bool(node.shape)
+    return _is_mask(node) and node.value is not None and bool(node.shape)

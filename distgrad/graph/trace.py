@@ -18,7 +18,7 @@ from distgrad.debug import checker_in_force, output_walked_back, user_line, user
 from distgrad.dtypes import DType
 from distgrad.eager import asarray, current_kernels, deeper, make_kernels
 from distgrad.errors import TraceError, UnknownValueError
-from distgrad.graph.masks import has_known_mask, without_masks
+from distgrad.graph.masks import has_known_mask, refuse_unknown_masks, without_masks
 from distgrad.graph.nodes import OUTPUT_OF, Graph, Node, spec_of
 from distgrad.graph.plan import Plan
 from distgrad.ops import VOCABULARY
@@ -241,6 +241,7 @@ class Trace:
         if has_known_mask(op, nodes):
             nodes, params = without_masks(nodes, params, self.asarray, self.home)
             spec = op.spec(*(spec_of(x) for x in nodes), **params)
+        refuse_unknown_masks(op, nodes)
         where, count = self._place(), len(self.graph.nodes)
         whole = self.graph.add_call(op, nodes, params, spec, where)
         if whole.index == count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,8 @@ def _as_lines(a: Any, axis: Any) -> tuple[Any, tuple[int, ...], tuple[int, ...]]
     shape = x.shape
     moved = moveaxis(x, axes, back) if axes else expand_dims(x, axis=-1)
     rest = moved.shape[: x.ndim - len(axes)]
-    return reshape(moved, (*rest, -1)), shape, axes
+    length = prod(moved.shape[len(rest) :])  # without lines, -1 would tell nothing
+    return reshape(moved, (*rest, length)), shape, axes
 
 
 def _quantiles(

@@ -122,10 +122,10 @@ def empty_like(x: Any, /, *, dtype: DTypeLike | None = None, device: str | None 
     return full_like(x, 0, dtype=dtype, device=device)
 
 
-def zeros_beside(x: Any, shape: Shape, dtype: DType) -> Any:
-    """Return zeros of any shape on the backend of another array, whichever is in force."""
+def full_beside(x: Any, shape: Shape, fill_value: Any, dtype: DType) -> Any:
+    """Return an array of any shape on the backend of another array, whichever is in force."""
     there = broadcast_to(x, tuple(x.shape))  # a tensor, also of an array
-    return there.kernels.recorded.full(shape=shape, fill_value=0, dtype=dtype)
+    return there.kernels.recorded.full(shape=shape, fill_value=fill_value, dtype=dtype)
 
 
 def dtype_of_scalar(value: bool | int | float | complex) -> DType:

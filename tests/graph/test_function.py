@@ -279,3 +279,22 @@ def test_what_a_constant_mask_picks_has_its_shape_in_a_trace(index):
     np.testing.assert_allclose(dg.hessian(traced)(x).numpy(), dg.hessian(f)(x).numpy())
     with pytest.raises(IndexError, match="boolean"):
         dg.function(lambda x: x[mask[:3]])(x)
+
+
+@pytest.mark.parametrize("pick", [lambda x: x[x > 0.4], lambda x: x[0, x[0] > 0.4]])
+def test_what_a_mask_that_is_computed_would_pick_is_refused(pick):
+    f = dg.function(lambda x: dg.mean(pick(x)))
+
+    with pytest.raises(TraceError, match=r"shape of the result depends on values.*dg\.where"):
+        f(dg.asarray(np.linspace(0.0, 1.0, 12).reshape(3, 4)))
+
+
+def test_what_is_written_by_a_computed_mask_has_its_gradient_in_a_trace():
+    def f(x, v):
+        return dg.sum(x.at[x > 0.4].set(v * x[0, 0]) ** 2)
+
+    x, v = dg.asarray(np.linspace(0.2, 1.0, 12).reshape(3, 4)), dg.asarray(3.0)
+    traced, eager = (dg.grad(each, argnums=(0, 1))(x, v) for each in (dg.function(f), f))
+
+    for found, expected in zip(traced, eager, strict=True):
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-12)

@@ -126,6 +126,7 @@ CALLS = {
     "sort_complex": of(lambda a: np.real(np.sort_complex(a)), V),
     "partition": of(lambda a: np.partition(a, 2, axis=1), A),
     "median": of(np.median, A, axis=1),
+    "median-no-lines": of(np.median, np.zeros((0, 3)), axis=-1),
     "median-even": of(np.median, A, axis=(0, 1), keepdims=True),
     **{
         f"quantile-{method}": of(

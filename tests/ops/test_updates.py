@@ -158,3 +158,17 @@ def test_what_does_not_fit_is_explained():
         t.at[[0, 7]].add(1)
     with pytest.raises(ShapeError, match="broadcast_to"):
         t.at[:2].set(dg.asarray([1, 2, 3]))
+
+
+@pytest.mark.filterwarnings("ignore:vmap")
+@pytest.mark.parametrize("method", ["set", "add", "multiply", "divide", "power", "min", "max"])
+@pytest.mark.parametrize("value", [0.5, dg.asarray(0.5)], ids=["number", "tensor"])
+def test_a_mask_may_be_computed_in_a_trace_or_a_batch(value, method):
+    def update(x):
+        return getattr(x.at[x > 0.4], method)(value)
+
+    x = dg.asarray(np.linspace(0.1, 1.0, 12).reshape(3, 4))
+    expected = update(x).numpy()
+
+    np.testing.assert_array_equal(dg.function(update)(x).numpy(), expected)
+    np.testing.assert_array_equal(dg.vmap(update)(x).numpy(), expected)

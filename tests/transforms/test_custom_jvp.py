@@ -455,6 +455,16 @@ def test_linear_rules_of_many_sorts_are_taken():
     np.testing.assert_allclose(dg.jacrev(f)(X).numpy(), forward)
 
 
+@pytest.mark.parametrize("function", [dg.nn.gelu, dg.nn.mish, dg.nn.elu, dg.nn.relu, dg.softmax])
+def test_tangents_of_activation_functions_are_linear(function):
+    f = dg.custom_jvp(function)
+    f.defjvp(lambda primals, tangents: dg.jvp(function, primals, tangents))
+
+    for derive in (dg.jacrev, dg.jacfwd, dg.hessian):
+        found, expected = (derive(lambda x, g=g: dg.sum(g(x) * x))(X) for g in (f, function))
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)
+
+
 def test_a_function_without_rule_is_refused():
     @dg.custom_jvp
     def bare(x):

@@ -100,8 +100,11 @@ def activation(
     elementwise = Kind.ELEMENTWISE
     return (
         Op(name, elementwise, spec, vjp, jvp, keep, compose),
-        Op(pulling, elementwise, pull_spec, pull_vjp, pull_jvp, Keep.INPUTS, pull_compose),
+        Op(pulling, elementwise, pull_spec, pull_vjp, pull_jvp, _PULLED, pull_compose),
     )
+
+
+_PULLED = ((1,), (0, 1))  # a pullback is linear in the cotangent, whose own reads no values of it
 
 
 def _of_first(g: Any, kept: Any) -> DType:

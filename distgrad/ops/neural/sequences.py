@@ -9,7 +9,7 @@ import numpy as np
 
 from distgrad.dtypes import as_dtype, is_real_floating, result_type
 from distgrad.errors import DTypeError, ShapeError
-from distgrad.ops.creation import zeros_beside
+from distgrad.ops.creation import full_beside
 from distgrad.ops.shaping.structure import astype, flip, permute_dims
 from distgrad.shapes import Shape, shape_given
 
@@ -49,7 +49,7 @@ def prepared(
         raise ShapeError(f"{name}: x has shape {shapes['x']}; expected one step or more")
     operands = [x, kernel, recurrent, *(bias for bias in biases if bias is not None)]
     joint = result_type(*(_real_dtype(name, each) for each in operands))
-    full = [zeros_beside(x, (gates * units,), joint) if b is None else b for b in biases]
+    full = [full_beside(x, (gates * units,), 0, joint) if b is None else b for b in biases]
     sequence, *rest = (_brought_to(each, joint) for each in (x, kernel, recurrent, *full))
     return sequence if time_major else permute_dims(sequence, (1, 0, 2)), rest
 
@@ -60,7 +60,7 @@ def initial_states(
     """Return the states before the first step."""
     shape = (shape_given(sequence)[1], units)
     if given is None:
-        return [zeros_beside(sequence, shape, sequence.dtype) for _ in names]
+        return [full_beside(sequence, shape, 0, sequence.dtype) for _ in names]
     if len(given) != len(names):
         raise ShapeError(
             f"{name}: initial_state has {len(given)} parts; expected {len(names)}: "

@@ -11,12 +11,12 @@ from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply
 from distgrad.dtypes import as_dtype, bool_, int64, result_type
 from distgrad.errors import DTypeError
-from distgrad.ops.creation import full_like
+from distgrad.ops.creation import full_beside
 from distgrad.ops.elementwise.arithmetic import add, divide, maximum, minimum, multiply, pow
 from distgrad.ops.picking.indexing import GETITEM, SCATTER_ADD, Index, encode, getitem
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import fit
-from distgrad.ops.shaping.structure import astype, broadcast_to, zeros_like
+from distgrad.ops.shaping.structure import astype, broadcast_to
 from distgrad.shapes import Shape
 
 _SCALARS = (bool, int, float, complex)
@@ -263,14 +263,14 @@ class Places:
         index, arrays = encode(self._key)
         fitted = self._fitted(method, values)
         if type(fitted) in _SCALARS:
-            fitted = full_like(self.get(), fitted)
+            fitted = full_beside(self._x, self._picked(), fitted, as_dtype(self._x.dtype))
         return apply(op, fitted, *arrays, index=index, shape=tuple(self._x.shape))
 
     def _fitted(self, method: str, values: Any) -> Any:
         """Return values in the array's dtype and the shape of what is picked; a scalar as it is."""
         dtype = self._x.dtype
         if isinstance(values, (list, tuple)):  # to the array's backend
-            values = add(zeros_like(self.get()), values)
+            values = add(full_beside(self._x, (), 0, as_dtype(dtype)), values)
         is_scalar = type(values) in _SCALARS
         given = result_type(dtype, values) if is_scalar else as_dtype(values.dtype)
         if given == dtype and is_scalar:
@@ -282,13 +282,22 @@ class Places:
                     "same kind of number; convert one of them with dg.astype"
                 )
             values = astype(values, dtype)
-        index, arrays = encode(self._key)
-        specs = [_spec_of(array) for array in arrays]
-        if any(spec.dtype == bool_ for spec in specs):  # only its values tell what a mask picks
-            shape = tuple(self.get().shape)
-        else:
-            shape = GETITEM.spec(_spec_of(self._x), *specs, index=index).shape
+        shape = self._picked()
         return values if tuple(values.shape) == shape else broadcast_to(values, shape)
+
+    def _picked(self) -> Shape:
+        """Return the shape of what is picked, of one element where a mask is yet to be computed."""
+        index, arrays = encode(self._key)
+        masks = [array for array in arrays if _spec_of(array).dtype == bool_]
+        if masks and not any(map(_is_awaited, masks)):  # only its values tell what a mask picks
+            return tuple(self.get().shape)
+        return GETITEM.spec(_spec_of(self._x), *map(_spec_of, arrays), index=index).shape
+
+
+def _is_awaited(array: Any) -> bool:
+    """Return whether an array's values belong to a transformation, such as a trace."""
+    kernels = getattr(array, "kernels", None)
+    return kernels is not None and kernels.level > 0
 
 
 def _spec_of(array: Any) -> Spec:
