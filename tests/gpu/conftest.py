@@ -111,6 +111,13 @@ if ranks.rank == 0:
 """
 
 
+# An emulated device's memory is the host's, so that any MPI takes it; it only does not say so.
+_TAKING = r"""
+from distgrad.distributed.verbs import device_buffers as asked
+asked.takes_device_arrays = lambda: True
+"""
+
+
 def launcher_here():
     """Return the launcher of this environment's MPI; skip the test where there is none."""
     try:
@@ -133,6 +140,8 @@ class TwoRanks:
     @staticmethod
     def said_by(job, ranks=2):
         """Return what rank 0 of two says, or of another number."""
+        if os.environ.get("DISTGRAD_DEVICE_BUFFERS") == "mpi":
+            job = _TAKING + job
         done = subprocess.run(
             [launcher_here(), "-n", str(ranks), sys.executable, "-c", job],
             capture_output=True,
@@ -157,6 +166,18 @@ class TwoRanks:
 def launcher():
     """The launcher of ranks."""
     return launcher_here()
+
+
+@pytest.fixture
+def ask_for(monkeypatch):
+    """What asks for a way of arrays between ranks; skips the test where MPI cannot be one."""
+
+    def ask(way):
+        if way == "mpi" and not EMULATED:
+            pytest.skip("the MPI from PyPI takes no memory of a real device")
+        monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", way)
+
+    return ask
 
 
 @pytest.fixture

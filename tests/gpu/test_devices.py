@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad_cupy.staging import PIECE
 
 cupy = pytest.importorskip("cupy")
 
@@ -64,6 +65,15 @@ def test_a_tensor_is_read_on_the_stream_of_its_own_device(second, cupy_backend):
             cupy.cuda.Stream.null.use()
 
     np.testing.assert_array_equal(found, [3, 6])
+
+
+def test_large_tensors_come_in_pieces_that_are_there(cupy_backend):
+    count = 5 * PIECE // 2 // 4
+    given = np.arange(count, dtype=np.float32)
+
+    for number in (2.0, 3.0):  # the second time through the same buffers
+        x = dg.asarray(given, backend=cupy_backend) * number
+        np.testing.assert_array_equal(x.numpy(), given * number)
 
 
 def test_a_cotangent_returns_to_the_device_its_value_came_from(second, cupy_backend):

@@ -1,4 +1,4 @@
-"""Optimizers cut over two ranks, and collectives of slices, on devices: by NCCL and by the host."""
+"""Optimizers cut over two ranks, and collectives of slices, on devices: NCCL, MPI, or the host."""
 
 import numpy as np
 import pytest
@@ -116,16 +116,16 @@ if ranks.rank == 0:
 """
 
 
-@pytest.fixture(params=["host", "nccl"])
-def way(request, cupy_backend, monkeypatch):
+@pytest.fixture(params=["host", "nccl", "mpi"])
+def way(request, cupy_backend, ask_for, monkeypatch):
     """The way of arrays between the devices of two ranks."""
-    if request.param == "host":
+    if request.param != "nccl":
         monkeypatch.setenv("DISTGRAD_CUDA_DEVICE", "0")
     elif cupy_backend.module.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two devices; the emulated stage of scripts/test has them")
     elif not pytest.importorskip("cupy.cuda.nccl").available:
         pytest.skip("CuPy finds no NCCL; pip install nvidia-nccl-cu12")
-    monkeypatch.setenv("DISTGRAD_DEVICE_BUFFERS", request.param)
+    ask_for(request.param)
     return request.param
 
 
