@@ -43,11 +43,15 @@ def _taken(run: Runner, name: str, kernel: Callable[..., Any], *arrays: Array) -
     return kernel(run, *map(run.module.ascontiguousarray, arrays))
 
 
-def _step(run: Runner, name: str, like: Array, *arrays: Array) -> None:
-    """Start the kernel of one step; `like` has an element for each unit of each example."""
+def _stepping(run: Runner, name: str, like: Array) -> Callable[..., None]:
+    """Return what starts a kernel for a step; `like` has an element for each unit of an example."""
     batch, units = (np.int64(length) for length in like.shape)
-    arguments = (*arrays, batch, units)
-    run.launch("recurrent", name, name_of(like.dtype), (blocks_for(like.size),), THREADS, arguments)
+    how = "recurrent", name, name_of(like.dtype), (blocks_for(like.size),), THREADS
+
+    def start(step: int, *arrays: Array) -> None:
+        run.launch(*how, (*arrays, np.int64(step), batch, units))
+
+    return start
 
 
 def _flat(x: Array) -> Array:
@@ -78,9 +82,10 @@ def _lstm(
     gates += bias
     shape = (*x.shape[:2], recurrent.shape[0])
     outputs, cells = run.module.empty(shape, x.dtype), run.module.empty(shape, x.dtype)
+    start = _stepping(run, "lstm_step", h)
     for t in range(x.shape[0]):
-        _step(run, "lstm_step", h, gates[t], run.matmul(h, recurrent), c, cells[t], outputs[t])
-        h, c = outputs[t], cells[t]
+        product = run.matmul(outputs[t - 1] if t else h, recurrent)
+        start(t, gates, product, c, cells, outputs)
     return outputs, cells, gates
 
 
@@ -101,11 +106,10 @@ def _lstm_vjp(
 ) -> tuple[Array, ...]:
     sums = run.module.empty(gates.shape, gates.dtype)
     to_h, to_c = run.module.zeros(h.shape, h.dtype), run.module.zeros(c.shape, c.dtype)
+    start, turned = _stepping(run, "lstm_step_vjp", h), recurrent.T
     for t in range(x.shape[0] - 1, -1, -1):
-        of_step = (gates[t], cells[t], cells[t - 1] if t else c)
-        given = (g_outputs[t], g_cells[t], g_gates[t])
-        _step(run, "lstm_step_vjp", h, *of_step, *given, to_h, to_c, sums[t])
-        to_h = run.matmul(sums[t], recurrent.T)
+        start(t, gates, cells, c, g_outputs, g_cells, g_gates, to_h, to_c, sums)
+        to_h = run.matmul(sums[t], turned)
     flat = _flat(sums)
     return (
         run.matmul(flat, kernel.T).reshape(x.shape),
@@ -131,10 +135,10 @@ def _gru(
     units = recurrent.shape[0]
     outputs = run.module.empty((*x.shape[:2], units), x.dtype)
     gates = run.module.empty((*x.shape[:2], 4 * units), x.dtype)
+    start = _stepping(run, "gru_step", h)
     for t in range(x.shape[0]):
-        past = run.matmul(h, recurrent)
-        _step(run, "gru_step", h, inputs[t], past, recurrent_bias, h, gates[t], outputs[t])
-        h = outputs[t]
+        product = run.matmul(outputs[t - 1] if t else h, recurrent)
+        start(t, inputs, product, recurrent_bias, h, gates, outputs)
     return outputs, gates
 
 
@@ -153,16 +157,15 @@ def _gru_vjp(
 ) -> tuple[Array, ...]:
     shape = (*x.shape[:2], 3 * recurrent.shape[0])
     own, past = run.module.empty(shape, x.dtype), run.module.empty(shape, x.dtype)
-    to_h = run.module.zeros(h.shape, h.dtype)
+    to_h, product = run.module.zeros(h.shape, h.dtype), None
+    start, turned = _stepping(run, "gru_step_vjp", h), recurrent.T
     for t in range(x.shape[0] - 1, -1, -1):
-        before = outputs[t - 1] if t else h
-        given = (g_outputs[t], g_gates[t])
-        _step(run, "gru_step_vjp", h, gates[t], before, *given, to_h, own[t], past[t])
-        to_h = to_h + run.matmul(past[t], recurrent.T)
+        start(t, gates, h, outputs, g_outputs, g_gates, product, to_h, own, past)
+        product = run.matmul(past[t], turned)
     to_own, to_past = _flat(own), _flat(past)
     return (
         run.matmul(to_own, kernel.T).reshape(x.shape),
-        to_h,
+        to_h + product,
         run.matmul(_flat(x).T, to_own),
         run.matmul(_flat(_before(run, h, outputs)).T, to_past),
         _summed(to_own),

@@ -1,18 +1,36 @@
 // One step of an LSTM or a GRU between two products of matrices: a thread for each unit.
+//
+// Kernels take the arrays of all steps and the number of one: to cut an array on the host takes a
+// good part of the time of a launch.
 
 __device__ inline A squashed(A x) {
     return (A)0.5 * (tanh((A)0.5 * x) + 1);  // by tanh, which cannot overflow
 }
 
+// Where numbers of a step begin, and the state before it.
+__device__ inline const T* at_step(const T* all, long long size, long long step) {
+    return all + step * size;
+}
+
+__device__ inline T* at_step(T* all, long long size, long long step) { return all + step * size; }
+
+__device__ inline const T* before_step(const T* first, const T* all, long long size, long long step) {
+    return step ? all + (step - 1) * size : first;
+}
+
 #define EACH_UNIT                                                                                 \
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < batch * units;       \
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < size;                \
          i += gridDim.x * (long long)blockDim.x)
 
 // Gates hold what the inputs add to their sums, then their values: input, forget, candidate, output.
 extern "C" __global__ void lstm_step(
-    T* gates, const T* product, const T* before, T* cells, T* outputs, long long batch,
-    long long units
+    T* all_gates, const T* product, const T* first, T* all_cells, T* all_outputs, long long step,
+    long long batch, long long units
 ) {
+    const long long size = batch * units;
+    const T* before = before_step(first, all_cells, size, step);
+    T *gates = at_step(all_gates, 4 * size, step), *cells = at_step(all_cells, size, step);
+    T* outputs = at_step(all_outputs, size, step);
     EACH_UNIT {
         const long long at = i / units * 4 * units + i % units;
         A sums[4];
@@ -32,9 +50,17 @@ extern "C" __global__ void lstm_step(
 // Cotangents of the sums, from those of the output (`to_h` has what came by the next step) and of
 // the cell; `to_c` becomes the cotangent of the cell before.
 extern "C" __global__ void lstm_step_vjp(
-    const T* gates, const T* cells, const T* before, const T* g_outputs, const T* g_cells,
-    const T* g_gates, const T* to_h, T* to_c, T* sums, long long batch, long long units
+    const T* all_gates, const T* all_cells, const T* first, const T* all_g_outputs,
+    const T* all_g_cells, const T* all_g_gates, const T* to_h, T* to_c, T* all_sums, long long step,
+    long long batch, long long units
 ) {
+    const long long size = batch * units;
+    const T* before = before_step(first, all_cells, size, step);
+    const T *gates = at_step(all_gates, 4 * size, step), *cells = at_step(all_cells, size, step);
+    const T* g_outputs = at_step(all_g_outputs, size, step);
+    const T* g_cells = at_step(all_g_cells, size, step);
+    const T* g_gates = at_step(all_g_gates, 4 * size, step);
+    T* sums = at_step(all_sums, 4 * size, step);
     EACH_UNIT {
         const long long at = i / units * 4 * units + i % units;
         const A input = (A)gates[at], forget = (A)gates[at + units];
@@ -55,9 +81,13 @@ extern "C" __global__ void lstm_step_vjp(
 
 // Gates become reset, update, candidate and memory, four side by side where inputs have three.
 extern "C" __global__ void gru_step(
-    const T* inputs, const T* product, const T* bias, const T* before, T* gates, T* outputs,
-    long long batch, long long units
+    const T* all_inputs, const T* product, const T* bias, const T* first, T* all_gates,
+    T* all_outputs, long long step, long long batch, long long units
 ) {
+    const long long size = batch * units;
+    const T* inputs = at_step(all_inputs, 3 * size, step);
+    const T* before = before_step(first, all_outputs, size, step);
+    T *gates = at_step(all_gates, 4 * size, step), *outputs = at_step(all_outputs, size, step);
     EACH_UNIT {
         const long long unit = i % units;
         const long long at = i / units * 3 * units + unit, to = i / units * 4 * units + unit;
@@ -75,18 +105,26 @@ extern "C" __global__ void gru_step(
     }
 }
 
-// Cotangents of the sums of the inputs and of those of the past; `to_h` becomes what of the
-// output's cotangent goes on to the output before, without the product.
+// Cotangents of the sums of the inputs and of those of the past. What came to the output by the step
+// behind is `to_h` and, but for the last step, `product`; `to_h` becomes what goes on to the output
+// before, without the product.
 extern "C" __global__ void gru_step_vjp(
-    const T* gates, const T* before, const T* g_outputs, const T* g_gates, T* to_h, T* to_own,
-    T* to_past, long long batch, long long units
+    const T* all_gates, const T* first, const T* all_outputs, const T* all_g_outputs,
+    const T* all_g_gates, const T* product, T* to_h, T* all_own, T* all_past, long long step,
+    long long batch, long long units
 ) {
+    const long long size = batch * units;
+    const T* before = before_step(first, all_outputs, size, step);
+    const T *gates = at_step(all_gates, 4 * size, step);
+    const T* g_outputs = at_step(all_g_outputs, size, step);
+    const T* g_gates = at_step(all_g_gates, 4 * size, step);
+    T *to_own = at_step(all_own, 3 * size, step), *to_past = at_step(all_past, 3 * size, step);
     EACH_UNIT {
         const long long unit = i % units;
         const long long to = i / units * 3 * units + unit, at = i / units * 4 * units + unit;
         const A reset = (A)gates[at], update = (A)gates[at + units];
         const A candidate = (A)gates[at + 2 * units], memory = (A)gates[at + 3 * units];
-        const A g = (A)g_outputs[i] + (A)to_h[i];
+        const A g = (A)g_outputs[i] + (A)to_h[i] + (product ? (A)product[i] : 0);
         const A to_n =
             (g * (1 - update) + (A)g_gates[at + 2 * units]) * (1 - candidate * candidate);
         const A to_r = (to_n * memory + (A)g_gates[at]) * reset * (1 - reset);
