@@ -16,6 +16,7 @@ from distgrad.errors import MixedBackendError, ShapeError
 from distgrad.foreign_names import ForeignOptimizerMethods
 from distgrad.optimizers.description import described
 from distgrad.optimizers.in_place import count_up
+from distgrad.optimizers.naming import named, names_of_states
 from distgrad.optimizers.transforms import Chain, Transform, apply_updates, checked_gradients
 from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Tensor
@@ -160,14 +161,7 @@ class Optimizer(ForeignOptimizerMethods):
 
     def _create(self, leaves: list[Variable]) -> None:
         """Make the state for variables; what there is for some of them stays."""
-        names = dict(self._names)
-        for leaf in leaves:
-            if leaf.key in names:
-                continue
-            name, again = leaf.name, 1
-            while name in names.values():  # variables without a name of their own
-                name, again = f"{leaf.name}_{again}", again + 1
-            names[leaf.key] = name
+        names = named(leaves, self._names)
         # Values below any trace: a state that is created while tracing starts from numbers.
         now = {names[leaf.key]: Tensor(leaf.array, leaf.kernels) for leaf in leaves}
         values, treedef = tree.flatten(self.transform.init(now))
@@ -183,7 +177,7 @@ class Optimizer(ForeignOptimizerMethods):
                     "optimizer"
                 )
         states = []
-        for path, value, name in zip(full, values, _readable(full, list(now)), strict=True):
+        for path, value, name in zip(full, values, names_of_states(full, now), strict=True):
             own = known.get(path)
             if own is None:
                 own = Variable(value, trainable=False, name=name)
@@ -370,19 +364,6 @@ def _distinct(method: str, variables: Any) -> list[Variable]:
             )
         seen.add(leaf.key)
     return leaves
-
-
-def _readable(paths: list[str], names: list[str]) -> list[str]:
-    """Return the names of states: that of the variable first, without places in a chain."""
-    by_length = sorted(names, key=len, reverse=True)
-    full, short = [], []
-    for path in paths:
-        name = next((each for each in by_length if path.endswith(f"/{each}")), None)
-        owner = "optimizer" if name is None else name
-        slot = path if name is None else path[: -len(name) - 1]
-        full.append(f"{owner}/{slot}")
-        short.append("/".join((owner, *(part for part in slot.split("/") if not part.isdigit()))))
-    return short if len(set(short)) == len(short) else full
 
 
 def _at_home(name: str, variable: Variable, gradient: Any) -> Any:

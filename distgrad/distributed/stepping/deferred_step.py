@@ -15,6 +15,7 @@ from distgrad.distributed.averaging.overlap import Job, Lane
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.stepping.awaiting import await_value, can_wait, release
 from distgrad.distributed.verbs.communicator import Array, Communicator
+from distgrad.optimizers.naming import owner_of
 from distgrad.optimizers.stateful import Optimizer
 from distgrad.optimizers.transforms import Chain
 from distgrad.variable import Variable
@@ -166,11 +167,11 @@ def _last_part(optimizer: Optimizer) -> Any:
 
 def _shared_state(optimizer: Optimizer) -> list[Variable]:
     """Return the state that belongs to no variable: counts of steps."""
-    names = sorted(optimizer._names.values(), key=len, reverse=True)
+    names = set(optimizer._names.values())
     return [
         state
         for path, state in zip(
             tree.paths(optimizer._state), tree.flatten(optimizer._state)[0], strict=True
         )
-        if not any(path.endswith(f"/{name}") for name in names)
+        if owner_of(path, names) is None
     ]
