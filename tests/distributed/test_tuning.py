@@ -42,7 +42,7 @@ def searched(comm, noise, **options):
     rng = np.random.default_rng(comm.rank)
     steps = 0
     while search.settled is None:
-        search.observe(costs(search.choice) * (1 + noise * rng.random()))
+        search.observe(comm, costs(search.choice) * (1 + noise * rng.random()))
         steps += 1
     return search.settled, steps
 
@@ -58,24 +58,26 @@ def test_the_slowest_rank_decides(on_ranks):
         search = Search(comm, [Choice(1), Choice(2)], rounds=1)
         while search.settled is None:
             slow_here = search.choice.bucket_bytes == 2 and comm.rank == 1
-            search.observe(1.0 if slow_here else 0.5 / search.choice.bucket_bytes)
+            search.observe(comm, 1.0 if slow_here else 0.5 / search.choice.bucket_bytes)
         return search.settled
 
     assert on_ranks(2, work) == [Choice(1), Choice(1)]
 
 
 def test_a_small_difference_leaves_the_default():
-    search = Search(RecordedCommunicator(), [Choice(1), Choice(2)], rounds=1)
+    comm = RecordedCommunicator()
+    search = Search(comm, [Choice(1), Choice(2)], rounds=1)
     while search.settled is None:
-        search.observe({1: 1.0, 2: 0.99}[search.choice.bucket_bytes])
+        search.observe(comm, {1: 1.0, 2: 0.99}[search.choice.bucket_bytes])
 
     assert search.settled == Choice(1)
 
 
 def test_the_first_step_of_a_candidate_does_not_count():
-    search = Search(RecordedCommunicator(), [Choice(1), Choice(2)], rounds=1)
+    comm = RecordedCommunicator()
+    search = Search(comm, [Choice(1), Choice(2)], rounds=1)
     for seconds in (1e-9, 9.0, 2.0, 1.0):  # the layout of the first is there by chance
-        search.observe(seconds)
+        search.observe(comm, seconds)
 
     assert search.settled == Choice(2)
 

@@ -1,11 +1,13 @@
 """The verbs over MPI: results, dtypes, sizes, order, and traffic of others beside ours."""
 
+import os
 import threading
 import time
 
 import numpy as np
 import pytest
 
+import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.distributed.verbs import mpi
 from distgrad.distributed.verbs.communicator import exchange_json
@@ -190,3 +192,66 @@ def test_a_part_of_the_ranks_is_a_communicator_too(world):
 
     assert members == sorted(range(world.rank % 2, world.size, 2), reverse=True)
     assert members[part.rank] == world.rank
+
+
+def test_more_parts_than_mpi_has_communicators_are_used_one_after_the_other(world):
+    long = np.ones(2**14)  # which two ranks add up in memory that they share
+    files = len(os.listdir("/proc/self/fd"))
+    for turn in range(2100):  # MPICH has 2048
+        part = world.split(0)
+        if turn < 50:
+            part.allreduce(long)
+
+    assert len(os.listdir("/proc/self/fd")) < files + 10
+
+
+def test_parts_of_parts_are_given_back_with_these(world):
+    known = len(world.guard.begun)
+    for turn in range(20):
+        part = world.split(world.rank if turn % 2 else 0)
+        of_part = part.split(0).duplicate()
+        assert of_part.allreduce(np.array(1)) == part.size
+        del part, of_part
+    world.split(0)
+
+    assert len(world.guard.begun) <= known + 1
+
+
+def test_a_part_stays_for_the_ranks_that_hold_it(world):
+    parts = [world.split(world.rank) for _ in range(3)]
+    if world.rank == 0:
+        del parts[1]
+    world.split(0)
+
+    for part in parts:
+        assert part.allreduce(np.array(5)) == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"overlap": True, "bucket_bytes": 1000},  # by a thread, from the second step on
+        {"reduction": "hierarchical"},
+        {"bucket_bytes": "auto"},
+    ],
+)
+def test_parts_whose_gradients_were_averaged_are_given_back(world, options, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x, y = dg.Variable(np.ones(1000)), dg.Variable(np.ones(1000))
+    threads, known = threading.active_count(), len(world.guard.begun)
+    for _ in range(5):
+        part = world.split(0)
+        for _ in range(3):
+            tape = dist.DistributedGradientTape(dg.GradientTape(), part, **options)
+            with tape:
+                loss = dg.sum(x * y)
+            tape.gradient(loss, [x, y])
+        del part, tape
+    world.split(0)
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert threading.active_count() <= threads
+    assert len(world.guard.begun) <= known + 3

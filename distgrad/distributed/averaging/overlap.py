@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import numpy as np
 
@@ -56,8 +56,12 @@ class Lane:
     def __init__(self, comm: Any) -> None:
         self.comm = comm.duplicate()
         self.interrupted = False
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
-        threading.Thread(target=self._run, daemon=True, name="distgrad-communication").start()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        # The thread holds the jobs alone, so that it ends with the ranks that it works for.
+        threading.Thread(
+            target=_work_off, args=(self._jobs,), daemon=True, name="distgrad-communication"
+        ).start()
+        finalize(self, self._jobs.put, None).atexit = False
 
     def submit(self, work: Callable[[], Any]) -> Job:
         """Have something done once all that was submitted before is done."""
@@ -78,15 +82,16 @@ class Lane:
             raise job.error
         return job.result
 
-    def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            try:
-                job.result = job.work()
-            except BaseException as error:
-                job.error = error
-            job.done.set()
-            del job
+
+def _work_off(jobs: SimpleQueue[Job | None]) -> None:
+    """Do one job after the other, until None comes in place of one."""
+    while job := jobs.get():
+        try:
+            job.result = job.work()
+        except BaseException as error:
+            job.error = error
+        job.done.set()
+        del job
 
 
 _lanes: WeakKeyDictionary[Communicator, Lane | None] = WeakKeyDictionary()

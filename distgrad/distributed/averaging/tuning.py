@@ -71,7 +71,6 @@ class Search:
         key: str = "",
         rounds: int = _ROUNDS,
     ) -> None:
-        self._comm = comm
         self._choices = list(dict.fromkeys(choices))
         self._key = key
         self._steps = (rounds + 1) * len(self._choices)
@@ -79,15 +78,18 @@ class Search:
         self._least = np.full(len(self._choices), np.inf)
         self.settled: Choice | None = self._choices[0] if len(self._choices) == 1 else None
         if self.settled is None and key:
-            self._recall()
+            self._recall(comm)
 
     @property
     def choice(self) -> Choice:
         """What the next step is to use."""
         return self.settled or self._choices[self._step % len(self._choices)]
 
-    def observe(self, seconds: float) -> None:
-        """Take in what the step with `choice` cost this rank; after the last one, settle."""
+    def observe(self, comm: Communicator, seconds: float) -> None:
+        """Take in what the step with `choice` cost this rank; after the last one, settle.
+
+        The communicator is not kept here: searches are kept for as long as there is one.
+        """
         if self.settled is not None:
             return
         place = self._step % len(self._choices)
@@ -96,15 +98,15 @@ class Search:
             self._least[place] = min(self._least[place], seconds)
         self._step += 1
         if self._step == self._steps:
-            self._settle()
+            self._settle(comm)
 
-    def _settle(self) -> None:
-        slowest = self._comm.allreduce(self._least, "max")
+    def _settle(self, comm: Communicator) -> None:
+        slowest = comm.allreduce(self._least, "max")
         best = int(np.argmin(slowest))
         if slowest[best] > _CLEARLY * slowest[0]:
             best = 0
         self.settled = self._choices[best]
-        if self._key and self._comm.rank == 0:
+        if self._key and comm.rank == 0:
             entry = {
                 "bucket_bytes": self.settled.bucket_bytes,
                 "reduction": self.settled.reduction,
@@ -115,16 +117,16 @@ class Search:
             }
             Remembered(_FILE).write(self._key, entry)
 
-    def _recall(self) -> None:
+    def _recall(self, comm: Communicator) -> None:
         """Settle on what an earlier job found, if rank 0 knows of one."""
         place = -1
-        if self._comm.rank == 0:
+        if comm.rank == 0:
             entry = Remembered(_FILE).read(self._key)
             if isinstance(entry, dict):
                 known = entry.get("bucket_bytes"), entry.get("reduction")
                 places = [(each.bucket_bytes, each.reduction) for each in self._choices]
                 place = places.index(known) if known in places else -1
-        place = int(self._comm.broadcast(np.array(place, np.int64)))
+        place = int(comm.broadcast(np.array(place, np.int64)))
         if place >= 0:
             self.settled = self._choices[place]
 
@@ -235,7 +237,7 @@ def autotune(
     while search.settled is None:
         begun = time.perf_counter()
         step(search.choice)
-        search.observe(time.perf_counter() - begun - last_report(comm).waited_seconds)
+        search.observe(comm, time.perf_counter() - begun - last_report(comm).waited_seconds)
     return search.settled
 
 
@@ -243,4 +245,4 @@ def observed(search: Search, begun: float, comm: Communicator) -> None:
     """Tell a search what a step's gradient cost, since a moment, less the wait for late ranks."""
     if search.settled is None:
         seconds = time.perf_counter() - begun - last_report(comm).waited_seconds
-        search.observe(max(seconds, 0.0) if math.isfinite(seconds) else math.inf)
+        search.observe(comm, max(seconds, 0.0) if math.isfinite(seconds) else math.inf)

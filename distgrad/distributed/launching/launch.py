@@ -20,7 +20,8 @@ from distgrad.distributed.safety.departure import Departure
 from distgrad.distributed.safety.guard import Guard
 from distgrad.distributed.tracing import job
 from distgrad.distributed.verbs.communicator import Communicator, SerialCommunicator
-from distgrad.distributed.verbs.mpi import MPICommunicator, load_mpi
+from distgrad.distributed.verbs.loading import load_mpi
+from distgrad.distributed.verbs.mpi import MPICommunicator
 from distgrad.errors import LaunchError
 
 _TIMEOUT = 1800.0  # seconds: longer than any step or checkpoint, shorter than a night

@@ -125,6 +125,11 @@ class Guard:
         self.begun[int(identity[0])] = begun
         return int(identity[0]), tuple(members)
 
+    def forget(self, identity: int, communicator: Any) -> None:
+        """Let go of a communicator on which nobody waits any more, before it is freed."""
+        del self.begun[identity]
+        self.losses.forget(communicator)
+
     # --- waiting --------------------------------------------------------------------------------
 
     def opened(self, change: int) -> None:

@@ -49,6 +49,10 @@ class Losses:
         """Revoke this communicator, too, when somebody has died."""
         self._watched.append(communicator)
 
+    def forget(self, communicator: Any) -> None:
+        """Revoke this communicator no more: it is about to be freed."""
+        self._watched.remove(communicator)
+
     def heard(self, error: Any) -> bool:
         """Return whether an error that MPI raised means that a rank has died, and remember it."""
         if not outlives():

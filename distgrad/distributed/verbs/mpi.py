@@ -6,7 +6,6 @@ which non-blocking requests it consists; `Operations` waits for them.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from distgrad.distributed.verbs.checks import (
 from distgrad.distributed.verbs.communicator import Array, describe, wire_dtype
 from distgrad.distributed.verbs.device_slices import exchange_on_device, reduce_on_device
 from distgrad.distributed.verbs.exchanging import distance, exchange, fits, pieces, starts
+from distgrad.distributed.verbs.families import Member, made
 from distgrad.distributed.verbs.operations import Operations
 from distgrad.distributed.verbs.places import Places, Size
 from distgrad.distributed.verbs.sums import Sums
@@ -31,24 +31,6 @@ from distgrad.distributed.verbs.sums import Sums
 # Elements a message. MPI counts are C ints: from 2^31 on Open MPI refuses and Intel MPI returns
 # wrong numbers at once; 2^28 elements of 16 bytes are safe on every MPI that was tried.
 MESSAGE_ELEMENTS = 2**28
-
-
-def load_mpi() -> Any:
-    """Return `mpi4py.MPI`, without initialising MPI if nobody has.
-
-    Raises
-    ------
-    ImportError, RuntimeError
-        If mpi4py is missing, or finds no MPI library: mpi4py raises either.
-    """
-    import mpi4py
-
-    if "mpi4py.MPI" not in sys.modules:
-        mpi4py.rc.initialize = False  # importing is not starting
-        mpi4py.rc.finalize = True
-    from mpi4py import MPI
-
-    return MPI
 
 
 class MPICommunicator:
@@ -77,9 +59,7 @@ class MPICommunicator:
         self._background = background
         self.guard = guard
         self._mpi = mpi = guard.mpi
-        self._communicator = communicator.Dup()
-        # Whatever mpi4py.rc.errors says: an error becomes an exception that names the operation.
-        self._communicator.Set_errhandler(mpi.ERRORS_RETURN)
+        self._communicator = made(mpi, communicator.Dup)
         # What a thread in the background does has to wait inside MPI, without the interpreter.
         self._sums = Sums(
             mpi, self._communicator, len(guard.neighbours), shares_memory=not background
@@ -89,9 +69,11 @@ class MPICommunicator:
         self.local_rank: int = (
             _local_rank(mpi, self._communicator) if local_rank is None else local_rank
         )
-        identity, members = guard.enroll(self._communicator, lambda: self.started)
-        self._operations = Operations(guard, identity, members, background=background)
-        self._run = self._operations.run
+        identity, members = guard.enroll(self._communicator, lambda: operations.started)
+        self._operations = operations = Operations(guard, identity, members, background=background)
+        self._run = operations.run
+        forget = partial(guard.forget, identity, self._communicator)
+        self._member = Member(self._communicator, self, forget)
         self._reductions = {
             "sum": mpi.SUM, "prod": mpi.PROD, "min": mpi.MIN, "max": mpi.MAX, "bor": mpi.BOR
         }  # fmt: skip
@@ -344,7 +326,10 @@ class MPICommunicator:
         other threads, but where nobody hears of failures: the thread that needs the results does,
         by `wait_for`.
         """
-        return MPICommunicator(self._communicator, self.guard, self.local_rank, background=True)
+        self._member.free_dropped(self._mpi)
+        ranks = MPICommunicator(self._communicator, self.guard, self.local_rank, background=True)
+        self._member.take_in(ranks._member)
+        return ranks
 
     def split(self, colour: int) -> MPICommunicator:
         """Return a communicator of the ranks that give the same number; all ranks call this.
@@ -355,10 +340,12 @@ class MPICommunicator:
             If it is none, or negative, which MPI keeps for itself.
         """
         check_colour(colour)
-        part = self._communicator.Split(colour, self.rank)
-        made = MPICommunicator(part, self.guard, self.local_rank, background=self._background)
+        self._member.free_dropped(self._mpi)
+        part = made(self._mpi, partial(self._communicator.Split, colour, self.rank))
+        ranks = MPICommunicator(part, self.guard, self.local_rank, background=self._background)
         part.Free()
-        return made
+        self._member.take_in(ranks._member)
+        return ranks
 
     def machine(self) -> int:
         """Return the lowest rank on this rank's machine; all ranks call this."""
