@@ -125,6 +125,7 @@ class Loader:
         self._next = 0  # of the next one that is prepared
         self._waiting: deque[tuple[_Batch, Any]] = deque()
         self._pool: Any = None
+        self._at_end: Any = None  # ends the pool with the last reference to this
 
     def __iter__(self) -> Iterator[Any]:
         """Return the loader itself: its batches have no end."""
@@ -196,6 +197,7 @@ class Loader:
         self._forget()
         pool, self._pool = self._pool, None
         if pool is not None:
+            self._at_end.detach()  # or it would hold this pool for as long as the loader lives
             pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:
@@ -222,7 +224,7 @@ class Loader:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="distgrad-data")
-            weakref.finalize(self, _end, self._pool)
+            self._at_end = weakref.finalize(self, _end, self._pool)
         while len(self._waiting) < self._ahead:
             batch = self._cut(self._next)
             work = _Work(self.dataset, self.order, self._rows)

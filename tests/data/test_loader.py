@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import traceback
+import weakref
 
 import numpy as np
 import pytest
@@ -160,6 +161,16 @@ def test_an_error_in_a_thread_comes_out_with_its_own_traceback():
             with pytest.raises(RuntimeError, match="seven is broken") as caught:
                 next(loader)
     assert "in breaks" in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_loader_that_is_closed_after_each_epoch_keeps_nothing_of_its_threads():
+    loader = Loader(NUMBERS, 4, seed=1)
+    next(loader)
+    pool = weakref.ref(loader._pool)
+    loader.close()
+    gc.collect()
+
+    assert pool() is None
 
 
 def test_no_thread_is_left_after_close_or_without_a_reference():
