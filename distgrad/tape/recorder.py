@@ -37,6 +37,7 @@ class Recorder:
         self.records: list[Any] = records_in_force([], self.roots)
         self.followed: set[int] = set()
         self.cuts: dict[int, tuple[str, Sequence[int]]] = {}
+        self._joined: dict[int, list[int]] = {}  # of values that were cut off again and again
         self.left: set[int] = set()
 
     def follow(self, key: int) -> None:
@@ -63,8 +64,11 @@ class Recorder:
     def hear_cut(self, name: str, inputs: Sequence[int], output: int) -> None:
         """Note that a value has no derivative with respect to what it was computed from."""
         if any(key in self.followed or key in self.cuts for key in inputs):
-            present = self.cuts.get(output, (name, ()))[1]
-            self.cuts[output] = (name, (*present, *inputs))
+            known = self._joined.get(output)
+            if known is None:
+                known = self._joined[output] = [*self.cuts.get(output, (name, ()))[1]]
+            known += inputs
+            self.cuts[output] = (name, known)
 
     def _cut(self, op: Op, keys: Sequence[int], output: Any) -> None:
         if output.__class__ is tuple:
