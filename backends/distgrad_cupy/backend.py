@@ -15,7 +15,7 @@ from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.backends_in_force import kernels_of
 from distgrad.core.under_way import settle
-from distgrad_cupy import elementwise, segments, special
+from distgrad_cupy import affine, elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
 from distgrad_cupy.copying import between_devices
@@ -37,7 +37,7 @@ class CuPyBackend(ArrayModuleBackend):
 
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
-        self.pullback = elementwise.pullbacks(RUNNER)
+        self.pullback = elementwise.pullbacks(RUNNER, affine.pullbacks(RUNNER))
         self.bfloat16_kernels = bfloat16_kernels(RUNNER, self.kernel)
         self.change_in_place = steps(RUNNER, elementwise.broadcasting)
         self.compile = GRAPHS

@@ -10,7 +10,7 @@ numbers, mixed widths) run the composition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -236,15 +236,17 @@ def _cast(given: Any, made: Any) -> Formula:
     return Formula(name, (("x", given),), (("y", made),), f"y = ({C_TYPES[made.name]})(float)x;")
 
 
-def pullbacks(run: Runner) -> Pullbacks:
+def pullbacks(run: Runner, others: Mapping[str, Callable[..., Any]]) -> Pullbacks:
     """Return what computes cotangents of elementwise operations in one launch each.
 
     Parameters
     ----------
     run : Runner
         What starts kernels.
+    others : mapping of str to callable
+        The pullbacks of other operations, see `distgrad.backend.pullbacks.Pullbacks`.
     """
-    return Pullbacks(VOCABULARY, run.module.ndarray, partial(_pulling, run))
+    return Pullbacks(VOCABULARY, run.module.ndarray, partial(_pulling, run), others=others)
 
 
 def _pulling(run: Runner, formula: Formula) -> _Compiled:

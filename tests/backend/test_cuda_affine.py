@@ -1,11 +1,15 @@
-"""Affine maps of the device on the host: bias and relu in place, by wide loads and without."""
+"""Affine maps of the device on the host: bias and relu in place, masks and sums on the way back."""
 
 import importlib.util
+from math import prod
 
 import numpy as np
 import pytest
 
+from distgrad.backends_in_force import kernels_of
+from distgrad.core.op import Spec
 from distgrad.dtypes import as_dtype
+from distgrad.ops import VOCABULARY
 
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
@@ -102,3 +106,76 @@ def test_other_dtypes_are_composed(kernels, host_runner):
 
     np.testing.assert_allclose(found, 1j * x @ kernel + bias, rtol=1e-12)
     assert host_runner.launched == []
+
+
+# --- cotangents -----------------------------------------------------------------------------------
+
+
+def by_rule(name, g, y, xs, needs):
+    """Return the cotangents that the operation's own rule gives, computed in double precision."""
+    wide = [each.astype(np.float64) for each in (g, y, *xs)]
+    return VOCABULARY[name].vjp(kernels_of("numpy"), wide[0], wide[1], wide[2:], {}, needs)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("width", [1, 5, 32, 300])
+@pytest.mark.parametrize("lead", [(1,), (7,), (2, 3), (1500,)])
+@pytest.mark.parametrize("name", ["linear", "linear_relu"])
+def test_cotangents_are_those_of_the_rule(name, lead, width, dtype, kernels, host_runner):
+    x, kernel, bias = operands(lead, width, dtype)
+    y = kernels[name](x, kernel, bias)
+    if y.size > 3:
+        y.flat[3] = np.nan  # is not above 0
+    g = np.random.default_rng(3).standard_normal(y.shape).astype(y.dtype)
+    host_runner.launched.clear()
+
+    found = affine.pullbacks(host_runner)[name](g, y, (x, kernel, bias), (1, 1, 1))
+
+    expected = by_rule(name, g, y, (x, kernel, bias), (1, 1, 1))
+    reach = 20 * TOLERANCES[dtype] * np.sqrt(prod(lead))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == y.dtype
+        np.testing.assert_allclose(one.astype(float), other, rtol=TOLERANCES[dtype], atol=reach)
+    parts = 1 if prod(lead) < 1500 or width == 1 else 2
+    assert len(host_runner.launched) == parts
+
+
+def test_sums_of_columns_in_many_parts_are_exact_where_numbers_are_whole(host_runner):
+    g = np.arange(5000 * 40, dtype=np.float32).reshape(5000, 40) % 17
+    y = np.arange(5000 * 40, dtype=np.float32).reshape(5000, 40) % 3 - 1
+
+    _, _, sums = affine.pullbacks(host_runner)["linear_relu"](g, y, (None, None, None), (0, 0, 1))
+
+    np.testing.assert_array_equal(sums, np.where(y > 0, g, 0).sum(axis=0))
+    assert host_runner.launched[-2:] == ["sum_columns", "join_columns"]
+
+
+@pytest.mark.parametrize("needs", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1)])
+@pytest.mark.parametrize("name", ["linear", "linear_relu"])
+def test_what_nobody_needs_is_not_computed(name, needs, kernels, host_runner):
+    x, kernel, bias = operands((7,), 5, "float32")
+    xs = (x, kernel, bias)[: len(needs)]
+    y = kernels[name](*xs)
+    g = np.ones_like(y)
+
+    found = affine.pullbacks(host_runner)[name](g, y, xs, needs)
+
+    expected = by_rule(name, g, y, xs, needs)
+    assert [each is None for each in found[:2]] == [each is None for each in expected[:2]]
+    for one, other in zip(found, expected, strict=True):
+        if other is not None:
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_rule_computes_what_the_kernels_do_not_take(host_runner):
+    x, kernel, bias = operands((7,), 5, "float32")
+    g = y = np.ones((7, 5), np.float32)
+    pull = affine.pullbacks(host_runner)["linear_relu"]
+    spec = Spec((7, 6), np.dtype(np.float32))
+
+    assert pull(g, y, (spec, kernel, bias), (1, 1, 1)) is None  # not kept, or elsewhere
+    assert pull(g, spec, (x, kernel, bias), (1, 1, 1)) is None
+    assert pull(g.astype(np.float64), y, (x, kernel, bias), (1, 1, 1)) is None
+    assert pull(g[0], y[0], (x[0], kernel, bias), (1, 1, 1)) is None
+    assert pull(g[:0], y[:0], (x[:0], kernel, bias), (1, 1, 1)) is None
+    assert pull(g.astype("c8"), y.astype("c8"), (x, kernel, bias), (1, 1, 1)) is None
