@@ -39,11 +39,30 @@ _AXES = 4  # in front of queries and keys: so many the kernel tells apart in a m
 
 
 class Block(NamedTuple):
-    """Some heads and some of their query rows, with the number of keys that those may see."""
+    """Some heads and some of their query rows, with the number of keys that those may see.
+
+    Attributes
+    ----------
+    heads, rows : slice
+        Which ones.
+    keys : int
+        How many, from the first on.
+    is_all : bool
+        Whether these are all that there are: then nothing has to be cut, or added up.
+    """
 
     heads: slice
     rows: slice
     keys: int
+    is_all: bool = False
+
+    def queries_of(self, x: Array) -> Array:
+        """Return the part of an array (heads, queries, ...)."""
+        return x if self.is_all else x[self.heads, self.rows]
+
+    def keys_of(self, x: Array) -> Array:
+        """Return the part of an array (heads, keys, ...)."""
+        return x if self.is_all else x[self.heads, : self.keys]
 
 
 def kernels(run: Runner) -> dict[str, Callable[..., Any]]:
@@ -94,6 +113,7 @@ class _Problem:
         heads = self.heads if of_all_heads else max(most // rows, 1)
         if of_all_heads:
             rows = max(min(rows, most // max(self.heads, 1)), 1)
+        whole = slice(0, self.heads), slice(0, self.queries), self.keys
         for first in range(0, self.heads, max(heads, 1)):
             for start in range(0, self.queries, rows):
                 stop = min(start + rows, self.queries)
@@ -101,16 +121,16 @@ class _Problem:
                 keys = min(max(last, 0), self.keys)
                 if keys:  # else nothing is seen: zeros stand there already
                     last_head = min(first + heads, self.heads)
-                    yield Block(slice(first, last_head), slice(start, stop), keys)
+                    part = slice(first, last_head), slice(start, stop), keys
+                    yield Block(*part, is_all=part == whole)
 
     def weights(self, block: Block, logarithms: Array | None = None) -> Array:
         """Return the attention weights of a block; write the logarithms of their sums."""
-        query = self.query[block.heads, block.rows]
-        key = self.key[block.heads, : block.keys]
+        query, key = block.queries_of(self.query), block.keys_of(self.key)
         scores = self.run.wide_matmul(query, key.transpose(0, 2, 1))
         own = scores if self.work == self.dtype else self.module.empty(scores.shape, self.dtype)
         rows = scores.shape[0] * scores.shape[1]
-        numbers = (rows, block.keys, block.heads.start, query.shape[1], block.rows.start)
+        numbers = rows, block.keys, block.heads.start, query.shape[1], block.rows.start
         arguments = (
             scores,
             own,
@@ -144,19 +164,30 @@ class _Problem:
             np.int64(self.offset or 0),
         )
 
-    def to_scores(self, weights: Array, g: Array, g_sums: Array, block: Block) -> Array:
-        """Return the cotangent of a block's scores, the scale not yet on them."""
-        value = self.value[block.heads, : block.keys]
-        to_weights = self.run.wide_matmul(g, value.transpose(0, 2, 1))
-        own = (
-            to_weights
-            if self.work == self.dtype
-            else self.module.empty(to_weights.shape, self.dtype)
-        )
+    def pulled(
+        self, block: Block, g: Array, g_sums: Array, factor: float
+    ) -> tuple[Array, Array, Array, Array]:
+        """Return what a block adds to the cotangents of query, key and value, and of its scores.
+
+        Of the first two, and of the scores, `factor` times these, where the scale is not yet on
+        them.
+        """
+        multiply, g = self.run.wide_matmul, block.queries_of(g)
+        query, key, value = block.queries_of(self.query), block.keys_of(self.key), self.value
+        weights = self.weights(block)
+        to_weights = multiply(g, block.keys_of(value).transpose(0, 2, 1))
+        own = self.work == self.dtype
+        to_scores = to_weights if own else self.module.empty(to_weights.shape, self.dtype)
         rows = to_weights.shape[0] * to_weights.shape[1]
-        arguments = (to_weights, weights, g_sums, own, np.int64(rows), np.int64(block.keys))
-        self._launch("attention_scores_vjp", rows, block.keys, arguments)
-        return own
+        arrays = (to_weights, weights, self.module.ascontiguousarray(block.queries_of(g_sums)))
+        how = (np.int64(rows), np.int64(block.keys), np.float64(factor))
+        self._launch("attention_scores_vjp", rows, block.keys, (*arrays, to_scores, *how))
+        return (
+            multiply(to_scores, key),
+            multiply(to_scores.transpose(0, 2, 1), query),
+            multiply(weights.transpose(0, 2, 1), g),
+            to_scores,
+        )
 
     def _launch(self, name: str, rows: int, keys: int, arguments: tuple[Any, ...]) -> None:
         grid, threads = (min(rows, _MOST_BLOCKS),), threads_for_row(keys)
@@ -183,19 +214,27 @@ def _attention(
         pair = composed(run, "attention", *inputs, scale=scale, offset=offset)
         return pair
     problem = _Problem(run, inputs[:3], inputs[3:], scale, offset)
-    module, shape = run.module, (problem.heads, problem.queries)
-    width = inputs[2].shape[-1]
-    # Rows that see nothing stay zeros.
-    output = module.zeros((*shape, width), problem.dtype)
-    sums = module.zeros(shape, problem.dtype)
-    for block in problem.blocks(of_all_heads=False):
-        rows = (block.heads, block.rows)
-        own = module.empty(sums[rows].shape, problem.dtype)
-        weights = problem.weights(block, own)
-        sums[rows] = own
-        output[rows] = run.matmul(weights, problem.value[block.heads, : block.keys])
+    output, sums = _outputs(problem)
     lead = (*problem.lead, problem.queries)
-    return output.reshape(*lead, width), sums.reshape(lead)
+    return output.reshape(*lead, output.shape[-1]), sums.reshape(lead)
+
+
+def _outputs(problem: _Problem) -> tuple[Array, Array]:
+    """Return the outputs of all heads, and the logarithms of the sums of their weights."""
+    module, shape, value = problem.module, (problem.heads, problem.queries), problem.value
+    blocks = [*problem.blocks(of_all_heads=False)]
+    if blocks and blocks[0].is_all:
+        sums = module.empty(shape, problem.dtype)
+        return problem.run.matmul(problem.weights(blocks[0], sums), value), sums
+    # Rows that see nothing stay zeros.
+    output = module.zeros((*shape, value.shape[-1]), problem.dtype)
+    sums = module.zeros(shape, problem.dtype)
+    for block in blocks:
+        own = module.empty(block.queries_of(sums).shape, problem.dtype)
+        weights = problem.weights(block, own)
+        sums[block.heads, block.rows] = own
+        output[block.heads, block.rows] = problem.run.matmul(weights, block.keys_of(value))
+    return output, sums
 
 
 def _attention_vjp(
@@ -208,34 +247,45 @@ def _attention_vjp(
         return cotangents
     problem = _Problem(run, inputs[:3], inputs[3:], scale, offset)
     module, mask = run.module, inputs[3:]
-    to_query, to_key, to_value = (
-        module.zeros(each.shape, problem.work)
-        for each in (problem.query, problem.key, problem.value)
-    )
-    g = problem.flat(g)
-    g_sums = module.ascontiguousarray(g_sums.reshape(problem.heads, problem.queries))
     wants_mask = bool(mask) and mask[0].dtype != np.bool_
     to_mask = module.zeros(mask[0].shape, problem.work) if wants_mask else None
-    for block in problem.blocks(of_all_heads=wants_mask):
-        rows, keys = (block.heads, block.rows), (block.heads, slice(0, block.keys))
-        weights = problem.weights(block)
-        given = module.ascontiguousarray(g_sums[rows])
-        to_scores = problem.to_scores(weights, g[rows], given, block)
-        _add(to_value[keys], run.wide_matmul(weights.transpose(0, 2, 1), g[rows]))
-        to_query[rows] = run.wide_matmul(to_scores, problem.key[keys])
-        _add(to_key[keys], run.wide_matmul(to_scores.transpose(0, 2, 1), problem.query[rows]))
-        if to_mask is not None:
-            _add_to_mask(to_mask, to_scores.reshape(*problem.lead, *to_scores.shape[1:]), block)
-    to_query *= problem.work.type(scale)
-    to_key *= problem.work.type(scale)
+    # Numbers of half precision, and what a mask is given, stay as they are before the scale.
+    factor = scale if to_mask is None and problem.work == problem.dtype else 1.0
+    g = problem.flat(g)
+    g_sums = module.ascontiguousarray(g_sums.reshape(problem.heads, problem.queries))
+    totals = _cotangents(problem, g, g_sums, factor, to_mask)
+    if factor != scale:
+        for each in totals[:2]:
+            each *= problem.work.type(scale)  # noqa: PLW2901  in place
     pulled = [
         each.reshape(x.shape).astype(problem.dtype, copy=False)
-        for each, x in zip((to_query, to_key, to_value), inputs[:3], strict=True)
+        for each, x in zip(totals, inputs[:3], strict=True)
     ]
     if not mask:
         return tuple(pulled)
     last = module.zeros_like(mask[0]) if to_mask is None else to_mask.astype(problem.dtype)
     return (*pulled, last)
+
+
+def _cotangents(
+    problem: _Problem, g: Array, g_sums: Array, factor: float, to_mask: Array | None
+) -> list[Array]:
+    """Return those of query, key and value, the first two times `factor`, and add to a mask's."""
+    blocks = [*problem.blocks(of_all_heads=to_mask is not None)]
+    operands = (problem.query, problem.key, problem.value)
+    totals: list[Array] = []
+    if not (blocks and blocks[0].is_all):
+        totals = [problem.module.zeros(each.shape, problem.work) for each in operands]
+    for block in blocks:
+        *found, to_scores = problem.pulled(block, g, g_sums, factor)
+        if to_mask is not None:
+            _add_to_mask(to_mask, to_scores.reshape(*problem.lead, *to_scores.shape[1:]), block)
+        if block.is_all:
+            return found
+        totals[0][block.heads, block.rows] = found[0]
+        for total, part in zip(totals[1:], found[1:], strict=True):
+            _add(block.keys_of(total), part)
+    return totals
 
 
 def _add(place: Array, values: Array) -> None:

@@ -110,11 +110,11 @@ extern "C" __global__ void attention_weights(
     }
 }
 
-// weights (to_weights - sum(to_weights weights) + to_logarithm), into `to_scores`, which may be
-// `to_weights` itself.
+// factor weights (to_weights - sum(to_weights weights) + to_logarithm), into `to_scores`, which may
+// be `to_weights` itself.
 extern "C" __global__ void attention_scores_vjp(
     const A* to_weights, const T* weights, const T* to_logarithms, T* to_scores, long long rows,
-    long long keys
+    long long keys, double factor
 ) {
     __shared__ A partial[32];
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -130,7 +130,7 @@ extern "C" __global__ void attention_scores_vjp(
             });
             sum = over_block<Sum>(sum, partial) - (A)to_logarithms[row];
             each_held(keys, [&](int j, int k) {
-                to_scores[row * keys + k] = (T)(own[j] * (given[j] - sum));
+                to_scores[row * keys + k] = (T)((A)factor * own[j] * (given[j] - sum));
             });
             continue;
         }
@@ -138,6 +138,7 @@ extern "C" __global__ void attention_scores_vjp(
             sum += cotangent[k] * (A)weight[k];
         const A centre = over_block<Sum>(sum, partial) - (A)to_logarithms[row];
         for (long long k = threadIdx.x; k < keys; k += blockDim.x)
-            to_scores[row * keys + k] = (T)((A)weight[k] * (cotangent[k] - centre));
+            to_scores[row * keys + k] =
+                (T)((A)factor * (A)weight[k] * (cotangent[k] - centre));
     }
 }
