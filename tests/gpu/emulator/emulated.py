@@ -1,6 +1,7 @@
 """Run tests of the CuPy backend without a device: CuPy itself, on a device that the host emulates.
 
     python tests/gpu/emulator/emulated.py [PYTEST'S ARGUMENTS]
+    python tests/gpu/emulator/emulated.py --run SCRIPT [ITS ARGUMENTS]
 
 CuPy is the one that is installed, unchanged. The CUDA runtime that is linked into it is redirected
 to `runtime.cpp`, which keeps the device's memory in the host's; the libraries that it loads (the
@@ -11,7 +12,7 @@ what kernels read and write beyond the device's memory, or at odd places, is see
 Speed, and the rounding of the real libraries, are not.
 
 The device does its work as late as CUDA lets it; DISTGRAD_EMULATED_ORDER names another order, see
-`streams.h`: `aside first`, or `at once`.
+`streams.h`: `aside first`, `at once`, or `never`.
 
 Made anew in a temporary folder at each run; wants a C++ compiler, `nm`, SciPy, and the wheels
 `nvidia-cuda-nvrtc-cu12` and `nvidia-cuda-runtime-cu12`.
@@ -64,7 +65,7 @@ OF_LETTERS = {"s": "orgqr syevd", "d": "orgqr syevd", "c": "ungqr heevd", "z": "
 
 
 def main():
-    """Build the libraries, and run pytest on them."""
+    """Build the libraries, and run pytest on them, or a script."""
     lacking = [name for name in (COMPILER[0], "nm") if shutil.which(name) is None]
     if lacking:
         remedy = "install a C++ compiler and binutils, such as by `apt install g++`"
@@ -84,8 +85,9 @@ def main():
                 [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
             ),
         }
-        command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
-        return subprocess.run(command, env=environment, check=False).returncode
+        given = sys.argv[1:]
+        command = given[1:] if given[:1] == ["--run"] else ["-m", "pytest", *given]
+        return subprocess.run([sys.executable, *command], env=environment, check=False).returncode
 
 
 # --- building -------------------------------------------------------------------------------------
