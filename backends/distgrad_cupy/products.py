@@ -1,9 +1,11 @@
 """Products of matrices by cuBLAS itself, for what CuPy's own product does not do.
 
 CuPy's `matmul` refuses to be captured in a CUDA graph, gives products of half precision rounded to
-half precision only, one of two vectors added up in it, and takes no stacks of bfloat16. Here
-cuBLAS, the library that CuPy has loaded, is called directly: for bfloat16, for vectors of float16,
-into a wider dtype, and in a workspace that belongs to a captured graph. Everything else is CuPy's.
+half precision only, one of two vectors added up in it, and takes no stacks of bfloat16. Of stacks
+it widens those of float16, copies those that are transposed, and makes tables of addresses where
+one matrix stands for many. Here cuBLAS, the library that CuPy has loaded, is called directly: for
+all these, into a wider dtype, and in a workspace that belongs to a captured graph. Everything else
+is CuPy's.
 """
 
 from __future__ import annotations
@@ -169,6 +171,7 @@ class Products:
         self._missing: Exception | None = None
         self._rooms: dict[tuple[int, int, int], Array] = {}
         self._rooms_lock = threading.Lock()
+        self._latest: tuple[tuple[int, int, int] | None, Array] = (None, None)  # of `_rooms`
         self._own = threading.local()
 
     @property
@@ -243,11 +246,14 @@ class Products:
             If cuBLAS itself is asked and refuses, or is not found.
         """
         if a.dtype == b.dtype:
-            name = name_of(a.dtype)
-            if name == "bfloat16" or (name == "float16" and _are_vectors(a, b)):
+            name, is_stack = name_of(a.dtype), a.ndim > 2 or b.ndim > 2
+            if name == "bfloat16" or (name == "float16" and (is_stack or _are_vectors(a, b))):
                 return self._by_cublas(a, b, a.dtype, out)
-            if self.are_own and name in _STORED:
-                return self._multiplied(a, b, a.dtype, out)
+            if name in _STORED:
+                if self.are_own:
+                    return self._multiplied(a, b, a.dtype, out)
+                if is_stack and not _lie_alike(a, b):
+                    return self._by_cublas(a, b, a.dtype, out)
         if out is None:
             return self._module.matmul(a, b)
         return self._module.matmul(a, b, out=out)
@@ -264,14 +270,15 @@ class Products:
         return self.matmul(a, b) if a.dtype == wide else self._by_cublas(a, b, wide, None)
 
     def _by_cublas(self, a: Array, b: Array, dtype: Any, out: Array | None) -> Array:
-        """Return a product of half precision, in single by CuPy where cuBLAS itself does not."""
+        """Return a product by cuBLAS itself; where that refuses by CuPy, of halves in single."""
         try:
             return self._multiplied(a, b, dtype, out)
         except CublasError:
             if self.are_own:
                 raise
-            wide = addition_dtype(name_of(a.dtype))
-            product = self._module.matmul(a.astype(wide), b.astype(wide))
+            name = name_of(a.dtype)
+            wide = addition_dtype(name) if name in HALVES else a.dtype
+            product = self._module.matmul(a.astype(wide, copy=False), b.astype(wide, copy=False))
             if out is None:
                 return product.astype(dtype, copy=False)
             out[...] = product
@@ -279,49 +286,53 @@ class Products:
 
     def _multiplied(self, a: Array, b: Array, dtype: Any, out: Array | None) -> Array:
         """Return a product by cuBLAS itself, in a dtype as wide as the operands' or wider."""
-        module = self._module
         left = a.reshape(1, -1) if a.ndim == 1 else a
         right = b.reshape(-1, 1) if b.ndim == 1 else b
-        if left.shape[-1] != right.shape[-2]:
+        (rows, depth), (given, columns) = left.shape[-2:], right.shape[-2:]
+        if depth != given:
             raise ValueError(
                 f"matmul: (..., n, k) @ (..., k, m) expected, got {a.shape} @ {b.shape}"
             )
-        stack: tuple[int, ...] = ()
-        if left.ndim > 2 or right.ndim > 2:
-            stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-        rows, columns = left.shape[-2], right.shape[-1]
+        stack: tuple[int, ...] = left.shape[:-2]
+        if stack != right.shape[:-2]:
+            stack = np.broadcast_shapes(stack, right.shape[:-2])
         shape = (*stack, *(rows,) * (a.ndim > 1), *(columns,) * (b.ndim > 1))
         fits = out is not None and out.dtype == dtype and out.flags.c_contiguous
-        result: Array = out if fits else module.empty(shape, dtype)
-        if not prod(shape):
-            return result if out is None else out
-        if not left.shape[-1]:
+        result: Array = out if fits else self._module.empty(shape, dtype)
+        if not (depth and result.size):
             result[...] = 0
         else:
-            if len(stack) and right.ndim == 2:
-                # One matrix for all: the rows of all matrices are those of a single one.
-                left, stack = module.ascontiguousarray(left).reshape(-1, left.shape[-1]), ()
-                rows = len(left)
-            count = prod(stack)
-            one, one_layout = self._laid_out(left, stack)
-            other, other_layout = self._laid_out(right, stack)
-            depth = left.shape[-1]
-            if max(rows, columns, depth, count, one_layout[1], other_layout[1]) > _LARGEST:
-                raise CublasError("lengths beyond 2^31 - 1")
-            name, wide = name_of(a.dtype), name_of(dtype)
-            handle, _room = self._handle()  # the workspace has to be there until the launch
-            # cuBLAS reads columns where rows lie: what it sees is turned, and so is the product.
-            self.cublas().multiply(
-                handle,
-                (columns, rows, depth, count),
-                (address_of(other), other_layout, name),
-                (address_of(one), one_layout, name),
-                (address_of(result), Layout(_NOT_TURNED, columns, rows * columns), wide),
-            )
+            self._write(left, right, stack, result)
         if out is None or fits:
             return result
         out[...] = result
         return out
+
+    def _write(self, left: Array, right: Array, stack: tuple[int, ...], result: Array) -> None:
+        """Write the product of stacks of matrices that have elements into a contiguous array."""
+        if stack and right.ndim == 2:
+            # One matrix for all: the rows of all matrices are those of a single one.
+            left, stack = self._module.ascontiguousarray(left).reshape(-1, left.shape[-1]), ()
+        (rows, depth), columns = left.shape[-2:], right.shape[-1]
+        count = prod(stack)
+        one, one_layout = self._laid_out(left, stack)
+        other, other_layout = self._laid_out(right, stack)
+        if max(rows, columns, depth, count, one_layout[1], other_layout[1]) > _LARGEST:
+            raise CublasError("lengths beyond 2^31 - 1")
+        name = name_of(left.dtype)
+        handle, _room = self._handle()  # the workspace has to be there until the launch
+        # cuBLAS reads columns where rows lie: what it sees is turned, and so is the product.
+        self.cublas().multiply(
+            handle,
+            (columns, rows, depth, count),
+            (address_of(other), other_layout, name),
+            (address_of(one), one_layout, name),
+            (
+                address_of(result),
+                Layout(_NOT_TURNED, columns, rows * columns),
+                name_of(result.dtype),
+            ),
+        )
 
     def _handle(self) -> tuple[Handle, Array]:
         """Return a handle for the current device and stream, and the memory that it works in."""
@@ -343,40 +354,70 @@ class Products:
         """Return a stream's workspace: products on two streams may be at work at once."""
         # One number stands for the streams of all threads where each has a default of its own.
         thread = threading.get_ident() if stream == STREAM_OF_THREAD else 0
-        known = (device, stream, thread)
+        wanted = (device, stream, thread)
+        known, room = self._latest
+        if known == wanted:
+            return room
         with self._rooms_lock:
-            room = self._rooms.pop(known, None)
+            room = self._rooms.pop(wanted, None)
             if room is None:
                 room = self.workspace()
-            self._rooms[known] = room  # the last is the one used last
+            self._rooms[wanted] = room  # the last is the one used last
             if len(self._rooms) > _MOST_ROOMS:
                 del self._rooms[next(iter(self._rooms))]  # memory goes back to its stream's pool
+            self._latest = wanted, room
         return room
 
     def _laid_out(self, x: Array, stack: tuple[int, ...]) -> tuple[Array, Layout]:
         """Return matrices as cuBLAS can read them, copied where they lie otherwise."""
-        size = x.dtype.itemsize
-        if x.ndim == 2:
-            between = 0
-        elif x.shape[:-2] == stack and len(stack) == 1:
-            between = x.strides[0]
-        else:
-            whole = self._module.broadcast_to(x, (*stack, *x.shape[-2:]))
-            x = self._module.ascontiguousarray(whole).reshape(-1, *x.shape[-2:])
-            between = x.strides[0]
-        rows, columns = x.shape[-2:]
-        down, along = x.strides[-2:]
-        for turned, inner, outer, lines, width in (
-            (_NOT_TURNED, along, down, rows, columns),
-            (_TURNED, down, along, columns, rows),
-        ):
-            # The step of an axis of length 1 says nothing.
-            leading = outer // size if lines > 1 else width
-            adjacent = inner == size or width == 1
-            if adjacent and leading >= width and outer % size == 0 and between % size == 0:
-                return x, Layout(turned, leading, between // size)
-        copy = self._module.ascontiguousarray(x)
-        return copy, Layout(_NOT_TURNED, columns, copy.strides[0] // size if x.ndim > 2 else 0)
+        size, shape, strides = x.dtype.itemsize, x.shape, x.strides
+        layout = _layout_of(shape[-2:], strides[-2:], size)
+        between = _between(shape[:-2], strides[:-2], stack)
+        if layout is not None and between is not None and between >= 0 and not between % size:
+            return x, Layout(*layout, between // size)
+        copy = self._module.ascontiguousarray(self._module.broadcast_to(x, (*stack, *shape[-2:])))
+        return copy, Layout(_NOT_TURNED, shape[-1], shape[-2] * shape[-1])
+
+
+def _layout_of(
+    shape: tuple[int, ...], strides: tuple[int, ...], size: int
+) -> tuple[int, int] | None:
+    """Return whether a matrix is turned, and how far its columns are apart; None if it is neither.
+
+    As cuBLAS sees it, whose columns are the rows that lie in memory.
+    """
+    (rows, columns), (down, along) = shape, strides
+    # The step of an axis of length 1 says nothing.
+    if along == size or columns == 1:
+        leading = down // size if rows > 1 else columns
+        if leading >= columns and (rows == 1 or down % size == 0):
+            return _NOT_TURNED, leading
+    if down == size or rows == 1:
+        leading = along // size if columns > 1 else rows
+        if leading >= rows and (columns == 1 or along % size == 0):
+            return _TURNED, leading
+    return None
+
+
+def _between(
+    shape: tuple[int, ...], strides: tuple[int, ...], stack: tuple[int, ...]
+) -> int | None:
+    """Return how many bytes are between the matrices of a stack; None if that differs."""
+    if shape != stack and prod(shape) != 1:
+        return None  # some are broadcast, others are not
+    count, between = 1, 0
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length == 1:
+            continue
+        if count > 1 and stride != between * count:
+            return None
+        between, count = (stride, length) if count == 1 else (between, count * length)
+    return between
+
+
+def _lie_alike(a: Array, b: Array) -> bool:
+    """Return whether CuPy multiplies two stacks as they are, without a copy or tables."""
+    return bool(a.shape[:-2] == b.shape[:-2] and a.flags.c_contiguous and b.flags.c_contiguous)
 
 
 def _are_vectors(a: Array, b: Array) -> bool:

@@ -105,7 +105,12 @@ def layouts(array):
     every_other = np.repeat(array, 2, axis=-1)[..., ::2]
     backwards = array[..., ::-1, :].copy()[..., ::-1, :]
     turned = np.ascontiguousarray(array.swapaxes(-1, -2)).swapaxes(-1, -2)
-    return [array, turned, wide[..., 1:-2], tall[..., 1:-1, :], every_other, backwards]
+    found = [array, turned, wide[..., 1:-2], tall[..., 1:-1, :], every_other, backwards]
+    if array.ndim > 2:  # heads beside examples, another order of the stack, one matrix for many
+        found += [np.moveaxis(np.moveaxis(array, 0, -2).copy(), -2, 0), array[::-1].copy()[::-1]]
+    if array.ndim > 3:
+        found.append(array.swapaxes(0, 1).copy().swapaxes(0, 1))
+    return found
 
 
 SHAPES = [
@@ -118,6 +123,8 @@ SHAPES = [
     ((3, 4), (2, 4, 5)),
     ((2, 1, 3, 4), (1, 3, 4, 5)),
     ((2, 3, 1, 4), (2, 3, 4, 1)),
+    ((2, 3, 3, 4), (2, 3, 4, 5)),
+    ((2, 3, 3, 4), (1, 1, 4, 5)),
 ]
 
 
@@ -268,6 +275,37 @@ def test_without_capturing_products_are_cupys(products, library):
     np.testing.assert_array_equal(products.matmul(x, x), x @ x)
     np.testing.assert_array_equal(products.wide_matmul(x, x), x @ x)
     assert products.matmul(x.astype(np.int32), x.astype(np.int32)).dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "complex64"])
+def test_stacks_that_cupy_would_copy_go_to_cublas_as_they_are(name, products, monkeypatch):
+    rng = np.random.default_rng(4)
+    q, k = (rng.integers(-4, 5, (2, 5, 3, 4)).astype(name).swapaxes(1, 2) for _ in range(2))
+    one = rng.integers(-4, 5, (4, 6)).astype(name)
+    scores, mixed = q @ k.swapaxes(-1, -2), np.ascontiguousarray(q) @ one
+    q, keys = np.ascontiguousarray(q), np.ascontiguousarray(k).swapaxes(-1, -2)
+    for refused in ("matmul", "broadcast_to"):
+        monkeypatch.setattr(products._module, refused, lambda *_: pytest.fail("asked for"))
+
+    np.testing.assert_array_equal(products.matmul(q, keys), scores)
+    np.testing.assert_array_equal(products.matmul(q, one), mixed)
+
+
+@pytest.mark.parametrize("name", ["float32", "complex128"])
+def test_stacks_that_lie_alike_and_those_that_cublas_refuses_are_cupys(name, products, library):
+    library.fail_with(15)
+    x = (np.arange(24).reshape(2, 3, 4) * (1 + 2j if name[0] == "c" else 1)).astype(name)
+    turned = x.swapaxes(-1, -2)
+
+    np.testing.assert_array_equal(products.matmul(x, turned.copy()), x @ turned)
+    np.testing.assert_array_equal(products.matmul(x, turned), x @ turned)
+
+
+def test_stacks_of_float16_are_not_widened(products, monkeypatch):
+    monkeypatch.setattr(products._module, "matmul", lambda *_: pytest.fail("asked for"))
+    x = np.ones((3, 2, 2), np.float16)
+
+    np.testing.assert_array_equal(products.matmul(x, x), x @ x)
 
 
 def test_where_cublas_refuses_half_precision_is_widened_first(products, library):
