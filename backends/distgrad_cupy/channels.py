@@ -1,7 +1,8 @@
 """Moments of channels, and what is normalized by them: batch norm and its pullback.
 
-The axes that stay are neighbours: the last one, that of channels before an image, or examples and
-channels together. Memory is read once for moments, and once more for what they normalize.
+The axes that stay are neighbours (the last one, that of channels before an image, or examples and
+channels together), or some are in front and the others neighbours: examples, and groups of channels
+on the last axis. Memory is read once for moments, and once more for what they normalize.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.ops.rules.families import fit
 from distgrad_cupy.running import (
     ELEMENTS,
     THREADS,
@@ -64,9 +66,11 @@ class Channels:
         Contiguous.
     kept : tuple of int
         Its shape with 1 for the axes to average over.
+    leads : int
+        How often there are channels of their own, one after the other; see `_leads`.
     """
 
-    def __init__(self, run: Runner, x: Array, kept: tuple[int, ...]) -> None:
+    def __init__(self, run: Runner, x: Array, kept: tuple[int, ...], leads: int) -> None:
         self._run = run
         self.x, self.kept = x, kept
         self._elements = name_of(x.dtype)
@@ -75,7 +79,8 @@ class Channels:
         inner = prod(x.shape[last + 1 :])
         self.channels = prod(kept)
         self.n = x.size // self.channels
-        self._shape = (np.int64(self.channels), np.int64(inner), np.int64(self.n))
+        per = self.channels // leads
+        self._shape = tuple(np.int64(each) for each in (self.channels, inner, self.n, per))
         # Of channels on the last axis neighbours are neighbours in memory, too.
         lanes = 1 << (min(self.channels, THREADS) - 1).bit_length() if inner == 1 else 1
         across = -(-self.channels // lanes)
@@ -205,13 +210,27 @@ def _channels(
     fits = fits and all(tuple(each.shape) == kept for each in others)
     if not fits or any(each.shape != x.shape for each in like):
         return None
-    stay = [axis for axis, length in enumerate(kept) if length > 1]
-    if not all(kept[axis] == x.shape[axis] for axis in stay):
+    if not all(own in (1, length) for own, length in zip(kept, x.shape, strict=True)):
         return None
-    if stay and any(x.shape[axis] > 1 for axis in range(stay[0], stay[-1]) if axis not in stay):
+    leads = _leads(x.shape, kept)
+    if leads is None:
         return None
-    found = Channels(run, run.module.ascontiguousarray(x), kept)
+    found = Channels(run, run.module.ascontiguousarray(x), kept, leads)
     return None if found.is_wasteful else found
+
+
+def _leads(shape: tuple[int, ...], kept: tuple[int, ...]) -> int | None:
+    """Return how often there are channels of their own; None where axes stay in other places."""
+    stays = [own > 1 for own, length in zip(kept, shape, strict=True) if length > 1]
+    lengths = [length for length in shape if length > 1]
+    runs = [
+        place for place, own in enumerate(stays) if own and (place == 0 or not stays[place - 1])
+    ]
+    if len(runs) < 2:
+        return 1
+    if len(runs) > 2 or runs[0] > 0:
+        return None
+    return prod(lengths[: stays.index(False)])
 
 
 def _kept(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -236,11 +255,34 @@ def _normalize(
     run: Runner, x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float
 ) -> Array:
     found = _channels(run, x, tuple(mean.shape), mean, variance, *affine)
-    if found is None:
+    if found is not None:
+        scale, shift = (*_flat(run, affine), None, None)[:2]
+        factor = found.factors(found.wide(variance), scale, epsilon)
+        return found.normalized(found.wide(mean), factor, shift)
+    apart = _channels_alone(run, x, mean, variance, affine)
+    if apart is None:
         return composed(run, "normalize", x, mean, variance, *affine, epsilon=epsilon)
-    scale, shift = (*_flat(run, affine), None, None)[:2]
-    factor = found.factors(found.wide(variance), scale, epsilon)
-    return found.normalized(found.wide(mean), factor, shift)
+    xp, result = run.namespace(), _plain(apart, mean, variance, epsilon)
+    for name, each in zip(("multiply", "add"), affine, strict=False):
+        result = getattr(xp, name)(result, each)
+    return result
+
+
+def _channels_alone(
+    run: Runner, x: Array, mean: Array, variance: Array, affine: tuple[Array, ...]
+) -> Channels | None:
+    """Return an array as channels whose factor and shift are others', as those of groups are.
+
+    None where numbers of half precision would be rounded between the two.
+    """
+    alike = x.dtype.itemsize >= 4 and all(each.dtype == x.dtype for each in affine)
+    return _channels(run, x, tuple(mean.shape), mean, variance) if affine and alike else None
+
+
+def _plain(found: Channels, mean: Array, variance: Array, epsilon: float) -> Array:
+    """Return x normalized, without factor and shift."""
+    factor = found.factors(found.wide(variance), None, epsilon)
+    return found.normalized(found.wide(mean), factor, None)
 
 
 def _normalize_vjp(
@@ -248,12 +290,20 @@ def _normalize_vjp(
 ) -> tuple[Array, ...]:
     given = (mean, variance, *affine)
     found = _channels(run, x, tuple(mean.shape), *given, like=(g,))
-    if found is None:
+    own = run.module.ascontiguousarray(g)
+    if found is not None:
+        rows = _flat(run, affine)
+        return found.pulled(own, found.wide(mean), found.wide(variance), rows, epsilon)
+    apart = _channels_alone(run, x, mean, variance, affine) if g.shape == x.shape else None
+    if apart is None or g.dtype != x.dtype:
         whole: tuple[Array, ...] = composed(run, "normalize_vjp", g, x, *given, epsilon=epsilon)
         return whole
-    own = run.module.ascontiguousarray(g)
-    affine_rows = _flat(run, affine)
-    return found.pulled(own, found.wide(mean), found.wide(variance), affine_rows, epsilon)
+    xp, scale = run.namespace(), affine[0]
+    along = xp.multiply(own, _plain(apart, mean, variance, epsilon))
+    to_affine = [fit(xp, each, of) for each, of in zip((along, own), affine, strict=False)]
+    scaled = run.module.ascontiguousarray(xp.multiply(own, scale))
+    rest = apart.pulled(scaled, apart.wide(mean), apart.wide(variance), [], epsilon)
+    return (*rest, *to_affine)
 
 
 def _batch_norm(

@@ -25,7 +25,13 @@ LAYOUTS = {
     "one": ((4, 33), (0, 1)),
     "one element each": ((1, 6), (0,)),
     "an axis of length one between": ((3, 1, 4), (0,)),
+    "groups of each example, last": ((2, 7, 3, 4), (1, 3)),
+    "groups for wide loads": ((2, 5, 3, 8), (1, 3)),
+    "channels of each example, last": ((3, 20, 5), (1,)),
+    "channels of each example for wide loads": ((3, 20, 16), (1,)),
+    "groups before an image of each example": ((2, 3, 5, 2, 9), (2, 4)),
     "many parts": ((40_003, 2), (0,)),
+    "many parts of each example": ((2, 20_011, 3, 2), (1, 3)),
     "many parts of an image": ((2, 2, 20_011), (0, 2)),
 }
 FEW = {name: LAYOUTS[name] for name in list(LAYOUTS)[:6]}
@@ -153,10 +159,47 @@ def test_numbers_that_are_not_finite_stay_in_their_channel(kernels):
     assert not np.isfinite(variance[0, 2])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("shape", "axes", "across"),
+    [((2, 7, 3, 4), (1, 3), (3, 4)), ((2, 3, 4, 5, 2), (2, 3, 4), (3, 4, 1, 1))],
+    ids=["last", "before an image"],
+)
+def test_groups_are_normalized_where_channels_have_factors(
+    shape, axes, across, dtype, kernels, wide, host_runner
+):
+    x, g, _, (mean, other) = operands(shape, axes, dtype)
+    variance = other * other + as_dtype(dtype).type(0.5)
+    rng = np.random.default_rng(7)
+    affine = [rng.standard_normal(across).astype(as_dtype(dtype)) for _ in range(2)]
+    for count in (1, 2):
+        given = (mean, variance, *affine[:count])
+        expected = wide.normalize(*doubled((x, *given)), epsilon=0.01)
+        pulled = wide.normalize_vjp(*doubled((g, x, *given)), epsilon=0.01)
+
+        found = kernels["normalize"](x, *given, epsilon=0.01)
+        back = kernels["normalize_vjp"](g, x, *given, epsilon=0.01)
+
+        if found is NotImplemented:  # of bfloat16, which the backend widens
+            assert dtype == "bfloat16"
+            return
+        for each, exact in zip((found, *back), (expected, *pulled), strict=True):
+            assert each.shape == exact.shape
+            check(each, exact, dtype)
+    own = ["normalize_channels", "channel_factors"]
+    assert set(own) <= set(host_runner.launched) or dtype == "float16"
+
+
 @pytest.mark.parametrize(
     ("shape", "axes"),
-    [((3, 4, 5), (1,)), ((0, 4), (0,)), ((3, 4), ()), ((6, 15), (1,))],
-    ids=["axes apart", "nothing", "no axes", "few elements each"],
+    [
+        ((3, 4, 5, 2, 2), (1, 3)),
+        ((4, 3, 5, 2), (0, 2)),
+        ((0, 4), (0,)),
+        ((3, 4), ()),
+        ((6, 15), (1,)),
+    ],
+    ids=["axes apart", "apart behind others", "nothing", "no axes", "few elements each"],
 )
 def test_what_no_kernel_takes_is_composed(shape, axes, kernels, host_runner):
     x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)

@@ -1,30 +1,37 @@
 // Moments of channels, and what is normalized by them: batch norm, forwards and back.
 //
-// An array is `outer` times `channels` times `inner`: channels on the last axis have inner = 1, those
-// before an image its size. A channel has n = outer * inner elements, which are gone through in
-// parts, by blocks of THREADS whose neighbours are `lanes` channels; parts are joined in one order.
-// Behind held.cuh.
+// An array is `leads` times `outer` times `per` times `inner`, its channels are leads times per: those
+// on the last axis have inner = 1, those before an image its size, and where each example has its own,
+// such as groups of channels, there are as many leads as examples. A channel has n = outer * inner
+// elements, which are gone through in parts, by blocks of THREADS whose neighbours are `lanes`
+// channels; parts are joined in one order. Behind held.cuh.
 
 const int THREADS = 256;
 const int JOINING = 64;  // threads that join the parts of a channel
 const int AT_ONCE = 8;   // elements that a thread has under way
 
 struct Shape {
-    long long channels, inner, n;
+    long long channels, inner, n, per;
 
     // Where the p-th element of a channel lies.
     __device__ long long place(long long channel, long long p) const {
-        if (inner == 1) return p * channels + channel;
+        const long long lead = per == channels ? 0 : channel / per, own = channel - lead * per;
+        const long long first = lead * n * per;
+        if (inner == 1) return first + p * per + own;
         // Quick where 32 bits suffice.
         const long long row = n <= 0x7fffffff ? (unsigned)p / (unsigned)inner : p / inner;
-        return (row * channels + channel) * inner + (p - row * inner);
+        return first + (row * per + own) * inner + (p - row * inner);
     }
 
     // The channel of the element at a place; that of its neighbours follows from `inner`.
     __device__ long long channel_at(long long place) const {
-        if (n * channels <= 0x7fffffff)
-            return (unsigned)place / (unsigned)inner % (unsigned)channels;
-        return place / inner % channels;
+        if (n * channels <= 0x7fffffff) return channel_of<unsigned>(place);
+        return channel_of<unsigned long long>(place);
+    }
+
+    template <class Whole> __device__ long long channel_of(Whole place) const {
+        const Whole own = place / (Whole)inner % (Whole)per;
+        return per == channels ? own : place / (Whole)(n * per) * (Whole)per + own;
     }
 };
 
@@ -76,10 +83,10 @@ __device__ void each_part(Value* parts, Shape shape, long long length, int lanes
 }
 
 extern "C" __global__ void channel_moments(
-    const T* x, Moments* parts, long long channels, long long inner, long long n, long long length,
-    int lanes
+    const T* x, Moments* parts, long long channels, long long inner, long long n, long long per,
+    long long length, int lanes
 ) {
-    const Shape shape = {channels, inner, n};
+    const Shape shape = {channels, inner, n, per};
     each_part(parts, shape, length, lanes, [&](long long channel, long long p, long long step, long long end) {
         Moments own = {};
         for (; p < end; p += step * AT_ONCE) {
@@ -142,7 +149,7 @@ __device__ void each_element(
     Shape shape, const void* a, const void* b, const void* c, One one, Several several
 ) {
     const long long size = shape.n * shape.channels;
-    const bool wide = are_wide(shape.inner == 1 ? shape.channels : shape.inner, a, b, c);
+    const bool wide = are_wide(shape.inner == 1 ? shape.per : shape.inner, a, b, c);
     const long long first = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     const long long step = (long long)gridDim.x * blockDim.x;
     if (wide)
@@ -155,9 +162,9 @@ __device__ void each_element(
 // y = (x - mean) factor + shift.
 extern "C" __global__ void normalize_channels(
     const T* x, const A* means, const A* factors, const T* shift, T* y, long long channels,
-    long long inner, long long n
+    long long inner, long long n, long long per
 ) {
-    const Shape shape = {channels, inner, n};
+    const Shape shape = {channels, inner, n, per};
     const auto value = [&](T own, long long channel) {
         const A scaled = ((A)own - means[channel]) * factors[channel];
         return (T)(shift ? scaled + (A)shift[channel] : scaled);
@@ -176,9 +183,9 @@ extern "C" __global__ void normalize_channels(
 // Sums of g and of g (x - mean) over each channel, in parts.
 extern "C" __global__ void channel_sums(
     const T* g, const T* x, const A* means, Sums* parts, long long channels, long long inner,
-    long long n, long long length, int lanes
+    long long n, long long per, long long length, int lanes
 ) {
-    const Shape shape = {channels, inner, n};
+    const Shape shape = {channels, inner, n, per};
     each_part(parts, shape, length, lanes, [&](long long channel, long long p, long long step, long long end) {
         const A mean = means[channel];
         Sums own = {};
@@ -236,9 +243,9 @@ extern "C" __global__ void join_sums(
 // g factor, and slope (x - mean) + offset besides where slopes are not null.
 extern "C" __global__ void pull_channels(
     const T* g, const T* x, const A* means, const A* factors, const A* slopes, const A* offsets,
-    T* result, long long channels, long long inner, long long n
+    T* result, long long channels, long long inner, long long n, long long per
 ) {
-    const Shape shape = {channels, inner, n};
+    const Shape shape = {channels, inner, n, per};
     const auto value = [&](T cotangent, T own, long long channel) {
         const A scaled = (A)cotangent * factors[channel];
         if (!slopes) return (T)scaled;
