@@ -170,7 +170,7 @@ class GradientTape(JacobianTape):
     ) -> list[Gradient | None]:
         """Return the gradient of each source; the tape itself does not hear how it is computed."""
         history = self._history_of(seeds.keys()) if self._persistent else None
-        records = self.records if history is None else history.records
+        records = self.records if history is None else history.reached(seeds.keys())
         holders = {source.key: source for source in wanted}
         connected = None if self.roots <= holders.keys() else connected_to(records, holders.keys())
         finished: dict[int, Gradient | None] = dict.fromkeys(holders)
@@ -216,7 +216,7 @@ class GradientTape(JacobianTape):
             def again(positions: Sequence[int]) -> list[Tensor]:
                 some = [asked[position] for position in positions]
                 found = backpropagate(
-                    history.records,
+                    records,
                     dict(seeds),
                     {source.key for source in some},
                     connected=connected,

@@ -34,11 +34,52 @@ class History(NamedTuple):
         The identities of the followed values that a walk may read.
     until : int
         Identities grow in time: this one is younger than all that the records computed.
+    producers : dict
+        The place of the record that computed a value, by its identity; filled by `reached`.
     """
 
     records: list[Any]
     keys: tuple[int, ...]
     until: int
+    producers: dict[int, int]
+
+    def reached(self, targets: Collection[int]) -> list[Any]:
+        """Return the records that some values depend on, in their order; all where those are many.
+
+        A tape of many targets is asked for one after the other, and walks over each one's records
+        alone. The first time nothing is known of the others, and it goes over all.
+        """
+        records, producers = self.records, self.producers
+        if not producers:
+            producers[_ASKED] = -1
+            return records
+        if len(producers) == 1:
+            self._find_producers()
+        if producers[_ASKED] != len(records):
+            return records  # a value was computed twice, such as that of a variable
+        found: set[int] = set()
+        awaited = list(targets)
+        while awaited:
+            place = producers.get(awaited.pop())
+            if place is None or place in found:
+                continue
+            found.add(place)
+            if 2 * len(found) > len(records):
+                return records
+            awaited += [key for key in records[place][1] if key]
+        return [records[place] for place in sorted(found)]
+
+    def _find_producers(self) -> None:
+        producers, values = self.producers, 0
+        for place, (_, _, output, *_) in enumerate(self.records):
+            names = (output,) if output.__class__ is int else output
+            values += len(names)
+            producers.update(dict.fromkeys(names, place))
+        if len(producers) == values + 1:
+            producers[_ASKED] = len(self.records)
+
+
+_ASKED = 0  # no identity: stands in `producers` for the records among which all are known
 
 
 class _GradientOp(Op):
@@ -49,7 +90,7 @@ class _GradientOp(Op):
 
 def history_of(records: Collection[Any], followed: Collection[int]) -> History:
     """Return the history of a tape up to now."""
-    return History(list(records), tuple(_read_by_walks(records, followed)), new_key())
+    return History(list(records), tuple(_read_by_walks(records, followed)), new_key(), {})
 
 
 def _read_by_walks(records: Collection[Any], followed: Collection[int]) -> Collection[int]:

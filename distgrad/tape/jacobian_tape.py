@@ -192,7 +192,7 @@ class JacobianTape(InspectableTape):
         if target.key not in self.followed and not differentiable:
             return {}
         history = self._history_of([target.key]) if self._persistent else None
-        records = self.records if history is None else history.records
+        records = self.records if history is None else history.reached([target.key])
         connected = None if self.roots <= keys else connected_to(records, keys)
         found = jacobians(records, target, wanted, connected, manner)
         if history is not None and found:
@@ -200,7 +200,7 @@ class JacobianTape(InspectableTape):
 
             def again(positions: Sequence[int]) -> list[Tensor]:
                 some = [asked[position] for position in positions]
-                rows = jacobians(history.records, target, some, connected, manner)
+                rows = jacobians(records, target, some, connected, manner)
                 return [rows[source.key] for source in some]
 
             results = [found[source.key] for source in asked]
