@@ -21,7 +21,7 @@ from distgrad.testing.samples import samples
 if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
-from distgrad_cupy import conforming, copying, drawing, own_special, segments, variates
+from distgrad_cupy import affine, conforming, copying, drawing, own_special, segments, variates
 from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.running import source_of, sources
 
@@ -282,6 +282,8 @@ def test_every_kernel_of_every_source_is_run_by_a_sample(host, host_runner):
     values, positions = np.ones(3, np.float32), np.array([0, 1, 1])
     host.kernel("scatter_add")(values, positions, index=ROWS, shape=(2,))
     copying.copy_all(host_runner, [values], [np.zeros_like(values)])
+    rows = np.ones((5000, 40), np.float32)
+    affine.pullbacks(host_runner)["linear"](rows, None, (None, None, None), (0, 0, 1))
 
     written = {
         name
