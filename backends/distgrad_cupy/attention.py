@@ -172,10 +172,11 @@ class _Problem:
         Of the first two, and of the scores, `factor` times these, where the scale is not yet on
         them.
         """
-        multiply, g = self.run.wide_matmul, block.queries_of(g)
-        query, key, value = block.queries_of(self.query), block.keys_of(self.key), self.value
+        multiply = self.run.wide_matmul
+        g, query = block.queries_of(g), block.queries_of(self.query)
+        key, value = block.keys_of(self.key), block.keys_of(self.value)
         weights = self.weights(block)
-        to_weights = multiply(g, block.keys_of(value).transpose(0, 2, 1))
+        to_weights = multiply(g, value.transpose(0, 2, 1))
         own = self.work == self.dtype
         to_scores = to_weights if own else self.module.empty(to_weights.shape, self.dtype)
         rows = to_weights.shape[0] * to_weights.shape[1]
