@@ -19,11 +19,12 @@ from distgrad_cupy import affine, elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
 from distgrad_cupy.choosing import device_of_rank
 from distgrad_cupy.copying import between_devices
+from distgrad_cupy.cublas import cublas_library
 from distgrad_cupy.cuda_kernels import cuda_kernels
 from distgrad_cupy.kernel_cache import keep_private
 from distgrad_cupy.narrow import bfloat16_kernels
 from distgrad_cupy.passages import Passages
-from distgrad_cupy.products import Products, cublas_library
+from distgrad_cupy.products import Products
 from distgrad_cupy.running import DeviceRunner
 from distgrad_cupy.staging import Staging
 from distgrad_cupy.stepping import steps

@@ -12,7 +12,8 @@ if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
 from distgrad.dtypes import as_dtype
-from distgrad_cupy.products import CublasError, Products
+from distgrad_cupy.cublas import CublasError
+from distgrad_cupy.products import Products
 
 # What cuBLAS does, by its reference: matrices column by column, one step between them.
 CUBLAS = r"""
