@@ -43,7 +43,11 @@ ELEMENTS = {
 }
 HALVES = ("float16", "bfloat16")  # CuPy has a header for the class of each
 
-_NAMES = {np.dtype(name): name for name in (*ELEMENTS, "int32", "int64", "complex64", "complex128")}
+_NAMES = {
+    np.dtype(name): name
+    for name in (*ELEMENTS, "int32", "int64", "complex64", "complex128")
+    if name != "bfloat16"  # which NumPy knows once somebody has named it, see `distgrad.dtypes`
+}
 
 THREADS = 256  # of a block whose threads know nothing of each other
 _MOST_BLOCKS = 65_535  # of a grid; kernels go on in strides
