@@ -113,7 +113,7 @@ def _pullback(
     if needs[0]:
         to_x = run.matmul(rows, kernel.T).reshape(*lead, kernel.shape[0])
     if needs[1]:
-        to_kernel = run.matmul(x.reshape(-1, x.shape[-1]).T, rows)
+        to_kernel = run.matmul(x.reshape(prod(lead), x.shape[-1]).T, rows)
     return [to_x, to_kernel, sums][: len(needs)]
 
 

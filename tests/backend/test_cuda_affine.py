@@ -167,6 +167,19 @@ def test_what_nobody_needs_is_not_computed(name, needs, kernels, host_runner):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("lead", [(7,), (2, 3)])
+@pytest.mark.parametrize("name", ["linear", "linear_relu"])
+def test_maps_of_no_inputs_have_cotangents(name, lead, kernels, host_runner):
+    x, kernel = np.ones((*lead, 0), np.float32), np.ones((0, 5), np.float32)
+    bias = np.ones(5, np.float32)
+    y = kernels[name](x, kernel, bias)
+
+    found = affine.pullbacks(host_runner)[name](np.ones_like(y), y, (x, kernel, bias), (1, 1, 1))
+
+    assert [each.shape for each in found] == [x.shape, kernel.shape, bias.shape]
+    np.testing.assert_array_equal(found[2], np.full(5, prod(lead)))
+
+
 def test_the_rule_computes_what_the_kernels_do_not_take(host_runner):
     x, kernel, bias = operands((7,), 5, "float32")
     g = y = np.ones((7, 5), np.float32)
