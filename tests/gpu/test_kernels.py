@@ -218,6 +218,20 @@ def test_long_sums_of_half_precision_are_added_up_in_single(axis, cupy_backend):
     np.testing.assert_allclose(found, x.astype(np.float64).sum(axis=axis), rtol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+@pytest.mark.parametrize("lead", [(4,), (1,), (2, 4), (2, 1), (1, 1)])
+def test_integers_of_stacks_are_multiplied_as_numpy_does(lead, dtype, cupy_backend):
+    a = (np.arange(np.prod(lead) * 15).reshape(*lead, 3, 5) % 7 % 3).astype(dtype)
+    b = (np.arange(4 * 10).reshape(4, 5, 2) % 5 % 3).astype(dtype)
+
+    there = dg.asarray(a, backend=cupy_backend)
+    found = there @ dg.asarray(b, backend=cupy_backend)
+    turned = there[::-1] @ dg.asarray(b, backend=cupy_backend)
+
+    np.testing.assert_array_equal(found.numpy(), a @ b)
+    np.testing.assert_array_equal(turned.numpy(), a[::-1] @ b)
+
+
 @pytest.mark.parametrize("shape", [(3_000_001,), (1500, 1501), (0, 3), ()])
 def test_arrays_come_back_from_the_device_unchanged(shape, cupy_backend):
     x = np.random.default_rng(0).standard_normal(shape)

@@ -61,6 +61,9 @@ SOURCES = {
 LOADED = ("libcublasLt.so.12", "libnvJitLink.so.12")
 NCCL = "libnccl.so.2"
 FACTORS = "potrf getrf getrs geqrf gesvd geev"  # of LAPACK, for every letter
+# What the driver looks up in a module. All else is the module's own: what a template declares as
+# shared would be one and the same in all modules that are made of it.
+LOOKED_UP = "*__run; *__sizes; *__together; shim_fault;"
 OF_LETTERS = {"s": "orgqr syevd", "d": "orgqr syevd", "c": "ungqr heevd", "z": "ungqr heevd"}
 
 
@@ -122,6 +125,7 @@ def build(folder):
     words = folder / "language.h"
     words.write_text(f'#include "{HERE / "language.h"}"\n')
     compile_with(*WATCHING, "-x", "c++-header", words, "-o", words.with_suffix(".h.gch"))
+    (folder / "module.version").write_text(f"{{ global: {LOOKED_UP} local: *; }};\n")
 
 
 def make_library(target, source, wanted, linked):
@@ -241,7 +245,8 @@ def compiled(source, options, expressions):
         own.write_text("\n".join(['#include "language.h"', text, *ends]))
         unit, made = own.with_suffix(".o"), own.with_suffix(".so")
         compile_with(*WATCHING, f"-I{folder}", *macros, "-c", own, "-o", unit)
-        compile_with("-shared", unit, f"-L{folder}", "-l:libcuda.so.1", "-o", made)
+        exported = f"-Wl,--version-script={folder / 'module.version'}"
+        compile_with("-shared", unit, exported, f"-L{folder}", "-l:libcuda.so.1", "-o", made)
         unit.unlink()
         made.rename(library)
     return str(library).encode() + b"\0", names or None
