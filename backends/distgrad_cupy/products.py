@@ -140,6 +140,8 @@ class Products:
                     return self._multiplied(a, b, a.dtype, out)
                 if is_stack and not _lie_alike(a, b):
                     return self._by_cublas(a, b, a.dtype, out)
+        if a.shape[:-2] != b.shape[:-2]:
+            a, b = _with_positive_steps(a), _with_positive_steps(b)
         if out is None:
             return self._module.matmul(a, b)
         return self._module.matmul(a, b, out=out)
@@ -268,6 +270,15 @@ class Products:
 def _lie_alike(a: Array, b: Array) -> bool:
     """Return whether CuPy multiplies two stacks as they are, without a copy or tables."""
     return bool(a.shape[:-2] == b.shape[:-2] and a.flags.c_contiguous and b.flags.c_contiguous)
+
+
+def _with_positive_steps(x: Array) -> Array:
+    """Return an array, copied if a step is negative.
+
+    Where stacks are broadcast CuPy makes tables of addresses, of unsigned numbers, from the steps;
+    also from that of an axis of length 1, which is turned round by nothing but its step.
+    """
+    return x.copy() if any(step < 0 for step in x.strides) else x
 
 
 def _are_vectors(a: Array, b: Array) -> bool:

@@ -278,6 +278,17 @@ def test_without_capturing_products_are_cupys(products, library):
     assert products.matmul(x.astype(np.int32), x.astype(np.int32)).dtype == np.int32
 
 
+def test_cupy_broadcasts_no_stack_with_a_negative_step(products, monkeypatch):
+    one, many = np.arange(15).reshape(1, 1, 3, 5), np.arange(40).reshape(4, 5, 2)
+    own, given = products._module.matmul, []
+    monkeypatch.setattr(products._module, "matmul", lambda *each: given.extend(each) or own(*each))
+
+    found = products.matmul(one[::-1], many[:, ::-1])
+
+    np.testing.assert_array_equal(found, one @ many[:, ::-1])
+    assert min(step for each in given for step in each.strides) >= 0
+
+
 @pytest.mark.parametrize("name", ["float32", "float64", "complex64"])
 def test_stacks_that_cupy_would_copy_go_to_cublas_as_they_are(name, products, monkeypatch):
     rng = np.random.default_rng(4)
