@@ -91,7 +91,7 @@ class _Kernel:
 
         def again(own: list[Any], gradients: list[Any], numbers: Sequence[float]) -> bool:
             self._check()
-            return prepared(gradients, numbers)
+            return {*map(type, numbers)} == {float} and prepared(gradients, numbers)
 
         return again
 

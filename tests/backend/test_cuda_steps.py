@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import distgrad as dg
 from distgrad import optimizers
 from distgrad.optimizers.fused import formula_of
 from distgrad.optimizers.in_place import Change, change_arrays
@@ -216,6 +217,18 @@ def test_gradients_of_another_kind_are_not_taken_by_a_repeated_step(other, stepp
     assert not run(owned(changes), gradients, rule.numbers(2))
     for found, right in zip(owned(changes), before, strict=True):
         np.testing.assert_array_equal(found, right)
+
+
+def test_numbers_that_are_no_floats_are_not_taken_by_a_repeated_step(stepped, host_runner):
+    rule = optimizers.SGD(0.1)
+    (change,) = noted(host_runner, parameters(rule, [(3,)], "float32"))
+    stepped(rule, [change], rule.numbers(1))
+    before = change.x.copy()
+
+    run = stepped.repeated(rule, [change], 1)
+
+    assert not run(owned([change]), [change.gradient], (dg.asarray(0.1),))
+    np.testing.assert_array_equal(change.x, before)
 
 
 def test_a_repeated_step_is_the_device_s_where_it_was_prepared(stepped, host_runner, monkeypatch):
