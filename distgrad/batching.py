@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from distgrad.backend.kernels import Kernels
 from distgrad.backend.operators import KernelOperators
-from distgrad.backend.protocol import API_VERSION
+from distgrad.backend.protocol import API_VERSION, Backend
 from distgrad.core.op import Op
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType
@@ -97,7 +98,8 @@ class BatchBackend:
             if dtype is None or dtype == value.dtype:
                 return value
             return Batched(astype(value.value, dtype), value.is_batched, self)
-        return Batched(asarray(value, dtype=dtype), False, self)
+        home = _HOMES.get().get(self.level)
+        return Batched(asarray(value, dtype=dtype, backend=home), False, self)
 
     def lift(self, tensor: Tensor) -> Batched:
         """Return a tensor of a lower level as an array of this one."""
@@ -170,6 +172,22 @@ class BatchBackend:
 
     def synchronize(self) -> None:
         """Return at once: the work is the lower backend's."""
+
+
+# Where the arrays of each `vmap` under way lie, by its level: there numbers and lists go, too.
+_HOMES: ContextVar[Mapping[int, Backend]] = ContextVar(
+    "distgrad_batch_homes", default=MappingProxyType({})
+)
+
+
+@contextmanager
+def at_home(level: int, backend: Backend) -> Iterator[None]:
+    """Let numbers and lists go to a backend within a ``with`` block, where they meet a level."""
+    token = _HOMES.set({**_HOMES.get(), level: backend})
+    try:
+        yield
+    finally:
+        _HOMES.reset(token)
 
 
 # Of what the outermost `vmap` under way has warned already.

@@ -32,9 +32,10 @@ from distgrad.entering import (
     asarray,
     asarray_raw,
     beside,
+    gathered,
     holds_tensors,
     kernels_owning,
-    stacked,
+    read,
 )
 from distgrad.kernel_errors import explain_failure, refuse_mixture
 from distgrad.ops.elementwise import comparison
@@ -192,7 +193,7 @@ def _admit(
     op: Op, inputs: tuple[Any, ...], kernels: Kernels | None
 ) -> tuple[Kernels, tuple[Any, ...], tuple[int, ...]]:
     """Return the kernels, raw arrays and identities of inputs of any sort."""
-    values = [x if x.__class__ is Tensor else _read(x) for x in inputs]
+    values = [x if x.__class__ is Tensor else read(x) for x in inputs]
     tensors = [value for value in values if value.__class__ is Tensor]
     if tensors:
         first = tensors[0].kernels
@@ -218,15 +219,6 @@ def _all_on(kernels: Kernels, tensors: list[Tensor]) -> bool:
         if each.kernels is not kernels:
             return False
     return True
-
-
-def _read(value: Any) -> Any:
-    """Return the tensor of a variable, or of lists that hold tensors; else the value itself."""
-    if isinstance(value, Operators):
-        return value.read()
-    if isinstance(value, (list, tuple)) and holds_tensors(value):
-        return stacked(value)
-    return value
 
 
 def _stays(scalar: Any, tensor: Tensor) -> bool:
@@ -358,5 +350,5 @@ def _recorded(op: Op, kernels: Kernels) -> Callable[..., Any]:
     return recorded
 
 
-bind_evaluator(evaluate)
+bind_evaluator(evaluate, gathered)
 bind_recorded(Recorded)

@@ -131,6 +131,35 @@ _NO_NUMBERS = (
 )
 
 
+def read(value: Any) -> Any:
+    """Return the tensor of a variable, or of lists that hold tensors; else the value itself."""
+    if isinstance(value, Operators):
+        return value.read()
+    if isinstance(value, (list, tuple)) and holds_tensors(value):
+        return stacked(value)
+    return value
+
+
+def gathered(values: tuple[Any, ...], joint: bool) -> tuple[Any, ...]:
+    """Return operands of one function as what has a shape; see `distgrad.core.seam.operands`."""
+    found = [read(value) for value in values]
+    tensors = [each for each in found if isinstance(each, Tensor)]
+    if tensors:
+        kernels = max((each.kernels for each in tensors), key=lambda each: each.level)
+    else:
+        kernels = kernels_owning(found) or current_kernels()
+    dtypes = [as_dtype(each.dtype) for each in found if hasattr(each, "dtype")] if joint else []
+
+    def entered(value: Any) -> Any:
+        # An array beside tensors stays, to be refused by name where it is of another backend.
+        if value is None or isinstance(value, Tensor) or (tensors and hasattr(value, "shape")):
+            return value
+        dtype = result_type(*dtypes, value) if joint and type(value) in SCALARS else None
+        return Tensor(asarray_raw(kernels, value, dtype), kernels)
+
+    return tuple(entered(each) for each in found)
+
+
 def holds_tensors(value: Any) -> bool:
     """Return whether nested lists hold a tensor or variable."""
     if isinstance(value, (list, tuple)):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from distgrad import tree
 from distgrad.backend.kernels import Kernels
-from distgrad.batching import SCALARS, Batched, kernels_at, warning_once
+from distgrad.batching import SCALARS, Batched, at_home, kernels_at, warning_once
 from distgrad.callables import require_callable
 from distgrad.eager import asarray, deeper
 from distgrad.errors import DTypeError, ShapeError
@@ -124,7 +124,8 @@ def _run(
     f: Callable[..., Any], leaves: list[Tensor], axes: list[int | None], treedef: Any, size: int
 ) -> tuple[list[_Output], Any]:
     """Return the outputs for one chunk, and the structure in which they came."""
-    with deeper() as level, warning_once():
+    home = next(leaf for leaf, axis in zip(leaves, axes, strict=True) if axis is not None).backend
+    with deeper() as level, warning_once(), at_home(level, home):
         kernels = kernels_at(level)
         backend: Any = kernels.backend
         wrapped = [

@@ -81,6 +81,7 @@ class ValueKeeper(Protocol):
 
 
 Evaluator = Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
+Gatherer = Callable[[tuple[Any, ...], bool], tuple[Any, ...]]
 
 # Who listens. A new thread starts with none: a tape hears its own thread.
 LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("distgrad_listeners", default=())
@@ -100,15 +101,41 @@ def _unbound(op: Op, inputs: tuple[Any, ...], params: dict[str, Any]) -> Any:
     raise RuntimeError(f"{op.name}: no evaluator is bound; import distgrad, not a part of it")
 
 
+def _ungathered(values: tuple[Any, ...], joint: bool) -> tuple[Any, ...]:
+    raise RuntimeError("no evaluator is bound; import distgrad, not a part of it")
+
+
 _evaluate: Evaluator = _unbound
+_gather: Gatherer = _ungathered
 
 
-def bind_evaluator(evaluator: Evaluator) -> None:
-    """Say who computes operations; done once, when `distgrad.eager` is imported."""
-    global _evaluate  # noqa: PLW0603  the seam's one late binding: operations stand below values
-    _evaluate = evaluator
+def bind_evaluator(evaluator: Evaluator, gatherer: Gatherer) -> None:
+    """Say who computes operations, and who brings operands together; done once, by `eager`."""
+    # The seam's late bindings: operations stand below values.
+    global _evaluate, _gather
+    _evaluate, _gather = evaluator, gatherer
 
 
 def apply(op: Op, *inputs: Any, **params: Any) -> Any:
     """Return the result of an operation on tensors, variables, arrays or scalars."""
     return _evaluate(op, inputs, params)
+
+
+def operands(*values: Any, joint: bool = True) -> tuple[Any, ...]:
+    """Return the operands of one function as what has a shape, all on one backend.
+
+    For functions of several operations, the first of which may meet numbers or nested lists alone,
+    and would take them to the backend in force.
+
+    Parameters
+    ----------
+    *values : Tensor, Variable, array, scalar, nested lists or None
+        Numbers and lists go where the tensors and arrays among them are, or else to the backend in
+        force; None stays None.
+    joint : bool
+        Whether the operands share a dtype, which a number does not widen; else it has its own.
+    """
+    for value in values:
+        if value is not None and not hasattr(value, "shape"):
+            return _gather(values, joint)
+    return values

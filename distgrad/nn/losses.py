@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distgrad.core.seam import operands
 from distgrad.ops.elementwise.arithmetic import (
     abs,
     add,
@@ -217,6 +218,7 @@ def cosine_similarity(a: Any, b: Any, /, *, axis: int = -1, epsilon: float = 1e-
     epsilon : float
         What each vector's length is at least, in the quotient.
     """
+    a, b = operands(a, b)
     product = sum_over(multiply(a, b), axis=axis)
     lengths = [
         sqrt(maximum(sum_over(square(each), axis=axis), epsilon * epsilon)) for each in (a, b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import add, divide, maximum, multiply, square
 from distgrad.ops.elementwise.complex_numbers import conj, real
@@ -74,6 +74,7 @@ def _over_rows(
     name: str, op: Any, x: Any, scale: Any, shift: Any, axis: Any, epsilon: float
 ) -> Any:
     """Return a norm over any axes, as one over the last."""
+    x, scale, shift = operands(x, scale, shift)
     shape = shape_of(x)
     axes = normalize_axes(name, axis, len(shape))
     features = tuple(shape[a] for a in axes)
@@ -136,6 +137,7 @@ def group_norm(
     ----------
     Wu and He, "Group normalization", arXiv:1803.08494.
     """
+    x, scale, shift = operands(x, scale, shift)
     shape = shape_of(x)
     place = normalize_axis("group_norm", axis, len(shape))
     channels = shape[place]
@@ -168,6 +170,7 @@ def instance_norm(
     ----------
     Ulyanov, Vedaldi and Lempitsky, "Instance normalization", arXiv:1607.08022.
     """
+    x, scale, shift = operands(x, scale, shift)
     shape = shape_of(x)
     place = normalize_axis("instance_norm", axis, len(shape))
     if place == 0:
@@ -241,6 +244,7 @@ def batch_norm(
     ----------
     Ioffe and Szegedy, "Batch normalization", arXiv:1502.03167.
     """
+    x, scale, shift, mean, variance = operands(x, scale, shift, mean, variance)
     shape = shape_of(x)
     place = normalize_axis("batch_norm", axis, len(shape))
     channels = shape[place]

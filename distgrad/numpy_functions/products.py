@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.core.seam import operands
 from distgrad.numpy_functions.arguments import as_parameter, as_tensor, refuse_out
 from distgrad.ops.elementwise.arithmetic import divide, maximum, multiply, subtract
 from distgrad.ops.elementwise.complex_numbers import conj, real
@@ -153,9 +154,20 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "corrcoef": _corrcoef,
 }
 
+
+def _matvec(a: Any, b: Any) -> Any:
+    a, b = operands(a, b)
+    return getitem(matmul(a, expand_dims(b, axis=-1)), (..., 0))
+
+
+def _vecmat(a: Any, b: Any) -> Any:
+    a, b = operands(a, b)
+    return getitem(matmul(expand_dims(conj(a), axis=-2), b), (..., 0, slice(None)))
+
+
 # Ufuncs of NumPy that the vocabulary writes by other operations.
 CONTRACTIONS: dict[str, Callable[..., Any]] = {
     "vecdot": contractions.vecdot,
-    "matvec": lambda a, b: getitem(matmul(a, expand_dims(b, axis=-1)), (..., 0)),
-    "vecmat": lambda a, b: getitem(matmul(expand_dims(conj(a), axis=-2), b), (..., 0, slice(None))),
+    "matvec": _matvec,
+    "vecmat": _vecmat,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.core.seam import operands
 from distgrad.numpy_functions.arguments import (
     as_axis,
     as_operand,
@@ -99,7 +100,7 @@ def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
 
 
 def _isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Any:
-    x, y = as_tensor(a), as_operand(b)
+    x, y = operands(as_tensor(a), as_operand(b))
     with np.errstate(invalid="ignore"):  # of two infinities, which are equal or not
         gap = absolute(subtract(x, y))
         near = less_equal(gap, add(multiply(absolute(y), rtol), atol))

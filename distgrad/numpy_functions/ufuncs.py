@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distgrad.core.seam import operands
 from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.errors import DTypeError
 from distgrad.numpy_functions import products, reductions
@@ -39,6 +40,7 @@ _LN2 = math.log(2)
 
 def _ignoring_nan(either: Callable[..., Any]) -> Callable[..., Any]:
     def function(a: Any, b: Any) -> Any:
+        a, b = operands(a, b)
         best = either(a, b)
         return choose(comparison.isnan(a), b, choose(comparison.isnan(b), a, best))
 
@@ -47,7 +49,7 @@ def _ignoring_nan(either: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fmod(a: Any, b: Any) -> Any:
     # The remainder of the magnitudes is exact; its sign is that of the dividend.
-    x = as_tensor(a)
+    x, b = operands(as_tensor(a), b)
     below = comparison.less(x, 0)
     rest = arithmetic.remainder(choose(below, arithmetic.negative(x), x), arithmetic.abs(b))
     return choose(below, arithmetic.negative(rest), rest)
@@ -113,6 +115,11 @@ def _float_power(a: Any, b: Any) -> Any:
     return pow(astype(as_tensor(a), joint), b)
 
 
+def _logaddexp2(a: Any, b: Any) -> Any:
+    a, b = operands(a, b)
+    return divide(logaddexp(multiply(a, _LN2), multiply(b, _LN2)), _LN2)
+
+
 # What the vocabulary writes by several operations.
 COMPOSED: dict[str, Callable[..., Any]] = {
     **products.CONTRACTIONS,
@@ -131,7 +138,7 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "frexp": _frexp,
     "heaviside": _heaviside,
     "ldexp": _ldexp,
-    "logaddexp2": lambda a, b: divide(logaddexp(multiply(a, _LN2), multiply(b, _LN2)), _LN2),
+    "logaddexp2": _logaddexp2,
 }
 
 _REDUCE: dict[str, Callable[..., Any]] = {

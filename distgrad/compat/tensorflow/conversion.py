@@ -15,6 +15,7 @@ from distgrad.compat.tensorflow.errors import (
     MixedDtypesError,
     UnfitNumberError,
 )
+from distgrad.core import seam
 from distgrad.dtypes import as_dtype as native_dtype
 from distgrad.dtypes import is_differentiable, is_real_floating
 from distgrad.tensor import Operators
@@ -69,6 +70,8 @@ def operands(name: str, *values: Any) -> list[Any]:
         If tensors differ in dtype, or a number does not fit; a `TypeError` too in the latter case.
     """
     leader = next((i for i, value in enumerate(values) if isinstance(value, Operators)), None)
+    if leader is None and any(map(_holds_tensors, values)):
+        return operands(name, *(converted(v) if _holds_tensors(v) else v for v in values))
     if leader is None:
         first = converted(values[0])
         dtype = dtype_of(first)
@@ -79,6 +82,11 @@ def operands(name: str, *values: Any) -> list[Any]:
         return [_brought(name, i, value, dtype) for i, value in enumerate(values)]
     with home_of(values[leader]):  # where arrays, lists and numbers go
         return [_brought(name, i, value, dtype) for i, value in enumerate(values)]
+
+
+def together(name: str, *values: Any) -> list[dg.Tensor]:
+    """Return operands of one dtype, numbers among them as tensors on the backend of the others."""
+    return list(seam.operands(*operands(name, *values)))
 
 
 def _brought(name: str, position: int, value: Any, dtype: np.dtype[Any]) -> Any:
@@ -264,10 +272,13 @@ def _holds_tensors(value: Any) -> bool:
 
 def _stacked(value: Any, wanted: np.dtype[Any] | None) -> dg.Tensor:
     """Return nested lists that hold tensors as one tensor, by operations that tapes hear."""
-    parts = [_stacked(v, wanted) if isinstance(v, (list, tuple)) else v for v in value]
+    parts = [
+        _stacked(v, wanted) if isinstance(v, (list, tuple)) and _holds_tensors(v) else v
+        for v in value
+    ]
     if wanted is not None:
         parts = [converted(v, wanted) for v in parts]
-    whole = [v if isinstance(v, dg.Tensor) else dg.asarray(v) for v in operands("Pack", *parts)]
+    whole = together("Pack", *parts)
     joint = next(v.dtype for v, p in zip(whole, parts, strict=True) if isinstance(p, Operators))
     stacked: dg.Tensor = dg.stack([v if v.dtype == joint else dg.astype(v, joint) for v in whole])
     return stacked

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import dims, dtype_of, home_of, operands, tensor_dtype
+from distgrad.compat.tensorflow.conversion import dims, dtype_of, home_of, tensor_dtype, together
 from distgrad.compat.tensorflow.dtypes import as_dtype, float32
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
@@ -143,8 +143,7 @@ def linspace(start: Any, stop: Any, num: Any, name: str | None = None, axis: int
     if not is_differentiable(dtype_of(first)):
         first = Tensor(dg.astype(first.read(), "float64"))
         stop = dg.astype(convert_to_tensor(stop).read(), "float64")
-    a, b = operands("linspace", first, stop)
-    b = b if isinstance(b, dg.Tensor) else dg.asarray(b, dtype=a.dtype)
+    a, b = together("linspace", first, stop)
     count = int(num)
     with home_of(a):
         weights = dg.linspace(0.0, 1.0, count, dtype=a.dtype)

@@ -16,6 +16,7 @@ from distgrad.compat.tensorflow.conversion import (
     of_kinds,
     operands,
     quotients,
+    together,
 )
 from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
@@ -201,9 +202,7 @@ def xlogy(x: Any, y: Any, name: str | None = None) -> Tensor:
 
 def _tensors(name: str, x: Any, y: Any) -> list[Any]:
     """Return operands of one floating dtype, both of them tensors."""
-    both = operands(name, x, y)
-    joint = _leading(both).dtype
-    return [each if isinstance(each, dg.Tensor) else dg.asarray(each, dtype=joint) for each in both]
+    return together(name, x, y)
 
 
 def scalar_mul(scalar: Any, x: Any, name: str | None = None) -> Tensor:
@@ -224,10 +223,7 @@ def add_n(inputs: Any, name: str | None = None) -> Tensor:
     given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     if not given:
         raise ValueError("Inputs must be a list or tuple of tensors; got none")
-    first, *rest = (
-        each if isinstance(each, dg.Tensor) else dg.asarray(each)
-        for each in operands("AddN", *(convert_to_tensor(each) for each in given))
-    )
+    first, *rest = together("AddN", *(convert_to_tensor(each) for each in given))
     total = dg.positive(first)
     for each in rest:
         if each.shape != first.shape:

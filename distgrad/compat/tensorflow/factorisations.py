@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import floating, operands
+from distgrad.compat.tensorflow.conversion import floating, together
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, wrap
 from distgrad.errors import LinAlgError, ShapeError
@@ -36,7 +36,7 @@ def _several(function: Callable[..., Any], *inputs: Any) -> tuple[Tensor, ...]:
 
 def _system(name: str, matrix: Any, rhs: Any) -> list[Any]:
     """Return matrices and right-hand sides of one dtype, and of two axes or more."""
-    both = [dg.asarray(each) for each in operands(name, matrix, rhs)]
+    both = together(name, matrix, rhs)
     for letter, each in zip(("matrix", "rhs"), both, strict=True):
         floating(name, each)
         if each.ndim < 2:
@@ -272,7 +272,7 @@ def expm(input: Any, name: str | None = None) -> Tensor:
 
 def cross(a: Any, b: Any, name: str | None = None) -> Tensor:
     """Return the cross products of vectors of three elements along the last axis."""
-    return compute(dg.linalg.cross, *(dg.asarray(each) for each in operands("cross", a, b)))
+    return compute(dg.linalg.cross, *together("cross", a, b))
 
 
 # --- named axes ---------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def einsum(
     InvalidArgumentError
         If letters and shapes do not fit, or dtypes differ.
     """
-    factors = [dg.asarray(each) for each in operands("Einsum", *inputs)]
+    factors = together("Einsum", *inputs)
     return compute(lambda *xs: dg.einsum(equation, *xs, optimize=optimize or False), *factors)
 
 

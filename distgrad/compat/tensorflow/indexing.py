@@ -14,6 +14,7 @@ from distgrad.compat.tensorflow.conversion import (
     dtype_of,
     home_of,
     operands,
+    together,
 )
 from distgrad.compat.tensorflow.elementwise import require_numbers
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
@@ -152,8 +153,7 @@ def tensor_scatter_nd_update(
     tensor: Any, indices: Any, updates: Any, name: str | None = None
 ) -> Tensor:
     """Return a tensor with the values at positions replaced; each position once."""
-    x, new = operands("tensor_scatter_nd_update", convert_to_tensor(tensor), updates)
-    new = new if isinstance(new, dg.Tensor) else dg.asarray(new, dtype=x.dtype)
+    x, new = together("tensor_scatter_nd_update", convert_to_tensor(tensor), updates)
     hits = scatter_nd(indices, dg.ones_like(new, dtype="int32"), x.shape)
     return compute(
         lambda old, hit, put: dg.where(hit > 0, put, old),

@@ -10,7 +10,7 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.clipping import global_norm
-from distgrad.compat.tensorflow.conversion import axes, floating, operands
+from distgrad.compat.tensorflow.conversion import axes, floating, native, together
 from distgrad.compat.tensorflow.creation import eye
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.factorisations import (
@@ -35,6 +35,7 @@ from distgrad.compat.tensorflow.nn import l2_normalize
 from distgrad.compat.tensorflow.products import matmul, matvec, tensordot
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor, wrap
 from distgrad.dtypes import is_complex
+from distgrad.entering import beside
 from distgrad.errors import ShapeError
 
 __getattr__ = refusal("linalg")
@@ -63,7 +64,8 @@ def diag_part(input: Any, name: str = "diag_part", k: int = 0) -> Tensor:
     rows, columns = x.shape[-2:]
     length = builtins.max(builtins.min(rows + builtins.min(k, 0), columns - builtins.max(k, 0)), 0)
     steps = np.arange(length)
-    return x[..., steps - builtins.min(k, 0), steps + builtins.max(k, 0)]
+    picked = (steps - builtins.min(k, 0), steps + builtins.max(k, 0))
+    return x[(..., *(beside(each, native(x)) for each in picked))]
 
 
 def diag(diagonal: Any, name: str = "diag", k: int = 0) -> Tensor:
@@ -71,10 +73,10 @@ def diag(diagonal: Any, name: str = "diag", k: int = 0) -> Tensor:
 
     def of(values: dg.Tensor) -> Any:
         size = values.shape[-1] + abs(k)
-        on = np.eye(size, k=k, dtype=bool)
+        on = beside(np.eye(size, k=k, dtype=bool), values)
         # The value that belongs in each row of the k-th diagonal.
         source = np.clip(np.arange(size) + builtins.min(k, 0), 0, values.shape[-1] - 1)
-        column = dg.expand_dims(dg.take(values, source, axis=-1), axis=-1)
+        column = dg.expand_dims(dg.take(values, beside(source, values), axis=-1), axis=-1)
         return dg.where(on, column, dg.zeros_like(column))
 
     return compute(of, convert_to_tensor(diagonal))
@@ -88,23 +90,22 @@ def set_diag(input: Any, diagonal: Any, name: str = "set_diag", k: int = 0) -> T
     InvalidArgumentError
         If there is no such diagonal, or the values are not as many as it has.
     """
-    x, values = operands("MatrixSetDiag", _matrices("set_diag", input), diagonal)
+    x, line = together("MatrixSetDiag", _matrices("set_diag", input), diagonal)
     rows, columns = x.shape[-2:]
     if k and not -rows < k < columns:
         raise InvalidArgumentError(
             f"set_diag: k is {k}; expected a diagonal of the {rows} x {columns} matrices"
         )
     length = builtins.min(rows + builtins.min(k, 0), columns - builtins.max(k, 0))
-    line = values if isinstance(values, dg.Tensor) else dg.asarray(values)
     if line.shape != (*x.shape[:-2], length):
         raise InvalidArgumentError(
             f"set_diag: diagonal has shape {line.shape}; expected {(*x.shape[:-2], length)}"
         )
 
     def of(matrix: dg.Tensor, line: Any) -> Any:
-        on = np.eye(rows, columns, k=k, dtype=bool)
+        on = beside(np.eye(rows, columns, k=k, dtype=bool), matrix)
         source = np.clip(np.arange(rows) + builtins.min(k, 0), 0, builtins.max(length - 1, 0))
-        column = dg.expand_dims(dg.take(line, source, axis=-1), axis=-1)
+        column = dg.expand_dims(dg.take(line, beside(source, line), axis=-1), axis=-1)
         return dg.where(on, column, matrix)
 
     return compute(of, x, line) if length else wrap(x)
@@ -133,7 +134,7 @@ def band_part(input: Any, num_lower: Any, num_upper: Any, name: str | None = Non
     offset = np.arange(columns) - np.arange(rows)[:, None]
     lower, upper = int(num_lower), int(num_upper)
     kept = ((lower < 0) | (-offset <= lower)) & ((upper < 0) | (offset <= upper))
-    return compute(lambda m: dg.where(kept, m, dg.zeros_like(m)), x)
+    return compute(lambda m: dg.where(beside(kept, m), m, dg.zeros_like(m)), x)
 
 
 # --- norms --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from distgrad.compat.tensorflow.conversion import (
     home_of,
     of_kinds,
     operands,
+    together,
 )
 from distgrad.compat.tensorflow.convolution import (
     conv1d,
@@ -210,10 +211,7 @@ def bias_add(
     """
     if data_format is not None and data_format[:2] not in ("NC", "N.") and data_format[0] != "N":
         raise ValueError(f"`data_format` must be of the form `N...C` or `NC...`, got {data_format}")
-    x, b = (
-        each if isinstance(each, dg.Tensor) else dg.asarray(each)
-        for each in operands("BiasAdd", convert_to_tensor(value), bias)
-    )
+    x, b = together("BiasAdd", convert_to_tensor(value), bias)
     channel = 1 if data_format is not None and data_format.startswith("NC") else x.ndim - 1
     if b.ndim != 1 or x.shape[channel] != b.shape[0]:
         raise InvalidArgumentError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import operands
+from distgrad.compat.tensorflow.conversion import together
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.missing import refuse_argument
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
@@ -57,10 +57,7 @@ def matmul(
             raise ValueError(
                 f"Only one of `transpose_{letter}` and `adjoint_{letter}` can be True."
             )
-    left, right = (
-        each if isinstance(each, dg.Tensor) else dg.asarray(each)
-        for each in operands("MatMul", a, b)
-    )
+    left, right = together("MatMul", a, b)
     if left.ndim < 2 or right.ndim < 2:
         raise InvalidArgumentError(
             f"In[0] and In[1] has different ndims: {list(left.shape)} vs. {list(right.shape)}; "
@@ -107,10 +104,7 @@ def tensordot(a: Any, b: Any, axes: Any, name: str | None = None) -> Tensor:
         The axes of `a` and of `b` to sum over; an int n means the last n of `a` with the first n of
         `b`.
     """
-    left, right = (
-        each if isinstance(each, dg.Tensor) else dg.asarray(each)
-        for each in operands("Tensordot", a, b)
-    )
+    left, right = together("Tensordot", a, b)
     if isinstance(axes, int):
         return compute(dg.tensordot, left, right, axes=axes)
     of_left, of_right = axes

@@ -13,6 +13,7 @@ from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute
 from distgrad.core.op import Op, Placeholder
 from distgrad.core.seam import apply
+from distgrad.entering import beside
 from distgrad.ops.picking.indexing import SCATTER_ADD
 from distgrad.ops.picking.updates import SCATTER_MAX, SCATTER_MIN, SCATTER_MULTIPLY
 
@@ -79,7 +80,7 @@ def unsorted_segment_mean(
     ids, count = _numbers("unsorted_segment_mean", segment_ids, num_segments)
     total = native(unsorted_segment_sum(x, ids, count))
     rows = np.maximum(_counts(ids, count), 1).reshape(-1, *(1,) * (total.ndim - 1))
-    return Tensor(total / dg.astype(rows, total.dtype))
+    return Tensor(total / dg.astype(beside(rows, total), total.dtype))
 
 
 def _lowest(x: dg.Tensor) -> Any:
@@ -116,7 +117,7 @@ def _gathered(op: Op, x: Any, ids: np.ndarray[Any, Any], count: int) -> Tensor:
             f"segment_ids should be the same size as the rows: data.shape = {list(x.shape)} does "
             f"not start with segment_ids.shape = {list(ids.shape)}"
         )
-    rows = np.where(ids < 0, count, ids)
+    rows = beside(np.where(ids < 0, count, ids), native(x))
     shape = (count + 1, *x.shape[ids.ndim :])
     return compute(apply, op, x, rows, index=(Placeholder.ARRAY,), shape=shape)
 
@@ -125,7 +126,7 @@ def _filled(joined: dg.Tensor, *, none: np.ndarray[Any, Any], of_none: Any) -> A
     part = joined[: len(none)]
     if not none.any():
         return part
-    mask = none.reshape(-1, *(1,) * (part.ndim - 1))
+    mask = beside(none.reshape(-1, *(1,) * (part.ndim - 1)), part)
     return dg.where(mask, of_none, part)
 
 

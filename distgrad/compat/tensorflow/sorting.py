@@ -14,6 +14,7 @@ from distgrad.compat.tensorflow.elementwise import require_numbers
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.missing import refuse_argument
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.entering import beside
 
 
 def _is_descending(function: str, direction: str) -> bool:
@@ -185,6 +186,7 @@ def bincount(
         counts = np.bincount(numbers[kept], minlength=size)
         return convert_to_tensor(counts.astype(tensor_dtype(dtype, int32)))
     given = require_numbers("bincount", weights)
-    rows = dg.reshape(native(given), -1)[np.flatnonzero(kept)]
+    flat = dg.reshape(native(given), -1)
+    rows = flat[beside(np.flatnonzero(kept), flat)]
     zeros = dg.broadcast_to(dg.zeros_like(dg.sum(rows)), (size,))
-    return Tensor(zeros.at[numbers[kept]].add(rows))
+    return Tensor(zeros.at[beside(numbers[kept], rows)].add(rows))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import floating, operands
+from distgrad.compat.tensorflow.conversion import floating, together
 from distgrad.compat.tensorflow.values import Tensor, compute
 
 
@@ -24,12 +24,7 @@ def _of_one(name: str, function: Callable[..., Any]) -> Callable[..., Tensor]:
 
 def _tensors(name: str, *values: Any) -> list[Any]:
     """Return operands of one floating dtype, all of them tensors."""
-    given = operands(name, *values)
-    joint = next(each for each in given if isinstance(each, dg.Tensor)).dtype
-    return [
-        floating(name, each if isinstance(each, dg.Tensor) else dg.asarray(each, dtype=joint))
-        for each in given
-    ]
+    return [floating(name, each) for each in together(name, *values)]
 
 
 lgamma = _of_one("lgamma", dg.special.gammaln)

@@ -17,6 +17,7 @@ from distgrad.compat.tensorflow.conversion import (
     integer_host,
     operands,
     tensor_dtype,
+    together,
 )
 from distgrad.compat.tensorflow.dtypes import int32
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
@@ -115,7 +116,7 @@ def _alike(name: str, values: Any) -> list[Any]:
         hosts = [np.asarray(v) for v in values if not isinstance(v, np.ndarray)]
         wide = any(host.dtype.kind == "f" for host in hosts) and len(hosts) == len(values)
         tensors = [convert_to_tensor(v, dg.float32 if wide else None) for v in values]
-    return [v if isinstance(v, dg.Tensor) else dg.asarray(v) for v in operands(name, *tensors)]
+    return together(name, *tensors)
 
 
 def unstack(value: Any, num: int | None = None, axis: int = 0, name: str = "unstack") -> list[Any]:
@@ -225,9 +226,8 @@ def repeat(input: Any, repeats: Any, axis: int | None = None, name: str | None =
     x = convert_to_tensor(input).read()
     if axis is None:
         x, axis = dg.reshape(x, -1), 0
-    count = x.shape[_place("repeat", axis, x)]
-    positions = np.repeat(np.arange(count), integer_host("repeat", repeats))
-    return compute(dg.take, x, positions, axis=axis)
+    place, times = _place("repeat", axis, x), integer_host("repeat", repeats)
+    return compute(lambda each: dg.repeat(each, times, axis=place), x)
 
 
 def reverse(tensor: Any, axis: Any, name: str | None = None) -> Tensor:
@@ -240,8 +240,7 @@ def roll(input: Any, shift: Any, axis: Any, name: str | None = None) -> Tensor:
     x = convert_to_tensor(input).read()
     shifts, along = dims(shift), dims(axis)
     for by, place in zip(shifts, along, strict=True):
-        count = x.shape[_argument("roll", place, x)]
-        x = dg.take(x, np.roll(np.arange(count), by), axis=place)
+        x = dg.roll(x, by, axis=_argument("roll", place, x))
     return compute(dg.positive, x)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from distgrad.core.seam import operands
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import abs as abs_of
 from distgrad.ops.elementwise.arithmetic import square, subtract
@@ -58,6 +59,7 @@ def lstsq(a: Any, b: Any, /, rcond: Any = None) -> LstsqResult:
     -----
     The solution is ``pinv(A) B``, with the derivative of `pinv`: right where the rank stays.
     """
+    a, b = operands(a, b)
     is_vector = len(shape_given(b)) == 1
     right = expand_dims(b, axis=-1) if is_vector else b
     share = rank_tolerance(a) if rcond is None else rcond

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distgrad.core.seam import operands
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import multiply, subtract
 from distgrad.ops.elementwise.complex_numbers import conj
@@ -30,6 +31,7 @@ def outer(x1: Any, x2: Any, /) -> Any:
     Tensor
         Of shape (n, m).
     """
+    x1, x2 = operands(x1, x2)
     return multiply(expand_dims(reshape(x1, -1), axis=-1), reshape(x2, -1))
 
 
@@ -48,6 +50,7 @@ def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     ShapeError
         If that axis has another length.
     """
+    x1, x2 = operands(x1, x2)
     shapes = shape_given(x1), shape_given(x2)
     for shape in shapes:
         if shape[normalize_axis("cross", axis, len(shape))] != 3:
@@ -78,6 +81,7 @@ def vdot(x1: Any, x2: Any, /) -> Any:
     ShapeError
         If the sizes differ.
     """
+    x1, x2 = operands(x1, x2)
     return matmul(conj(reshape(x1, -1)), reshape(x2, -1))
 
 
@@ -94,6 +98,7 @@ def kron(x1: Any, x2: Any, /) -> Any:
     Tensor
         Each length is the product of the two.
     """
+    x1, x2 = operands(x1, x2)
     first, second = shape_given(x1), shape_given(x2)
     rank = max(len(first), len(second))
     first = (1,) * (rank - len(first)) + first
@@ -156,7 +161,7 @@ def multi_dot(arrays: Sequence[Any], /) -> Any:
     ShapeError
         If lengths do not fit, or one of those in the middle is no matrix.
     """
-    factors = list(arrays)
+    factors = list(operands(*arrays))
     if len(factors) < 2:
         raise ValueError(f"multi_dot: two arrays or more expected, got {len(factors)}")
     starts, ends = len(shape_given(factors[0])) == 1, len(shape_given(factors[-1])) == 1

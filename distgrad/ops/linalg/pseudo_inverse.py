@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import as_dtype, default_dtype, float32, float64, int64, is_differentiable
 from distgrad.errors import MatrixShapeError
 from distgrad.ops.elementwise.arithmetic import multiply
@@ -160,6 +160,7 @@ def matrix_rank(x: Any, /, tol: Any = None, hermitian: bool = False, *, rtol: An
     rtol : float or array, optional
         The same relative to the largest; by default as for `pinv`.
     """
+    x, tol, rtol = operands(x, tol, rtol)
     if len(shape_given(x)) < 2:
         return astype(any_of(not_equal(x, 0)), int64)
     values = svdvals(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.errors import ShapeError
 from distgrad.ops.linalg.matrices import (
     adjoint,
@@ -99,6 +99,7 @@ def solve(a: Any, b: Any, /) -> Any:
     .. [1] Giles, "Collected matrix derivative results for forward and reverse mode algorithmic
        differentiation", 2008, section 2.3.1.
     """
+    a, b = operands(a, b)
     return _for_columns(lambda right: apply(SOLVE, a, right), b)
 
 
@@ -198,6 +199,7 @@ def solve_triangular(
     """
     if trans not in (0, 1, 2, "N", "T", "C"):
         raise ValueError(f"solve_triangular: trans is {trans!r}; expected 0, 1, 2, 'N', 'T' or 'C'")
+    a, b = operands(a, b)
     if trans in (1, "T"):
         a, lower = matrix_transpose(a), not lower
     elif trans in (2, "C"):

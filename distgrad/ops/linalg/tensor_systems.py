@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from distgrad.core.seam import operands
 from distgrad.errors import ShapeError
 from distgrad.ops.linalg.solving import inv, solve
 from distgrad.ops.shaping.structure import permute_dims, reshape
@@ -60,6 +61,7 @@ def tensorsolve(a: Any, b: Any, /, axes: Sequence[int] | None = None) -> Any:
     LinAlgError
         If the tensor is singular.
     """
+    a, b = operands(a, b)
     shape = shape_given(a)
     if axes is not None:
         last = normalize_axes("tensorsolve", tuple(axes), len(shape))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.op import Array, Namespace, Slice, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import as_dtype, bool_, int64, is_differentiable, result_type
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.rules import batching
@@ -222,11 +222,11 @@ def scaled_dot_product_attention(
     Vaswani et al. (2017), Attention is all you need. Rabe and Staats (2021), Self-attention does
     not need O(n^2) memory. Dao et al. (2022), FlashAttention.
     """
-    operands = _of_one_rank(query, key, value, mask)
-    width = operands[0].shape[-1]
+    arrays = _of_one_rank(*operands(query, key, value, mask))
+    width = arrays[0].shape[-1]
     factor = 1 / math.sqrt(width) if scale is None and width else 1.0 if scale is None else scale
     offset = int(query_offset) if causal else None
-    return apply(ATTENTION, *operands, scale=float(factor), offset=offset)[0]
+    return apply(ATTENTION, *arrays, scale=float(factor), offset=offset)[0]
 
 
 def _of_one_rank(query: Any, key: Any, value: Any, mask: Any) -> list[Any]:
@@ -236,20 +236,20 @@ def _of_one_rank(query: Any, key: Any, value: Any, mask: Any) -> list[Any]:
     dtypes = [_real_dtype(name, each) for name, each in _named(query, key, value)]
     joint = result_type(*dtypes)
     lead = broadcast("scaled_dot_product_attention", *(shape[:-2] for shape in shapes))
-    operands = []
+    arrays = []
     for each, shape, dtype in zip((query, key, value), shapes, dtypes, strict=True):
         same = each if dtype == joint else astype(each, joint)
         full = (*lead, *shape[-2:])
-        operands.append(same if shape == full else broadcast_to(same, full))
+        arrays.append(same if shape == full else broadcast_to(same, full))
     if mask is None:
-        return operands
+        return arrays
     shape = shape_given(mask)
     rank = len(lead) + 2
     filled = mask if len(shape) == rank else reshape(mask, (1,) * (rank - len(shape)) + shape)
     dtype = _mask_dtype(mask)
     if dtype not in (bool_, joint):
         filled = astype(filled, joint)
-    return [*operands, filled]
+    return [*arrays, filled]
 
 
 def _named(query: Any, key: Any, value: Any) -> Sequence[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.ops.elementwise.arithmetic import multiply
 from distgrad.ops.elementwise.comparison import greater
 from distgrad.ops.elementwise.selection import where
@@ -227,6 +227,7 @@ def prelu(x: Any, slope: Any, /) -> Any:
     slope : Tensor, Variable or array
         Of a shape that broadcasts to that of `x`; the derivative in x at 0 is the slope.
     """
+    x, slope = operands(x, slope)
     return where(greater(x, 0), x, multiply(x, slope))
 
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from distgrad.core.op import Array, Kind, Namespace, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import as_dtype, int64
 from distgrad.errors import ShapeError, TraceError
 from distgrad.ops.picking.indexing import take
@@ -171,6 +171,7 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
         raise ValueError(f"searchsorted: side is {side!r}; expected 'left' or 'right'")
     if len(shape_given(x1)) != 1:
         raise ShapeError(f"searchsorted: x1 has shape {shape_given(x1)}; expected one axis")
+    x1, x2 = operands(x1, x2)
     line = x1 if sorter is None else take(x1, sorter, axis=0)
     return apply(SEARCHSORTED, line, x2, side=side)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from distgrad.core.op import Array, Keep, Kind, Namespace, Placeholder, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import int64
 from distgrad.errors import ShapeError
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import linear
+from distgrad.ops.shaping.structure import astype
 from distgrad.shapes import broadcast, normalize_axis
 
 
@@ -128,12 +127,10 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
     -----
     Where an element is picked several times, its gradients add.
     """
-    return apply(TAKE_ALONG_AXIS, x, _positions(indices), axis=axis)
-
-
-def _positions(indices: Any) -> Any:
-    # Of an empty list NumPy would make floating numbers.
-    return np.asarray(indices, np.int64) if isinstance(indices, (list, tuple)) else indices
+    x, positions = operands(x, indices, joint=False)
+    if isinstance(indices, (list, tuple)):  # an empty one would hold floating numbers
+        positions = astype(positions, int64)
+    return apply(TAKE_ALONG_AXIS, x, positions, axis=axis)
 
 
 OPS = (TAKE_ALONG_AXIS,)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Placeholder, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.errors import DTypeError, PositionError, ShapeError
 from distgrad.ops.picking.indexing import getitem, take
 from distgrad.ops.reducing.running import cumulative_sum
@@ -185,6 +185,7 @@ def gather(params: Any, indices: Any, /, *, axis: int = 0, batch_dims: int = 0) 
     """
     positions = _positions("gather", indices)
     if batch_dims:
+        params, positions = operands(params, positions, joint=False)
         return _gather_each(params, positions, axis, batch_dims)
     place = normalize_axis("gather", axis, len(shape_given(params)))
     if place == 0:

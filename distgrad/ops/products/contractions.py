@@ -7,9 +7,8 @@ from math import prod
 from typing import Any
 
 from distgrad.core.op import Array, Kind, Namespace, Op, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.errors import ShapeError
-from distgrad.ops.elementwise.arithmetic import operand
 from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import conjugate, fit, joint, shape_of, sum_of
@@ -131,7 +130,7 @@ def tensordot(x1: Any, x2: Any, /, axes: int | Sequence[int] | Sequence[Sequence
     ShapeError
         If paired axes differ in length or there is no such axis.
     """
-    x1, x2 = operand(x1), operand(x2)
+    x1, x2 = operands(x1, x2)
     left, right = tuple(x1.shape), tuple(x2.shape)
     if isinstance(axes, int):
         if not 0 <= axes <= min(len(left), len(right)):
@@ -186,13 +185,13 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     ShapeError
         If that axis differs in length, or the others do not broadcast.
     """
+    x1, x2 = operands(x1, x2)
     rows = expand_dims(conj(_axis_to_back("vecdot", x1, axis)), axis=-2)
     columns = expand_dims(_axis_to_back("vecdot", x2, axis), axis=-1)
     return squeeze(matmul(rows, columns), axis=(-2, -1))
 
 
 def _axis_to_back(operation: str, x: Any, axis: int) -> Any:
-    x = operand(x)
     rank = len(x.shape)
     place = normalize_axis(operation, axis, rank)
     if place == rank - 1:

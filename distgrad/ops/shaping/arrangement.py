@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.errors import ShapeError
 from distgrad.ops.picking.indexing import take
 from distgrad.ops.rules import batching
@@ -74,6 +74,7 @@ def broadcast_arrays(*arrays: Any) -> list[Any]:
     ShapeError
         If the shapes do not broadcast.
     """
+    arrays = operands(*arrays, joint=False)
     shape = broadcast("broadcast_arrays", *(shape_given(x) for x in arrays))
     return [broadcast_to(x, shape) for x in arrays]
 
@@ -98,6 +99,7 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Any]:
     """
     if indexing not in ("xy", "ij"):
         raise ValueError(f"meshgrid: indexing is {indexing!r}; expected 'xy' or 'ij'")
+    arrays = operands(*arrays, joint=False)
     lengths = []
     for position, x in enumerate(arrays):
         shape = shape_given(x)

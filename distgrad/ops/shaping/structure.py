@@ -9,7 +9,7 @@ from typing import Any
 
 from distgrad.backend.protocol import Backend
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Slice, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import DTypeLike, as_dtype
 from distgrad.errors import ShapeError
 from distgrad.ops.rules import batching
@@ -325,7 +325,7 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     arrays = _several("stack", arrays)
     if not arrays:
         raise ShapeError("stack: arrays is empty; expected one array or more")
-    return concat([expand_dims(x, axis=axis) for x in arrays], axis=axis)
+    return concat([expand_dims(x, axis=axis) for x in operands(*arrays)], axis=axis)
 
 
 def _several(operation: str, arrays: Any) -> tuple[Any, ...]:

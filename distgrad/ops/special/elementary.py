@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from distgrad.core.op import Array, Keep, Namespace
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.ops.elementwise.arithmetic import abs as magnitude
 from distgrad.ops.elementwise.arithmetic import divide, multiply, subtract
 from distgrad.ops.elementwise.comparison import less_equal
@@ -78,13 +78,15 @@ log_expit = log_sigmoid
 
 def huber(delta: Any, r: Any, /) -> Any:
     """Return r^2 / 2 up to ``|r| = delta``, ``delta (|r| - delta / 2)`` beyond; delta positive."""
+    delta, r = operands(delta, r)
     size = magnitude(r)
-    beyond = multiply(delta, subtract(size, delta * 0.5))
+    beyond = multiply(delta, subtract(size, multiply(delta, 0.5)))
     return where(less_equal(size, delta), multiply(r, r) / 2, beyond)
 
 
 def pseudo_huber(delta: Any, r: Any, /) -> Any:
     """Return delta^2 (sqrt(1 + (r / delta)^2) - 1), a smooth form of `huber`; delta positive."""
+    delta, r = operands(delta, r)
     ratio = divide(r, delta)
     # sqrt(1 + s) - 1 without the difference, which would cancel at small s.
     return multiply(multiply(r, r), 1 / (sqrt(multiply(ratio, ratio) + 1) + 1))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from distgrad.core.op import Array, Keep, Namespace
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.ops.elementwise.arithmetic import add, multiply
-from distgrad.ops.elementwise.comparison import less
+from distgrad.ops.elementwise.comparison import equal, less
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.special.families import special, special_of_parameters, special_of_two
 
@@ -72,9 +72,13 @@ def polygamma(n: Any, x: Any, /) -> Any:
     if not orders.ndim:
         order = int(orders)
         return digamma(x) if not order else multiply(_factor(order), zeta(order + 1, x))
-    factors = np.array([_factor(int(each)) for each in orders.ravel()]).reshape(orders.shape)
-    higher = multiply(factors, zeta(np.maximum(orders, 1.0) + 1, x))
-    return where(orders == 0, digamma(x), higher)
+    exponents = (np.maximum(orders, 1) + 1.0).tolist()
+    x, which, exponents = operands(x, orders.tolist(), exponents, joint=False)
+    series = zeta(exponents, x)
+    result = where(equal(which, 0), digamma(x), series)
+    for order in np.unique(orders[orders > 0]).tolist():
+        result = where(equal(which, order), multiply(_factor(int(order)), series), result)
+    return result
 
 
 def _factor(order: int) -> float:

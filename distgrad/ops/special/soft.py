@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from distgrad.core.op import Array
+from distgrad.core.seam import operands
 from distgrad.ops.elementwise.arithmetic import abs as magnitude
 from distgrad.ops.elementwise.arithmetic import add, multiply, operand, sign, subtract
 from distgrad.ops.elementwise.comparison import equal, isfinite
@@ -40,6 +41,7 @@ def logsumexp(
     """
     if b is None and not return_sign:
         return reductions.logsumexp(a, axis=axis, keepdims=keepdims)
+    a, b = operands(a, b)
     terms: Array = a if b is None else where(equal(b, 0), -math.inf, add(a, multiply(b, 0)))
     top = largest(terms, axis=axis, keepdims=True)
     top = where(isfinite(top), top, 0)
