@@ -16,7 +16,7 @@ from distgrad.backend.protocol import API_VERSION, Backend
 from distgrad.core.op import Op
 from distgrad.core.seam import apply
 from distgrad.dtypes import DType
-from distgrad.eager import asarray, kernels_of
+from distgrad.eager import asarray, evaluate, kernels_of
 from distgrad.errors import DistgradError
 from distgrad.ops import VOCABULARY
 from distgrad.ops.rules.batching import rule_of
@@ -138,7 +138,8 @@ class BatchBackend:
                 values.append(operand if type(operand) in SCALARS else asarray(operand))
                 batched.append(False)
         if True not in batched:
-            result = apply(op, *values, **params)
+            home = _HOMES.get().get(self.level)
+            result = evaluate(op, tuple(values), params, kernels_of(home) if home else None)
             if op.outputs == 1:
                 return Batched(result, False, self)
             return tuple(Batched(each, False, self) for each in result)

@@ -162,7 +162,7 @@ REFUSED = {
     "a blank that is no class": ({"blank": 3}, ValueError, "blank is 3"),
     "labels of one axis": ({"labels": [1, 2]}, ShapeError, "labels of shape"),
     "lengths of another batch": ({"logit_lengths": [5, 5]}, ShapeError, "logit_lengths of shape"),
-    "floating labels": ({"labels": [[1.0, 2.0]]}, DTypeError, "labels are float64"),
+    "floating labels": ({"labels": [[1.0, 2.0]]}, DTypeError, "labels are float32"),
     "time first of one axis": ({"logits": LOGITS[0], "time_major": True}, ShapeError, "steps, b"),
     "no steps": ({"logits": np.zeros((1, 0, 3))}, ShapeError, "one or more steps"),
 }

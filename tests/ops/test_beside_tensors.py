@@ -13,6 +13,10 @@ VECTOR = np.array([0.3, 0.5, 0.7])
 MATRIX = np.array([[2.0, 0.3, 0.1], [0.3, 1.5, 0.2], [0.1, 0.2, 1.1]])
 ROWS = np.linspace(0.1, 0.9, 24).reshape(2, 4, 3)
 LIST = [0.2, 0.4, 0.6]
+WEIGHTS = (
+    np.linspace(-1, 1, 24).reshape(3, 8).tolist(),
+    np.linspace(-1, 1, 16).reshape(2, 8).tolist(),
+)
 
 CALLS = {
     "outer": (lambda x: dg.outer(x, 2), VECTOR),
@@ -48,6 +52,13 @@ CALLS = {
     "instance_norm": (lambda x: dg.nn.instance_norm(x, LIST, LIST), ROWS),
     "batch_norm": (lambda x: dg.nn.batch_norm(x, mean=LIST, variance=LIST), ROWS),
     "attention": (lambda x: dg.nn.scaled_dot_product_attention(ROWS.tolist(), x, x), ROWS),
+    "ctc_loss": (lambda x: dg.nn.ctc_loss(labels=[[1, 2], [2, 1]], logits=x), ROWS),
+    "ctc_loss of no labels": (lambda x: dg.nn.ctc_loss(labels=[[], []], logits=x), ROWS),
+    "lstm without a bias": (
+        lambda x: dg.vmap(lambda each: dg.nn.lstm(each, *WEIGHTS)[0])(dg.expand_dims(x, axis=0)),
+        ROWS,
+    ),
+    "vmap beside a list": (lambda x: dg.vmap(lambda each: each * LIST)(x), MATRIX),
     "np.fmax": (lambda x: np.fmax(x, [0.4, 0.4, 0.4]), VECTOR),
     "np.fmod": (lambda x: np.fmod(x, LIST), VECTOR),
     "np.logaddexp2": (lambda x: np.logaddexp2(LIST, x), VECTOR),

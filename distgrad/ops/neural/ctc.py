@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op, Spec
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import as_dtype, int64, is_differentiable
 from distgrad.errors import DTypeError, ShapeError
 from distgrad.ops.creation import full_like
@@ -18,7 +16,7 @@ from distgrad.ops.rules import batching
 from distgrad.ops.rules.dual import derivative
 from distgrad.ops.rules.families import sum_of
 from distgrad.ops.shaping.structure import astype, permute_dims, zeros_like
-from distgrad.shapes import shape_given
+from distgrad.shapes import Shape, shape_given
 
 
 def _spec(
@@ -26,11 +24,7 @@ def _spec(
 ) -> Spec:
     shape = tuple(log_probabilities.shape)
     lead = shape[:-2]
-    if len(shape) < 2 or 0 in shape[-2:]:
-        raise ShapeError(
-            f"ctc_loss: logits (..., steps, classes) of one or more steps and classes expected, "
-            f"got shape {shape}"
-        )
+    _check_logits(shape)
     dtype = as_dtype(log_probabilities.dtype)
     if not is_differentiable(dtype) or dtype.kind == "c":
         raise DTypeError(f"ctc_loss: logits are {dtype}; expected real floating numbers")
@@ -51,6 +45,14 @@ def _spec(
             f"shape {shape}"
         )
     return Spec(lead, dtype)
+
+
+def _check_logits(shape: Shape) -> None:
+    if len(shape) < 2 or 0 in shape[-2:]:
+        raise ShapeError(
+            f"ctc_loss: logits (..., steps, classes) of one or more steps and classes expected, "
+            f"got shape {shape}"
+        )
 
 
 def _scaled(xp: Namespace, g: Array, slope: Array) -> Array:
@@ -186,13 +188,17 @@ def ctc_loss(
     >>> print(f"{dg.exp(-loss)[0] * 64:.3f}")
     5.000
     """
-    scores = log_softmax(logits, axis=-1)
+    logits, labels, label_lengths, logit_lengths = operands(
+        logits, labels, label_lengths, logit_lengths, joint=False
+    )
     if time_major:
-        if len(scores.shape) != 3:
+        if len(logits.shape) != 3:
             raise ShapeError(
-                f"ctc_loss: logits of shape {tuple(scores.shape)}; expected (steps, batch, classes)"
+                f"ctc_loss: logits of shape {tuple(logits.shape)}; expected (steps, batch, classes)"
             )
-        scores = permute_dims(scores, (1, 0, 2))
+        logits = permute_dims(logits, (1, 0, 2))
+    _check_logits(tuple(logits.shape))
+    scores = log_softmax(logits, axis=-1)
     labels = _as_integers("labels", labels)
     if label_lengths is None or logit_lengths is None:
         # Beside the logits, wherever those are.
@@ -206,12 +212,11 @@ def ctc_loss(
     return apply(CTC, scores, labels, steps, lengths, blank=int(blank))
 
 
-def _as_integers(name: str, given: Any) -> Any:
-    array = given if hasattr(given, "dtype") else np.asarray(given)
+def _as_integers(name: str, array: Any) -> Any:
     if as_dtype(array.dtype).kind in "iu":
         return array
-    if array.shape[-1:] == (0,):  # of an empty list NumPy makes floating numbers
-        return np.zeros(array.shape, np.int64)
+    if array.shape[-1:] == (0,):  # an empty list holds floating numbers
+        return astype(array, int64)
     raise DTypeError(f"ctc_loss: {name} are {array.dtype}; expected integers")
 
 
