@@ -22,6 +22,7 @@ from distgrad.ops.shaping.placement import to_device
 from distgrad.ops.shaping.structure import stack
 from distgrad.tensor import Operators, Tensor
 
+_LEVELS = 64  # the most axes that NumPy's arrays have
 SCALARS = (bool, int, float, complex)  # Python's numbers, which kernels take as they are
 
 
@@ -160,11 +161,22 @@ def gathered(values: tuple[Any, ...], joint: bool) -> tuple[Any, ...]:
     return tuple(entered(each) for each in found)
 
 
-def holds_tensors(value: Any) -> bool:
-    """Return whether nested lists hold a tensor or variable."""
-    if isinstance(value, (list, tuple)):
-        return any(holds_tensors(each) for each in value)
-    return isinstance(value, Operators)
+def holds_tensors(value: Any, levels: int = _LEVELS) -> bool:
+    """Return whether nested lists hold a tensor or variable.
+
+    Raises
+    ------
+    DTypeError
+        If they have more levels than an array can have axes, as a list that holds itself has.
+    """
+    if not isinstance(value, (list, tuple)):
+        return isinstance(value, Operators)
+    if not levels:
+        raise DTypeError(
+            f"asarray: lists of more than {_LEVELS} levels; expected as many as an array can have "
+            "axes: does one of them hold itself?"
+        )
+    return any(holds_tensors(each, levels - 1) for each in value)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

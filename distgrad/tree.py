@@ -7,8 +7,10 @@ sorted keys, so that every rank of a job sees the same order.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from functools import cache
+from types import FrameType
 from typing import Any, TypeAlias
 
 import optree
@@ -32,7 +34,13 @@ _VALUE = _list_of(1).child(0)
 
 
 def flatten(nest: Tree) -> tuple[list[Any], TreeDef]:
-    """Return the leaves of a nest in a fixed order, and its structure."""
+    """Return the leaves of a nest in a fixed order, and its structure.
+
+    Raises
+    ------
+    ValueError
+        If it has hundreds of levels, as one that holds itself has.
+    """
     if nest.__class__ in _values:
         return [nest], _VALUE
     if nest.__class__ is list:  # of variables, as every step of a training passes
@@ -41,8 +49,11 @@ def flatten(nest: Tree) -> tuple[list[Any], TreeDef]:
                 break
         else:
             return list(nest), _list_of(len(nest))
-    _register_dataclasses(nest)
-    leaves, treedef = optree.tree_flatten(nest, namespace=_NAMESPACE)
+    try:
+        _register_dataclasses(nest)
+        leaves, treedef = optree.tree_flatten(nest, namespace=_NAMESPACE)
+    except RecursionError as error:
+        raise _explained(nest, error) from error
     for leaf in leaves:
         _values.add(leaf.__class__)
     return leaves, treedef
@@ -84,8 +95,11 @@ def unflatten(treedef: TreeDef, leaves: list[Any]) -> Tree:
 
 def map(function: Callable[..., Any], nest: Tree, *rest: Tree) -> Tree:
     """Return a nest of the same structure, with a function applied leaf by leaf."""
-    _register_dataclasses(nest)
-    return optree.tree_map(function, nest, *rest, namespace=_NAMESPACE)
+    try:
+        _register_dataclasses(nest)
+        return optree.tree_map(function, nest, *rest, namespace=_NAMESPACE)
+    except RecursionError as error:
+        raise _explained(nest, error) from error
 
 
 def register(
@@ -111,8 +125,11 @@ def register(
 
 def paths(nest: Tree) -> list[str]:
     """Return a readable path for each leaf, such as ``encoder/0/kernel``, in `flatten`'s order."""
-    _register_dataclasses(nest)
-    accessors = optree.tree_accessors(nest, namespace=_NAMESPACE)
+    try:
+        _register_dataclasses(nest)
+        accessors = optree.tree_accessors(nest, namespace=_NAMESPACE)
+    except RecursionError as error:
+        raise _explained(nest, error) from error
     return ["/".join(_label(entry) for entry in accessor) for accessor in accessors]
 
 
@@ -157,3 +174,60 @@ def _register_dataclass(cls: type) -> None:
 
     optree.register_pytree_node(cls, flatten_fields, unflatten_fields, namespace=_NAMESPACE)
     _registered.add(cls)
+
+
+# --- nests that are too deep --------------------------------------------------------------------
+
+_LEVELS = 300  # of calls, Python has about a thousand, some of them the user's
+
+
+def _explained(nest: Tree, error: RecursionError) -> Exception:
+    """Return an error that names the argument of a public function whose nest is too deep."""
+    if not _is_deep(nest):
+        return error
+    return ValueError(
+        f"{_argument()} has more than {_LEVELS} levels of lists, tuples, dicts and dataclasses; "
+        "expected fewer: does a list or dict in it hold itself?"
+    )
+
+
+def _is_deep(nest: Tree) -> bool:
+    """Return whether a nest has too many levels, found without a call for each of them."""
+    waiting = [(nest, 0)]
+    while waiting:
+        node, level = waiting.pop()
+        if level > _LEVELS:
+            return True
+        if isinstance(node, dict):
+            waiting += [(child, level + 1) for child in node.values()]
+        elif isinstance(node, (list, tuple)):
+            waiting += [(child, level + 1) for child in node]
+        elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+            fields = dataclasses.fields(node)
+            waiting += [(getattr(node, field.name), level + 1) for field in fields]
+    return False
+
+
+def _argument() -> str:
+    """Return which argument of the library's function that was called is too deep."""
+    frame = caller = sys._getframe(1)
+    while caller.f_back is not None and _module(caller.f_back).startswith("distgrad."):
+        caller = caller.f_back
+        if _module(caller) != "distgrad.core.spans":  # which wraps others for a timeline
+            frame = caller
+    code = frame.f_code
+    names = code.co_qualname.partition(".<locals>")[0].split(".")
+    function = names[-2] if names[-1].startswith("__") else names[-1]
+    for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + 2]:
+        value = frame.f_locals.get(name)
+        if name == "args" and isinstance(value, tuple):
+            for position, each in enumerate(value):
+                if _is_deep(each):
+                    return f"{function}: argument {position}"
+        elif name != "self" and _is_deep(value):
+            return f"{function}: {name}"
+    return f"{function}: a nest"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

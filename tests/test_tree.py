@@ -4,11 +4,14 @@ import collections
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import distgrad as dg
 from distgrad import tree
+from distgrad.errors import DTypeError
 
 
 class Point(NamedTuple):
@@ -167,3 +170,61 @@ def test_any_nest_survives_flattening(nest):
     assert tree.unflatten(treedef, leaves) == nest
     assert None not in leaves
     assert len(tree.paths(nest)) == len(leaves)
+
+
+def nested(levels, leaf):
+    nest = leaf
+    for _ in range(levels):
+        nest = [nest]
+    return nest
+
+
+def inside_itself():
+    nest = []
+    nest.append(nest)
+    return nest
+
+
+def recorded():
+    with dg.GradientTape() as tape:
+        tape.watch(X)
+    return tape
+
+
+X = dg.asarray([1.0, 2.0])
+DEEP = {
+    "gradient: target": lambda nest: recorded().gradient(nest, X),
+    "gradient: sources": lambda nest: recorded().gradient(X, nest),
+    "ForwardAccumulator: primals": lambda nest: dg.ForwardAccumulator(nest, nest),
+    "grad: argument 0": dg.grad(lambda _: dg.sum(X)),
+    "vjp: primals": lambda nest: dg.vjp(dg.sum, nest),
+    "vmap: argument 0": dg.vmap(lambda _: X),
+    "Function: argument 0": dg.function(lambda _: X),
+    "while_loop: initial": lambda nest: dg.while_loop(lambda _: False, lambda x: x, nest),
+    "clip_by_global_norm: gradients": lambda nest: dg.optimizers.clip_by_global_norm(nest, 1.0),
+    "lists of more than 64": dg.asarray,
+    "an argument has more than 64": lambda nest: np.concatenate([X, nest]),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("nest", [nested(2000, X), inside_itself()], ids=["deep", "in-itself"])
+def test_a_nest_that_is_too_deep_is_named(name, nest):
+    with pytest.raises((ValueError, DTypeError), match=name) as caught:
+        DEEP[name](nest)
+
+    assert "hold itself" in str(caught.value)
+
+
+def test_a_hundred_levels_are_no_burden():
+    leaves, structure = tree.flatten(nested(100, X))
+
+    assert tree.unflatten(structure, leaves) == nested(100, X)
+
+
+def test_a_function_that_calls_itself_without_end_is_not_blamed_on_a_nest():
+    def endless(x):
+        return endless(x)
+
+    with pytest.raises(RecursionError):
+        tree.map(endless, [X])

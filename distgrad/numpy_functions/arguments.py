@@ -16,7 +16,7 @@ from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_numeric
 from distgrad.eager import asarray, asarray_raw, emit
 from distgrad.entering import HOME
-from distgrad.errors import DistgradError, MixedBackendError
+from distgrad.errors import DistgradError, DTypeError, MixedBackendError
 from distgrad.ops.shaping.structure import astype, stack
 from distgrad.tensor import Operators, Tensor
 
@@ -202,19 +202,27 @@ def one_axis(name: str, axis: Any, ndim: int) -> int:
 def tensors_in(value: Any) -> list[Tensor]:
     """Return the tensors in a nest of arguments, in their order."""
     found: list[Tensor] = []
-    _gather(value, found)
+    _gather(value, found, _LEVELS)
     return found
 
 
-def _gather(value: Any, found: list[Tensor]) -> None:
+# NumPy's arrays have at most 64 axes; the arguments of a function are a level of their own.
+_LEVELS = 66
+
+
+def _gather(value: Any, found: list[Tensor], levels: int) -> None:
     if isinstance(value, Operators):
         found.append(value.read())
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            _gather(each, found)
-    elif isinstance(value, dict):
-        for each in value.values():
-            _gather(each, found)
+        return
+    if not isinstance(value, (list, tuple, dict)):
+        return
+    if not levels:
+        raise DTypeError(
+            "an argument has more than 64 levels of lists; expected as many as an array can have "
+            "axes: does one of them hold itself?"
+        )
+    for each in value.values() if isinstance(value, dict) else value:
+        _gather(each, found, levels - 1)
 
 
 def is_followed(tensors: list[Tensor]) -> bool:

@@ -18,6 +18,7 @@ from distgrad.compat.tensorflow.errors import (
 from distgrad.core import seam
 from distgrad.dtypes import as_dtype as native_dtype
 from distgrad.dtypes import is_differentiable, is_real_floating
+from distgrad.entering import holds_tensors
 from distgrad.tensor import Operators
 
 _INTEGER_DTYPES = (np.dtype("int32"), np.dtype("int64"))
@@ -70,8 +71,8 @@ def operands(name: str, *values: Any) -> list[Any]:
         If tensors differ in dtype, or a number does not fit; a `TypeError` too in the latter case.
     """
     leader = next((i for i, value in enumerate(values) if isinstance(value, Operators)), None)
-    if leader is None and any(map(_holds_tensors, values)):
-        return operands(name, *(converted(v) if _holds_tensors(v) else v for v in values))
+    if leader is None and any(map(holds_tensors, values)):
+        return operands(name, *(converted(v) if holds_tensors(v) else v for v in values))
     if leader is None:
         first = converted(values[0])
         dtype = dtype_of(first)
@@ -226,7 +227,7 @@ def converted(value: Any, dtype: Any = None, dtype_hint: Any = None) -> dg.Tenso
     if isinstance(value, (np.ndarray, np.generic)):
         # A copy: the caller may go on to change the array.
         return dg.asarray(np.array(value, dtype=wanted))
-    if isinstance(value, (list, tuple)) and _holds_tensors(value):
+    if isinstance(value, (list, tuple)) and holds_tensors(value):
         return _stacked(value, wanted)
     if isinstance(value, (bool, int, float, complex, list, tuple, range)):
         return dg.asarray(_host(value, wanted))
@@ -264,16 +265,10 @@ def _has_numpy_leaf(value: Any) -> bool:
     return hasattr(value, "dtype")
 
 
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(_holds_tensors(each) for each in value)
-    return isinstance(value, Operators)
-
-
 def _stacked(value: Any, wanted: np.dtype[Any] | None) -> dg.Tensor:
     """Return nested lists that hold tensors as one tensor, by operations that tapes hear."""
     parts = [
-        _stacked(v, wanted) if isinstance(v, (list, tuple)) and _holds_tensors(v) else v
+        _stacked(v, wanted) if isinstance(v, (list, tuple)) and holds_tensors(v) else v
         for v in value
     ]
     if wanted is not None:
