@@ -349,9 +349,9 @@ class Variable(Operators):
             array = kernels.backend.asarray(
                 kernels.broadcast_to(array, shape=self.shape), copy=True
             )
-        is_borrowed = getattr(kernels.backend, "is_borrowed", None)
-        if is_borrowed is not None and is_borrowed(array):  # which may be changed in place later
-            array = kernels.backend.asarray(array, copy=True)
+        settled = getattr(kernels.backend, "settled", None)
+        if settled is not None:
+            array = settled(array, self._value.array)
         self._value = Tensor(array, kernels, self.key)
         return self
 

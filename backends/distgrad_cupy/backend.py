@@ -45,6 +45,11 @@ class CuPyBackend(ArrayModuleBackend):
         self._staging = Staging(cupy, _pinned)
         self.passages = Passages(cupy, _pinned)
 
+    def kernel(self, name: str) -> Callable[..., Any] | None:
+        """Return the kernel of an operation, which refuses arrays where a library would not."""
+        found = super().kernel(name)
+        return RUNNER.here(name, found) if name in _TRANSFORMS and found else found
+
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:
         """Return a value as a CuPy array on the current device, copied if it lies elsewhere."""
         if not isinstance(value, cupy.ndarray):
@@ -53,9 +58,17 @@ class CuPyBackend(ArrayModuleBackend):
             value, copy = between_devices(cupy, value, current), False
         return cupy.array(value, dtype=dtype) if copy else cupy.asarray(value, dtype=dtype)
 
-    def is_borrowed(self, array: Any) -> bool:
-        """Return whether an array lies in memory that is not CuPy's, such as PyTorch's."""
-        return not isinstance(array.data.mem, _OWN_MEMORY)
+    def settled(self, array: Any, former: Any) -> Any:
+        """Return an array where a variable's former value lies, in memory that is CuPy's own.
+
+        Memory of others, such as PyTorch's, may be changed in place by them or by an optimizer.
+        """
+        if array.data.device_id != former.data.device_id:
+            return between_devices(cupy, array, former.data.device_id)
+        if isinstance(array.data.mem, _OWN_MEMORY):
+            return array
+        with array.device:
+            return array.copy()
 
     def to_host(self, array: Any) -> np.ndarray[Any, Any]:
         """Return an array's values in host memory, once they are computed."""
@@ -152,6 +165,7 @@ def _namespace() -> Any:
     return kernels_of("cupy")
 
 
+_TRANSFORMS = frozenset("fft ifft rfft irfft".split())  # cuFFT reads from wherever it is told
 PRODUCTS = Products(cupy, cublas_library)
 RUNNER = DeviceRunner(cupy, _namespace, PRODUCTS)
 GRAPHS = Graphs(RUNNER, PRODUCTS)
@@ -159,7 +173,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "astype": elementwise.casting(RUNNER, _astype),
     **elementwise.large(RUNNER, _of_cupy),
     **special.KERNELS,
-    "matmul": PRODUCTS.matmul,
+    "matmul": RUNNER.matmul,
     **cuda_kernels(RUNNER),
     **{op.name: elementwise.fused(op, RUNNER) for op in elementwise.operations(_has)},
 }

@@ -253,8 +253,8 @@ class DeviceRunner:
         self.module = module
         self._array_type = module.ndarray
         self.namespace = namespace
-        self.matmul = products.matmul
-        self.wide_matmul = products.wide_matmul
+        self.matmul = self.here("matmul", products.matmul)
+        self.wide_matmul = self.here("matmul", products.wide_matmul)
         self._kernel = cache(self._compiled)
         self._own = cache(self._of_text)
 
@@ -294,6 +294,25 @@ class DeviceRunner:
         ValueError
             If an array lies on another device: the kernel's access would end all use of this one.
         """
+        self._refuse_elsewhere(name, arguments)
+        self._kernel(source, name, elements)(grid, (threads,), tuple(arguments))
+
+    def here(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what calls a library that does not look where arrays lie, once they are here.
+
+        Raises
+        ------
+        ValueError
+            If an array lies on another device.
+        """
+
+        def checked(*arrays: Any, **params: Any) -> Any:
+            self._refuse_elsewhere(name, arrays)
+            return function(*arrays, **params)
+
+        return checked
+
+    def _refuse_elsewhere(self, name: str, arguments: Sequence[Any]) -> None:
         device, array_type = self.device, self._array_type
         for each in arguments:
             if isinstance(each, array_type) and each.data.device_id != device:
@@ -303,7 +322,6 @@ class DeviceRunner:
                     f"cuda:{there}; compute within `with cupy.cuda.Device({there}):`, or move it "
                     f"by .to(device='cuda:{device}')"
                 )
-        self._kernel(source, name, elements)(grid, (threads,), tuple(arguments))
 
     def launch_text(
         self, text: str, name: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Any]

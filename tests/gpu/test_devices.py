@@ -53,6 +53,22 @@ def test_a_variable_of_a_value_that_another_device_computes_waits_for_it(second,
     np.testing.assert_array_equal(variable.numpy(), 3 * np.arange(6))
 
 
+@pytest.mark.parametrize("value", ["array", "number", "tensor"])
+def test_a_variable_stays_on_its_device_whatever_is_assigned(value, second, cupy_backend):
+    with cupy.cuda.Device(1):
+        variable = dg.Variable(second, name="x")
+    values = {
+        "array": np.full(6, 3.0, np.float32),
+        "number": 3.0,
+        "tensor": dg.asarray(np.full(6, 3.0, np.float32), backend=cupy_backend),
+    }
+
+    variable.assign(values[value])
+
+    assert variable.device == "cuda:1"
+    np.testing.assert_array_equal(variable.numpy(), np.full(6, 3.0))
+
+
 def test_a_tensor_is_read_on_the_stream_of_its_own_device(second, cupy_backend):
     with cupy.cuda.Device(1):
         stream = cupy.cuda.Stream(non_blocking=True)
@@ -111,6 +127,15 @@ def test_a_graph_runs_on_the_device_it_was_captured_on(second, cupy_backend):
     np.testing.assert_allclose(float(f(second.to(device="cuda:0"))), found[0], rtol=1e-5)
 
 
-def test_a_kernel_refuses_arrays_of_another_device(second, cupy_backend):
-    with pytest.raises(ValueError, match=r"softmax: .* current device, cuda:0, got one on cuda:1"):
-        dg.nn.softmax(second)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("softmax", dg.nn.softmax),
+        ("matmul", lambda x: x @ x),
+        ("rfft", dg.fft.rfft),
+        ("fft", lambda x: dg.fft.fft(dg.real(x))),
+    ],
+)
+def test_a_kernel_refuses_arrays_of_another_device(name, call, second, cupy_backend):
+    with pytest.raises(ValueError, match=f"{name}: .* current device, cuda:0, got one on cuda:1"):
+        call(second)
