@@ -102,6 +102,21 @@ def _reduction(ufunc: np.ufunc) -> Callable[..., Any]:
     return kernel
 
 
+def _accumulation(ufunc: np.ufunc) -> Callable[..., Any]:
+    """Return a sum or product, in float16 formed in float32 and rounded once.
+
+    NumPy adds up rows in half precision, where the sum of ones ends at 2048.
+    """
+
+    def kernel(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
+        if x.dtype.char != "e":
+            return ufunc.reduce(x, axis=axis, keepdims=keepdims)
+        wide: Any = ufunc.reduce(x, axis=axis, dtype=np.float32, keepdims=keepdims)
+        return wide.astype(np.float16)
+
+    return kernel
+
+
 def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     half = x.dtype == np.float16  # summed in float32, as np.mean does
     add: Any = np.add
@@ -155,10 +170,10 @@ def _multiply_no_nan(x: Any, y: Any) -> Any:
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
-    "sum": _reduction(np.add),
+    "sum": _accumulation(np.add),
     "max": _reduction(np.maximum),
     "min": _reduction(np.minimum),
-    "prod": _reduction(np.multiply),
+    "prod": _accumulation(np.multiply),
     "all": _reduction(np.logical_and),
     "any": _reduction(np.logical_or),
     "mean": _mean,

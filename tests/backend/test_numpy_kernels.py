@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import distgrad as dg
 from distgrad.backends_in_force import kernels_of
 from distgrad_numpy import (
     activations,
@@ -240,3 +241,21 @@ def test_products_of_half_precision_add_up_beyond_its_digits():
     a = np.full((1, 4096), 1.0, np.float16)  # a sum in half precision stops at 2048
 
     np.testing.assert_array_equal(kernels_of("numpy").matmul(a, a.T), 4096)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((5000, 3), 0), ((2, 2500, 3), (0, 1)), ((3, 5000), -1)]
+)
+def test_sums_of_half_precision_add_up_beyond_its_digits(shape, axis):
+    ones = dg.ones(shape, dtype="float16")
+
+    np.testing.assert_array_equal(dg.sum(ones, axis=axis).numpy(), 5000)
+    np.testing.assert_array_equal(dg.linalg.vector_norm(ones, axis=axis).numpy(), np.float16(70.7))
+
+
+def test_the_gradient_of_a_bias_of_half_precision_adds_up_beyond_its_digits():
+    x, kernel = dg.ones((5000, 2), dtype="float16"), dg.ones((2, 3), dtype="float16")
+    for activation in (None, "relu"):
+        gradient = dg.grad(lambda b, a=activation: dg.sum(dg.nn.linear(x, kernel, b, activation=a)))
+
+        np.testing.assert_array_equal(gradient(dg.zeros(3, dtype="float16")).numpy(), 5000)
