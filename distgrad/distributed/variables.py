@@ -10,6 +10,7 @@ from distgrad import tree
 from distgrad.distributed.averaging.exchange import describe_sources
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.checks import check_root
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.in_traces import refuse_trace
@@ -52,10 +53,14 @@ def broadcast_variables(variables: Any, root: int = 0, comm: Communicator | None
     if comm.size == 1:
         return
     refuse_trace("broadcast_variables", comm)
-    agree(comm, Plan(f"broadcast_variables(root={root})", describe_sources(treedef, leaves)))
-    if not leaves:
-        return
+    plan = Plan(f"broadcast_variables(root={root})", describe_sources(treedef, leaves))
+    with Undivided(comm, plan.operation):
+        agree(comm, plan)
+        if leaves:
+            _broadcast(leaves, root, comm)
 
+
+def _broadcast(leaves: list[Variable], root: int, comm: Communicator) -> None:
     # One message of bytes for all dtypes: a broadcast computes nothing.
     sizes = [leaf.nbytes for leaf in leaves]
     message = np.empty(sum(sizes), np.uint8)

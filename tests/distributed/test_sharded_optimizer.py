@@ -697,3 +697,26 @@ def test_checks_for_stage_3_come_before_the_forward_pass():
 
     with pytest.raises(ValueError, match="before the forward pass"):
         optimizer.minimize(loss, x, tape)
+
+
+def test_nothing_is_left_of_a_walk_that_failed():
+    @dg.custom_gradient
+    def passing(x):
+        def gradient(g):
+            if step == 1:
+                raise ZeroDivisionError("planted")
+            return g
+
+        return x, gradient
+
+    early, late = [dg.Variable(np.zeros(3), name=name) for name in ("early", "late")]
+    optimizer = ShardedOptimizer(SGD(1.0), 2, SerialCommunicator(), bucket_bytes=8)
+    optimizer.build([early, late])
+    for step in range(3):
+        with dg.GradientTape() as tape:
+            loss = dg.sum(passing(early * 1.0)) + 100.0**step * dg.sum(late)
+        with pytest.raises(ZeroDivisionError) if step == 1 else nullcontext():
+            optimizer.minimize(loss, [early, late], tape)
+
+    assert early.numpy().tolist() == [-2.0] * 3
+    assert late.numpy().tolist() == [-10001.0] * 3

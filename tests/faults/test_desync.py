@@ -56,3 +56,36 @@ else:
         assert "DesyncError: ranks do different things: rank 1 does broadcast_variables" in (
             job.by_rank(rank)
         )
+
+
+@pytest.mark.parametrize("make", ["world.split(0)", "world.duplicate()"])
+def test_one_rank_that_makes_no_communicator_ends_the_job(run_broken, make):
+    job = run_broken(
+        f"""
+world = dist.init()
+fault()
+if world.rank == 1:
+    dist.barrier()
+else:
+    {make}
+""",
+        3,
+    )
+
+    assert "rank 1 does barrier (operation 1)" in job.by_rank(0)
+
+
+def test_a_rank_that_left_is_not_waited_for_where_communicators_are_made(run_broken):
+    job = run_broken(
+        """
+world = dist.init()
+dist.barrier()
+fault()
+if world.rank == 1:
+    sys.exit(0)
+world.split(0)
+""",
+        3,
+    )
+
+    assert "rank 1 left by sys.exit(0)" in job.by_rank(0)

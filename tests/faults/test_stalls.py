@@ -126,6 +126,8 @@ def test_a_rank_that_is_lost_within_a_sum_in_both_ranks_gradients_is_named(run_b
             "dist.broadcast_variables([dg.Variable([1.0], name='w')])",
             "broadcast_variables(root=0) of w float32[1]",
         ),
+        ("world.split(0)", "split of a communicator"),
+        ("world.duplicate()", "duplicate of a communicator"),
     ],
 )
 def test_who_waits_before_a_collective_hears_of_the_call_and_not_of_its_comparison(
@@ -193,11 +195,11 @@ dist.allreduce(1, comm=part if world.rank == 0 else None)
         3,
     )
 
-    # Whoever is the first to lose patience tells of the others: all are in operation 1.
+    # Whoever is the first to lose patience tells of the others: the split was operation 1.
     assert re.search(
         r"rank 0 (has waited \d+\.\d s|waits) in .* \(operation 1 among ranks 0, 1\)", job.stderr
     )
-    assert re.search(r"rank [12] (has waited \d+\.\d s|waits) in .* \(operation 1\)", job.stderr)
+    assert re.search(r"rank [12] (has waited \d+\.\d s|waits) in .* \(operation 2\)", job.stderr)
 
 
 def test_a_rank_that_is_late_but_comes_is_waited_for(run_job):

@@ -33,6 +33,7 @@ from distgrad.distributed.averaging.slices import (
 )
 from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.communicator import Array, Communicator, wire_dtype
 from distgrad.dtypes import DType
 from distgrad.errors import TapeError
@@ -88,7 +89,7 @@ def average_gradients(
     adder = Native(as_sum=as_sum) if adder is None else adder
     gradients = gradients if adder.takes_sparse else all_dense(gradients)
     tally = Tally(adder.algorithm)
-    with tally.exposed_time():
+    with Undivided(comm, plan.operation), tally.exposed_time():
         slots = tally.computed(comm, weight)
         union = tally.agree(lambda: agree(comm, plan, presence_of(gradients), slots=slots), slots)
         adder.prepare(comm)

@@ -39,6 +39,7 @@ from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.compression.protocol import Compression
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Plan
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import ShapeError
 from distgrad.tape.arguments import UnconnectedGradients, unconnected_policy
@@ -365,14 +366,15 @@ class DistributedGradientTape:
         except BaseException:
             average.interrupt()
             raise
-        done, union = average.finish(leaves, presence_of(gradients))
-        rest = Rest(
-            *(comm, leaves, list(gradients), union, average.weight, average.factor),
-            as_sum=self._average == "sum",
-            adder=adder,
-            done=done,
-        )
-        found = rest.average(average.tally, self._bucket_bytes)
+        with Undivided(comm, plan.operation):
+            done, union = average.finish(leaves, presence_of(gradients))
+            rest = Rest(
+                *(comm, leaves, list(gradients), union, average.weight, average.factor),
+                as_sum=self._average == "sum",
+                adder=adder,
+                done=done,
+            )
+            found = rest.average(average.tally, self._bucket_bytes)
         remember_layout(comm, plan, leaves, union, self._bucket_bytes, adder)
         average.tally.close(comm)
         return found, (gradients if average.weight else [None] * len(leaves))

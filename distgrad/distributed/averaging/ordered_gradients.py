@@ -17,6 +17,7 @@ from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS, Cut, check_number, last_cut
 from distgrad.distributed.batches.sharding import checked_examples
 from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.device_buffers import line_of_sources
 from distgrad.distributed.verbs.device_line import Line
@@ -124,10 +125,14 @@ class OrderedGradients:
         comm, count = self._comm, self.cut.count
         operation = f"gradient (average={self._average!r}, deterministic={count})"
         entries = describe_sources(treedef, self.leaves)
+        with Undivided(comm, operation):
+            return self._finished(Plan(operation, entries))
+
+    def _finished(self, plan: Plan) -> list[Tensor | None]:
+        comm = self._comm
         tally = Tally("ordered")
         with tally.exposed_time():
             slots = tally.computed(comm)
-            plan = Plan(operation, entries)
             connected = tally.agree(
                 lambda: agree(comm, plan, self._has_gradient, slots=slots), slots
             )

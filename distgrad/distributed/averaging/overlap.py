@@ -30,6 +30,7 @@ from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.weights import slots_with, weights_in
 from distgrad.distributed.launching.threads import threads_per_rank
 from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import CommunicationError
 
@@ -169,7 +170,7 @@ class WalkedAverage(ABC):
         self.tally = Tally(f"overlapped {adder.algorithm}")
         operation = f"{plan.operation}; overlapped in {len(self._buckets)} buckets {layout.dense}"
         self._plan = Plan(operation, plan.entries)
-        with self.tally.exposed_time():
+        with Undivided(comm, plan.operation), self.tally.exposed_time():
             slots = slots_with(comm, weight)
             self.tally.agree(lambda: agree(comm, self._plan, slots=slots))
             adder.prepare(comm)

@@ -10,6 +10,7 @@ from distgrad.distributed.averaging.buckets import BUCKET_BYTES, checked_bucket_
 from distgrad.distributed.averaging.finiteness import are_finite
 from distgrad.distributed.averaging.ordered_gradients import number_of_shards
 from distgrad.distributed.safety.fingerprint import agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.sharded.building import CutVariablesOptimizer
 from distgrad.distributed.sharded.refusals import (
     gradients_by_position,
@@ -162,15 +163,16 @@ class ShardedOptimizer(CutVariablesOptimizer):
         self._note([each is not None for each in placed])
         own = sum(densified(each).nbytes for each in placed if each is not None)
         work.walk.own_bytes = max(work.walk.own_bytes, own)
-        if self._count is None:  # of logical shards some ranks may have more than others
-            agree(holdings.comm, holdings.plan("ShardedOptimizer.add"))
-        if self._average is None:
-            self._averages = dict(enumerate(placed))
-            return
-        work.skip(empty)
-        work.sums.begin(weight)
-        for unit in holdings.units:
-            work.sums.add(unit, [placed[position] for position in unit.positions])
+        with Undivided(holdings.comm, "ShardedOptimizer.add"):
+            if self._count is None:  # of logical shards some ranks may have more than others
+                agree(holdings.comm, holdings.plan("ShardedOptimizer.add"))
+            if self._average is None:
+                self._averages = dict(enumerate(placed))
+                return
+            work.skip(empty)
+            work.sums.begin(weight)
+            for unit in holdings.units:
+                work.sums.add(unit, [placed[position] for position in unit.positions])
 
     def backward(
         self,
@@ -182,7 +184,8 @@ class ShardedOptimizer(CutVariablesOptimizer):
         """Walk a tape back, and add its gradients to what the next `step` takes.
 
         At stages 2 and 3 a gradient is reduced as soon as its unit is complete, and let go: never
-        are all of them there, unless `deterministic`. All ranks call it.
+        are all of them there, unless `deterministic`. All ranks call it. If the walk fails there,
+        what was added since the last step is lost, unless `deterministic`.
 
         Parameters
         ----------
@@ -264,9 +267,10 @@ class ShardedOptimizer(CutVariablesOptimizer):
                 "minimize"
             )
         work.skip(work.weights.finish())
-        present = agree(holdings.comm, holdings.plan("ShardedOptimizer.step"), self._present)
-        self._present = [False] * len(holdings.leaves)
-        gradients = self._finished(present)
+        with Undivided(holdings.comm, "ShardedOptimizer.step"):
+            present = agree(holdings.comm, holdings.plan("ShardedOptimizer.step"), self._present)
+            self._present = [False] * len(holdings.leaves)
+            gradients = self._finished(present)
         self._gradient_bytes = work.walk.own_bytes + work.sums.close()
         work.walk.own_bytes = 0
         if not any(present):

@@ -93,6 +93,15 @@ class Collector:
             rows = walked.pop(unit, None)
             self._reduce(unit, self._message(unit) if rows is None else rows)
 
+    def drop(self) -> None:
+        """Let go of what was reduced since the last step: part of it is of a walk that failed.
+
+        Gradients of logical shards stay: those of the walk that failed are not among them.
+        """
+        held = [*self._sums.values(), *self._open.values()]
+        self._grow(-sum(rows.nbytes for rows in held))
+        self._sums, self._open, self._queue = {}, {}, []
+
     # --- gradients of a whole unit ----------------------------------------------------------------
 
     def add(self, unit: Unit, gradients: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from distgrad.distributed.safety.fingerprint import agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.sharded.holdings import Holdings
 from distgrad.distributed.sharded.layout import Unit
 from distgrad.distributed.sharded.reducing import Collector
@@ -47,9 +48,16 @@ class Walk:
 
     def back(self, tape: GradientTape, target: Any, leaves: Collection[Variable]) -> None:
         """Walk back from a target, and add up the gradients of variables over ranks."""
+        if self._sums.is_ordered:  # nothing is sent before the step
+            self._back(tape, target, leaves)
+            return
+        comm, operation = self._holdings.comm, "ShardedOptimizer.backward"
+        with Undivided(comm, operation):
+            agree(comm, self._holdings.plan(operation))
+            self._back(tape, target, leaves)
+
+    def _back(self, tape: GradientTape, target: Any, leaves: Collection[Variable]) -> None:
         holdings, sums = self._holdings, self._sums
-        if not sums.is_ordered:
-            agree(holdings.comm, holdings.plan("ShardedOptimizer.backward"))
         given = {leaf.key for leaf in leaves}
         units, anchors = holdings.units, []
         if isinstance(holdings, RestingHoldings):
@@ -74,6 +82,9 @@ class Walk:
         self.is_on = True
         try:
             tape.gradient(target, [*anchors, *sources], on_ready=ready)
+        except BaseException:
+            sums.drop()
+            raise
         finally:
             self.is_on = False
         sums.complete(holdings.units)

@@ -31,6 +31,7 @@ from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.safety.fingerprint import Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.stepping.carrying import Carriage
 from distgrad.distributed.stepping.deferred_step import DeferredStep, nothing
 from distgrad.distributed.verbs.communicator import Communicator
@@ -165,25 +166,27 @@ class Deferral:
         lane = _lane(comm)
         gradients = gradients if adder.takes_sparse else all_dense(gradients)
         tally = Tally(f"deferred {adder.algorithm}")
-        with tally.exposed_time():
-            slots = tally.computed(comm, weight)
-            compare = partial(agree, comm, plan, presence_of(gradients), slots=slots)
-            union = tally.agree(compare, slots)
-            adder.prepare(comm)
-            adder.prepare(lane.comm)
-            factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
-        positions = tuple(p for p, dense in enumerate(union[len(leaves) :]) if dense)
-        buckets = plan_buckets(
-            *layout_of(leaves), positions, self._bucket_bytes, has_weight=adder.has_weight
-        )
-        carriage = Carriage(lane, len(buckets))
-        works: list[Callable[[], Any]] = []
-        for bucket in buckets:
-            out = buffers_of(comm).take(bucket.length, bucket.dtype)
-            message = bucket.pack([on_host(gradients[p]) for p in bucket.positions], factor, out)
-            add = partial(adder.add_up, lane.comm, bucket, message)
-            works.append(partial(tally.add_up, message, add))
-        carriage.give_all(works)
+        with Undivided(comm, plan.operation):
+            with tally.exposed_time():
+                slots = tally.computed(comm, weight)
+                compare = partial(agree, comm, plan, presence_of(gradients), slots=slots)
+                union = tally.agree(compare, slots)
+                adder.prepare(comm)
+                adder.prepare(lane.comm)
+                factor = adder.weigh(comm, weight, weights_in(comm, slots, weight))
+            positions = tuple(p for p, dense in enumerate(union[len(leaves) :]) if dense)
+            buckets = plan_buckets(
+                *layout_of(leaves), positions, self._bucket_bytes, has_weight=adder.has_weight
+            )
+            carriage = Carriage(lane, len(buckets))
+            works: list[Callable[[], Any]] = []
+            for bucket in buckets:
+                out = buffers_of(comm).take(bucket.length, bucket.dtype)
+                own = [on_host(gradients[p]) for p in bucket.positions]
+                message = bucket.pack(own, factor, out)
+                add = partial(adder.add_up, lane.comm, bucket, message)
+                works.append(partial(tally.add_up, message, add))
+            carriage.give_all(works)
         self._begin(
             *(comm, plan, adder, weight, factor, leaves, gradients, union),
             *(tally, buckets, carriage.jobs),
@@ -208,7 +211,7 @@ class Deferral:
         left = [p for p in range(len(leaves)) if union[p] and p not in sent]
         known: list[Any] = [None] * len(leaves)
         if left:  # rows of sparse gradients, and what had none in the step before
-            with tally.exposed_time():
+            with Undivided(comm, plan.operation), tally.exposed_time():
                 if adder.__class__ is not Native:
                     for job in jobs:  # whose adding up remembers, in the order of calls
                         lane.wait(job)

@@ -21,6 +21,7 @@ import numpy as np
 from distgrad.core.op import Acting, Keep, Kind, Op, Spec
 from distgrad.core.seam import LISTENERS, apply
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.communicator import Array, Communicator, exchange_json
 from distgrad.distributed.verbs.device_buffers import line_of
 from distgrad.distributed.verbs.device_line import Line
@@ -65,8 +66,9 @@ def record(op: Op, x: Tensor, params: Params) -> Tensor:
 def _exchange(
     op: Op, host: Array, comm: Communicator, what: str, call: int, followed: bool, rest: Params
 ) -> Array:
-    _agree_on(op, host, comm, what, call, followed)
-    return _travels[op](host, comm, **rest)
+    with Undivided(comm, what):
+        _agree_on(op, host, comm, what, call, followed)
+        return _travels[op](host, comm, **rest)
 
 
 def _agree_on(op: Op, array: Any, comm: Communicator, what: str, call: int, followed: bool) -> None:

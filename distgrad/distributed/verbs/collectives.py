@@ -18,6 +18,7 @@ from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.safety.fingerprint import Entry, Plan, agree
+from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.checks import check_root
 from distgrad.distributed.verbs.collective_ops import (
     ALLGATHER,
@@ -279,11 +280,12 @@ def average(value: Any, examples: float | None = None, comm: Communicator | None
     if comm.size > 1:
         names = [path or "value" for path in tree.paths(value)]
         entries = [Entry(n, h.dtype.name, h.shape) for n, h in zip(names, hosts, strict=True)]
-        agree(comm, Plan("average", tuple(entries)))
         wire = np.complex128 if any(host.dtype.kind == "c" for host in hosts) else np.float64
         shapes = tuple(host.shape for host in hosts)
         bucket = Bucket(np.dtype(wire), tuple(range(len(hosts))), shapes)
-        message = comm.allreduce(bucket.pack(hosts, weight))
+        with Undivided(comm, "average"):
+            agree(comm, Plan("average", tuple(entries)))
+            message = comm.allreduce(bucket.pack(hosts, weight))
         if message[0] == 0:
             raise BatchError(
                 f"average: no rank of {comm.size} has an example; expected at least one"

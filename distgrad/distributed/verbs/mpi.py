@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.safety.guard import Guard
 from distgrad.distributed.verbs.checks import (
     check_colour,
@@ -326,6 +327,7 @@ class MPICommunicator:
         other threads, but where nobody hears of failures: the thread that needs the results does,
         by `wait_for`.
         """
+        agree(self, Plan("duplicate of a communicator"))
         self._member.free_dropped(self._mpi)
         ranks = MPICommunicator(self._communicator, self.guard, self.local_rank, background=True)
         self._member.take_in(ranks._member)
@@ -338,8 +340,11 @@ class MPICommunicator:
         ------
         CommunicationError
             If it is none, or negative, which MPI keeps for itself.
+        DesyncError
+            On every rank, if another rank does something else.
         """
         check_colour(colour)
+        agree(self, Plan("split of a communicator"))
         self._member.free_dropped(self._mpi)
         part = made(self._mpi, partial(self._communicator.Split, colour, self.rank))
         ranks = MPICommunicator(part, self.guard, self.local_rank, background=self._background)
@@ -349,6 +354,7 @@ class MPICommunicator:
 
     def machine(self) -> int:
         """Return the lowest rank on this rank's machine; all ranks call this."""
+        agree(self, Plan("search for the ranks of each machine"))
         neighbours = self._communicator.Split_type(self._mpi.COMM_TYPE_SHARED)
         lowest = np.array(self.rank, np.int64)
         neighbours.Allreduce(self._mpi.IN_PLACE, lowest, self._mpi.MIN)
@@ -362,6 +368,10 @@ class MPICommunicator:
     def name_next(self, what: Callable[[], str]) -> None:
         """Call the next operation by these words, where others are waited for in vain."""
         self._operations.name_next(what)
+
+    def break_off(self, what: str, error: BaseException) -> None:
+        """Begin no operation any more; see `Undivided`."""
+        self._operations.break_off(what, error)
 
     def wait_for(self, done: threading.Event) -> None:
         """Return once another thread, which uses this communicator, has set the event.

@@ -18,6 +18,9 @@ from distgrad.errors import CommunicationError
 _EVENT_SECONDS = 0.0005  # of sleep between two looks at what another thread does
 _QUICK_TESTS = 10  # polls before the core is given up between two of them
 
+# What an exception interrupts may still be read and written by MPI: it stays where it is.
+_interrupted: list[Any] = []
+
 
 class Operations:
     """The operations of one communicator; as a `Place`, where the thread that runs them waits.
@@ -52,6 +55,7 @@ class Operations:
         self._background = background
         self._what: Callable[[], str] = lambda: "no operation"
         self._next_name: Callable[[], str] | None = None
+        self._broken_off = ""  # in which words, once the other ranks were left in the middle
 
     @property
     def number(self) -> int:
@@ -80,7 +84,7 @@ class Operations:
         RemoteRankError, StallError
             If a rank failed, left or has not come before the deadline.
         CommunicationError
-            If MPI reports an error.
+            If MPI reports an error, or an operation before was broken off.
         """
         guard = self._guard
         begun = time.perf_counter_ns()
@@ -88,15 +92,26 @@ class Operations:
         waiting = Waiting(self.communicator, self.started, self.members, what)
         if guard.alarmed:
             guard.check(waiting)
+        if self._broken_off:
+            raise CommunicationError(
+                f"rank {guard.rank}: {self._broken_off}, and the other ranks would take anything "
+                "else for the rest of that; let such an exception end the job"
+            )
         # Not in a `finally`: what an exception interrupts stays open, for ever.
         guard.opened(1)
+        series = requests()
+        request = None
         try:
-            for request in requests():
+            for request in series:
                 if self._background:
                     request.Wait()  # in C and without the interpreter's lock: others compute
                 else:
                     self._complete(request.Test, waiting)
-        except guard.mpi.Exception as error:
+        except BaseException as error:
+            _interrupted.append((series, request))
+            self._note_interruption(what(), error)
+            if not isinstance(error, guard.mpi.Exception):
+                raise
             if guard.losses.heard(error):
                 guard.alarmed = True
                 raise guard.losses.error(guard.rank, f"in {what()}") from error
@@ -106,6 +121,23 @@ class Operations:
             ) from error
         guard.opened(-1)
         self.blocked_nanoseconds += time.perf_counter_ns() - begun
+
+    def break_off(self, what: str, error: BaseException) -> None:
+        """Begin nothing any more: an exception came between the operations of one exchange.
+
+        Parameters
+        ----------
+        what : str
+            The exchange in words.
+        error : BaseException
+            The exception.
+        """
+        if not self._broken_off:
+            self._guard.opened(1)  # for ever: the other ranks wait for the rest
+            self._note_interruption(what, error)
+
+    def _note_interruption(self, what: str, error: BaseException) -> None:
+        self._broken_off = self._broken_off or f"{type(error).__name__} interrupted {what}"
 
     def _complete(self, completed: Callable[[], bool], waiting: Waiting) -> None:
         for _ in range(_QUICK_TESTS):
