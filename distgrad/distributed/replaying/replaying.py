@@ -115,7 +115,6 @@ class ReplayCommunicator:
 
     def machine(self) -> int:
         """Return the lowest rank on this rank's machine."""
-        self.started -= 1  # the communicator that was recorded did not count it
         return int(self._recall("machine", "", np.empty((), np.int64), ()))
 
     def barrier(self) -> None:
@@ -125,6 +124,7 @@ class ReplayCommunicator:
     def duplicate(self) -> ReplayCommunicator:
         """Return the next communicator that was made of this one."""
         self._made += 1
+        self.started += 1  # the ranks compared that all of them make it
         return ReplayCommunicator(
             self._folder,
             self._named,

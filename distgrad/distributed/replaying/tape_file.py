@@ -18,7 +18,7 @@ import numpy as np
 
 from distgrad.errors import DistgradError
 
-VERSION = 1
+VERSION = 2
 ABOUT = ("rank", "size", "local_rank", "started")  # of a communicator, when it was made
 Array = np.ndarray[Any, Any]
 
