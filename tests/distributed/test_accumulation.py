@@ -93,6 +93,21 @@ def test_half_precision_is_added_up_in_single():
     assert float(gradient) == 60000
 
 
+def test_rows_in_half_precision_are_added_up_in_single(on_ranks):
+    def rows(comm):
+        table = dg.Variable(np.zeros((30, 2), np.float16))
+        accumulator = GradientAccumulator(table, comm)
+        for _ in range(2):
+            with dg.GradientTape() as tape:
+                loss = dg.sum(dg.embedding(table, [1, 2]) * 900.0)
+            accumulator.add(tape.gradient(loss, table), examples=100)
+        return accumulator.gradients()
+
+    for found in [rows(SerialCommunicator()), *on_ranks(2, rows)]:
+        assert found.dtype == "float16"
+        assert np.all(found.to_dense().numpy()[1:3] == 900)
+
+
 def test_pieces_without_examples_count_for_nothing():
     comm, x = SerialCommunicator(), dg.Variable(2.0)
     accumulator = GradientAccumulator(x, comm)

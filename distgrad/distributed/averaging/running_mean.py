@@ -16,7 +16,7 @@ from distgrad.distributed.averaging.exchange import (
     on_host,
 )
 from distgrad.distributed.averaging.finiteness import each_alone
-from distgrad.distributed.averaging.layouts import layout_of
+from distgrad.distributed.averaging.layouts import layout_of, numpy_dtypes
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.safety.fingerprint import Plan
 from distgrad.distributed.verbs.communicator import Communicator, wire_dtype
@@ -53,7 +53,9 @@ class RunningMean:
         if isinstance(gradient, IndexedSlices) and (
             so_far is None or isinstance(so_far, IndexedSlices)
         ):
-            term = gradient * factor
+            values = gradient.values.array
+            wire = wire_dtype(numpy_dtypes([values])[0], "sum")
+            term = (gradient if values.dtype == wire else gradient.astype(wire)) * factor
             self._sums[position] = term if so_far is None else so_far + term
             return
         dense = densified(gradient)
@@ -114,8 +116,10 @@ def _divided(total: Any, divisor: float) -> Any:
 
 def _as_gradient(source: Any, mean: Any) -> Any:
     """Return a host array, or a device's sum, as a tensor of its source's dtype and backend."""
-    if mean is None or isinstance(mean, IndexedSlices):
+    if mean is None:
         return mean
     dtype = layout_of([source])[0][0]
+    if isinstance(mean, IndexedSlices):
+        return mean if mean.dtype == dtype else mean.astype(dtype)
     array = mean if isinstance(mean, np.ndarray) else mean.array
     return Tensor(source.kernels.backend.asarray(array, dtype=dtype), source.kernels)

@@ -80,7 +80,9 @@ class Reader:
         finalize(self, self._stream.close)
         self.about, _ = self.read()
         if self.about.get("distgrad_recording") != VERSION:
-            raise ReplayError(f"{path} is no recording; expected what DISTGRAD_RECORD=DIR wrote")
+            raise ReplayError(
+                f"{path} is no recording of this version; expected what DISTGRAD_RECORD=DIR writes"
+            )
 
     def read(self) -> tuple[dict[str, Any], bytes]:
         """Return the next entry."""
