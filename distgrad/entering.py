@@ -152,13 +152,20 @@ def gathered(values: tuple[Any, ...], joint: bool) -> tuple[Any, ...]:
     dtypes = [as_dtype(each.dtype) for each in found if hasattr(each, "dtype")] if joint else []
 
     def entered(value: Any) -> Any:
+        if value is None or isinstance(value, Tensor):
+            return value
         # An array beside tensors stays, to be refused by name where it is of another backend.
-        if value is None or isinstance(value, Tensor) or (tensors and hasattr(value, "shape")):
+        if tensors and hasattr(value, "shape") and not _is_number(value):
             return value
         dtype = result_type(*dtypes, value) if joint and type(value) in SCALARS else None
         return Tensor(asarray_raw(kernels, value, dtype), kernels)
 
     return tuple(entered(each) for each in found)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is one of NumPy's numbers, which belong to no backend."""
+    return isinstance(value, (np.generic, np.ndarray)) and not value.ndim
 
 
 def holds_tensors(value: Any, levels: int = _LEVELS) -> bool:

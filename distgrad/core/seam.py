@@ -136,6 +136,7 @@ def operands(*values: Any, joint: bool = True) -> tuple[Any, ...]:
         Whether the operands share a dtype, which a number does not widen; else it has its own.
     """
     for value in values:
-        if value is not None and not hasattr(value, "shape"):
+        # NumPy's numbers have a shape, too, and no place.
+        if value is not None and not (getattr(value, "shape", ()) or hasattr(value, "kernels")):
             return _gather(values, joint)
     return values

@@ -28,6 +28,8 @@ CALLS = {
     "tensordot": (lambda x: dg.tensordot(MATRIX.tolist(), x, axes=1), VECTOR),
     "cross": (lambda x: dg.linalg.cross(x, LIST), VECTOR),
     "multi_dot": (lambda x: dg.linalg.multi_dot([LIST, x, LIST]), MATRIX),
+    "clip": (lambda x: dg.clip(2, 1, x), VECTOR),
+    "clip of a list": (lambda x: dg.clip(LIST, 0.3, x), VECTOR),
     "solve": (lambda x: dg.linalg.solve(x, LIST), MATRIX),
     "solve_triangular": (lambda x: dg.linalg.solve_triangular(x, LIST), MATRIX),
     "lstsq": (lambda x: dg.linalg.lstsq(x, LIST).solution, MATRIX),
@@ -114,6 +116,14 @@ def test_a_number_does_not_widen_the_tensor(name):
     call, value = CALLS[name]
 
     assert call(dg.asarray(value, dtype="float16")).dtype == dg.float16
+
+
+@pytest.mark.parametrize("two", [np.float64(2), np.asarray(2.0)], ids=["scalar", "0-d array"])
+def test_numbers_of_numpy_go_to_any_backend(two):
+    result = dg.outer(dg.asarray(VECTOR, backend=STRICT), two)
+
+    assert result.backend is STRICT
+    np.testing.assert_array_equal(result.numpy()[:, 0], 2 * VECTOR)
 
 
 def test_a_variable_decides_it_within_transformations():

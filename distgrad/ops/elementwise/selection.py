@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distgrad.core.op import Array, Kind, Namespace, Op
-from distgrad.core.seam import apply
+from distgrad.core.seam import apply, operands
 from distgrad.dtypes import DType
 from distgrad.ops.elementwise.arithmetic import maximum, minimum
 from distgrad.ops.rules.families import (
@@ -118,6 +118,8 @@ def multiply_no_nan(x1: Any, x2: Any, /) -> Any:
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
     """Return x kept within bounds; None is no bound. At a bound the gradient still goes to x."""
+    if not hasattr(x, "shape"):
+        x, *_ = operands(x, min, max)
     if min is not None:
         x = maximum(x, min)
     return x if max is None else minimum(x, max)
