@@ -173,8 +173,9 @@ def remove_whole(path: Path) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def describe_failure(error: OSError, directory: Path) -> str:
-    """Return what the system said, and how much room is left."""
-    with contextlib.suppress(OSError):
-        return f"{error}; {shutil.disk_usage(directory).free} bytes are free in {directory}"
+def describe_failure(error: Exception, directory: Path) -> str:
+    """Return what went wrong; of what the system said, with how much room is left."""
+    if isinstance(error, OSError):
+        with contextlib.suppress(OSError):
+            return f"{error}; {shutil.disk_usage(directory).free} bytes are free in {directory}"
     return str(error)

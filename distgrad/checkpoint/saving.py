@@ -27,10 +27,10 @@ from distgrad.checkpoint.layout import Part, share_out
 from distgrad.checkpoint.leaves import Leaf, collect
 from distgrad.checkpoint.listing import listed, name_of, newest_first
 from distgrad.checkpoint.manifest import FileRecord, Manifest, Piece, TensorRecord, uncovered
-from distgrad.checkpoint.tensor_file import is_safe_name, storable, write_arrays
+from distgrad.checkpoint.tensor_file import is_safe_name, parse_json, storable, write_arrays
 from distgrad.distributed.launching.launch import ranks_of
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.errors import CheckpointWriteError, DesyncError, ShapeError
+from distgrad.errors import CheckpointWriteError, DamagedCheckpointError, DesyncError, ShapeError
 
 Array = np.ndarray[Any, Any]
 
@@ -116,7 +116,7 @@ class Writing:
         self.comm = ranks_of(comm)
         self.directory = Path(directory)
         self.keep = keep
-        self._metadata = metadata
+        self._metadata: Any = None
         self._error: Exception | None = None
         self._written: dict[str, Any] | None = None
         self._hidden: Path | None = None
@@ -127,7 +127,7 @@ class Writing:
         try:
             self.step = _checked_step(step)
             _check_keep(keep)
-            _check_metadata(metadata)
+            self._metadata = _as_read_back(metadata)
             leaves = collect(nest)
         except (TypeError, ValueError) as raised:
             error = raised
@@ -136,7 +136,7 @@ class Writing:
             self.comm,
             error,
             {
-                "digest": hashlib.sha256(json.dumps([step, summary]).encode()).hexdigest()
+                "digest": hashlib.sha256(json.dumps([self.step, summary]).encode()).hexdigest()
                 if error is None
                 else "",
                 "shards": {path: leaf.rows for path, leaf in leaves.items() if leaf.rows},
@@ -226,7 +226,7 @@ class Writing:
         if self.comm.rank == 0:
             try:
                 name = self._publish(said).name
-            except OSError as raised:
+            except (OSError, DamagedCheckpointError) as raised:
                 error = self._failure(raised)
             except Exception as raised:
                 error = raised
@@ -267,6 +267,8 @@ class Writing:
             Manifest(self.step, self.comm.size, tensors, self._values, files, self._metadata),
             hidden,
         )
+        # Older checkpoints go once this one is there: first it has to be one that can be read.
+        manifests.read(hidden)
         flush_directory(hidden)
         target = self.directory / name_of(self.step, self.directory)
         hidden.rename(target)
@@ -284,7 +286,7 @@ class Writing:
             self._hidden = self.directory / str(said[0])
         return said
 
-    def _failure(self, error: OSError) -> CheckpointWriteError:
+    def _failure(self, error: OSError | DamagedCheckpointError) -> CheckpointWriteError:
         failure = CheckpointWriteError(
             f"checkpoint: step {self.step} was not written: "
             f"{describe_failure(error, self.directory)}; the checkpoints before it are whole"
@@ -329,9 +331,10 @@ def _check_keep(keep: int | None) -> None:
         raise ValueError(f"save: keep is {keep}; expected 1 or more, or None for all")
 
 
-def _check_metadata(metadata: Any) -> None:
+def _as_read_back(metadata: Any) -> Any:
+    """Return what metadata will be when it is read: a copy, which the caller cannot change."""
     try:
-        json.dumps(metadata, allow_nan=False)
+        return parse_json(json.dumps(metadata, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"save: metadata is not what JSON can hold: {error}; expected dicts, lists, strings, "

@@ -122,6 +122,11 @@ def encode_header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> b
         place += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > _LONGEST_HEADER:
+        raise ValueError(
+            f"safetensors: the names of {len(arrays)} arrays make a header of {len(text)} bytes, "
+            f"but files have at most {_LONGEST_HEADER}; stack small arrays, or give shorter keys"
+        )
     return struct.pack("<Q", len(text)) + text
 
 
@@ -198,7 +203,18 @@ def read_header(descriptor: int, path: Path) -> Header:
 
 
 def decode_json(text: bytes, path: Path, where: str) -> dict[str, Any]:
-    """Return a JSON object in which no name stands twice, and no number is NaN or infinite."""
+    """Return the JSON object of a file's bytes; `parse_json` says what else is refused."""
+    try:
+        content = parse_json(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path}: {where}, is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        _refuse(path, f"{where}, is a JSON {type(content).__name__}; expected an object")
+    return content
+
+
+def parse_json(text: str) -> Any:
+    """Return what JSON says; a ValueError where a name stands twice, or for NaN and infinities."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
@@ -211,15 +227,7 @@ def decode_json(text: bytes, path: Path, where: str) -> dict[str, Any]:
     def no_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no number of JSON")
 
-    try:
-        content = json.loads(
-            text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
-        )
-    except (ValueError, RecursionError) as error:
-        raise DamagedCheckpointError(f"{path}: {where}, is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        _refuse(path, f"{where}, is a JSON {type(content).__name__}; expected an object")
-    return content
+    return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
 
 
 def is_safe_name(name: str) -> bool:

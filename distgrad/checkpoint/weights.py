@@ -107,7 +107,7 @@ def save_safetensors(
     Raises
     ------
     TypeError, ValueError
-        If the nest holds anything else, or the format does not allow a path or a dtype.
+        If the nest holds anything else, or the format does not allow a path, a dtype or metadata.
     CheckpointWriteError
         If the file cannot be written; one that was there stays.
 
@@ -116,6 +116,7 @@ def save_safetensors(
     One process writes: under `mpirun`, call it on one rank.
     """
     path = Path(path)
+    _check_metadata(metadata or {})
     arrays = {}
     for name, leaf in collect(nest).items():
         if leaf.kind != "array" or isinstance(leaf.value, Shard):
@@ -147,6 +148,16 @@ def save_safetensors(
         raise CheckpointWriteError(
             f"save_safetensors: {path} was not written: {describe_failure(error, path.parent)}"
         ) from error
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    for pair in metadata.items():
+        for text in pair:
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"save_safetensors: metadata has {text!r}, of type {type(text).__name__}; the "
+                    "format holds strings alone: give str(...) of it"
+                )
 
 
 def _files(path: Path) -> list[tuple[Path, set[str] | None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import time
 import weakref
 from collections import deque
@@ -15,6 +17,7 @@ import numpy as np
 from distgrad import tree
 from distgrad.data.datasets import Dataset
 from distgrad.data.order import Order
+from distgrad.errors import ShapeError
 
 LAST = ("across", "keep", "drop")
 
@@ -63,8 +66,11 @@ class Loader:
 
     Raises
     ------
+    TypeError
+        If a number is none.
     ValueError
-        If a number makes no sense, or ``last="drop"`` leaves no batch.
+        If a number makes no sense, or ``last="drop"`` leaves no batch. From `next`, if a map does
+        not return a row for each example (a ShapeError).
 
     Notes
     -----
@@ -102,13 +108,9 @@ class Loader:
         threads: int = 1,
         ahead: int = 2,
     ) -> None:
-        for name, value, least in (
-            ("batch", batch, 1),
-            ("threads", threads, 0),
-            ("ahead", ahead, 1),
-        ):
-            if value < least:
-                raise ValueError(f"Loader: {name} is {value}; expected {least} or more")
+        batch = _at_least(1, "batch", batch)
+        threads = _at_least(0, "threads", threads)
+        ahead = _at_least(1, "ahead", ahead)
         if last not in LAST:
             raise ValueError(f"Loader: last is {last!r}; expected one of {', '.join(LAST)}")
         if last == "drop" and batch > len(dataset):
@@ -125,6 +127,7 @@ class Loader:
         self._next = 0  # of the next one that is prepared
         self._waiting: deque[tuple[_Batch, Any]] = deque()
         self._pool: Any = None
+        self._process = 0  # whose threads those of the pool are
         self._at_end: Any = None  # ends the pool with the last reference to this
 
     def __iter__(self) -> Iterator[Any]:
@@ -220,10 +223,17 @@ class Loader:
 
     def _prepare(self) -> None:
         """Have threads prepare batches until enough are ahead."""
+        if self._pool is not None and self._process != os.getpid():
+            # A forked process has no threads: it would wait for ever for what they prepare.
+            self._at_end.detach()
+            self._pool = None
+            self._waiting.clear()
+            self._next = self._place
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="distgrad-data")
+            self._process = os.getpid()
             self._at_end = weakref.finalize(self, _end, self._pool)
         while len(self._waiting) < self._ahead:
             batch = self._cut(self._next)
@@ -251,6 +261,16 @@ def _end(pool: Any) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _at_least(least: int, name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"Loader: {name} is {value!r}; expected an integer") from None
+    if number < least:
+        raise ValueError(f"Loader: {name} is {number}; expected {least} or more")
+    return number
+
+
 @dataclass(frozen=True)
 class _Work:
     """What a thread needs to read a batch; not the loader, whose end is to end the threads."""
@@ -269,7 +289,7 @@ class _Work:
             epoch = place // length
             until = min(end, (epoch + 1) * length)
             chosen = self.order.places(place, until)
-            parts.append(self.dataset.take(chosen, self.order.seed, epoch))
+            parts.append(self._taken(chosen, epoch))
             place = until
         whole = parts[0]
         if len(parts) > 1:
@@ -277,6 +297,25 @@ class _Work:
         if self.rows is None:
             return whole
         return tree.map(lambda leaf: PartialRows(leaf, first, size), whole)
+
+    def _taken(self, chosen: Any, epoch: int) -> Any:
+        """Return the examples at some places, once there is one for each."""
+        try:
+            found = self.dataset.take(chosen, self.order.seed, epoch)
+        except StopIteration as error:
+            raise RuntimeError(
+                "Loader: the data set raised StopIteration, which would end the loop over the "
+                "batches without a word; expected its read and maps to return examples"
+            ) from error
+        for number, leaf in enumerate(tree.flatten(found)[0]):
+            shape = getattr(leaf, "shape", None)
+            if shape is not None and shape[:1] != (len(chosen),):
+                raise ShapeError(
+                    f"Loader: {tree.paths(found)[number] or 'the array'} has shape {tuple(shape)} "
+                    f"for {len(chosen)} examples; expected one row for each: leave examples out by subset, before "
+                    "the map"
+                )
+        return found
 
 
 class PartialRows:

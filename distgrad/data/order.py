@@ -7,6 +7,7 @@ number of ranks, and an order of 10^12 examples costs no more than one of 10^4.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -46,6 +47,8 @@ class Order:
     ------
     ValueError
         If there is no example, or the seed is out of range.
+    TypeError
+        If one of them is no integer.
 
     Notes
     -----
@@ -73,6 +76,12 @@ class Order:
     """
 
     def __init__(self, length: int, *, seed: int, shuffle: bool = True) -> None:
+        try:
+            length, seed = operator.index(length), operator.index(seed)
+        except TypeError:
+            raise TypeError(
+                f"Order: length is {length!r}, seed {seed!r}; expected integers"
+            ) from None
         if length < 1:
             raise ValueError(f"Order: length is {length}; expected one example at least")
         if not 0 <= seed < 2**128:

@@ -285,6 +285,14 @@ def test_names_are_mapped_and_absent_ones_said(tmp_path):
         dg.checkpoint.load_safetensors(path, names=lambda name: "x")
 
 
+@pytest.mark.parametrize("metadata", [{"epoch": 3}, {3: "epoch"}])
+def test_metadata_that_readers_would_refuse_is_not_written(tmp_path, metadata):
+    with pytest.raises(TypeError, match="metadata has 3, of type int"):
+        dg.checkpoint.save_safetensors(tmp_path / "x", {"a": np.ones(1)}, metadata=metadata)
+
+    assert not os.listdir(tmp_path)
+
+
 def test_what_is_written_is_what_the_safetensors_package_reads(tmp_path):
     package = pytest.importorskip("safetensors.numpy")
     arrays = {

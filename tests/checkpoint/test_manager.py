@@ -43,6 +43,16 @@ def test_the_values_are_those_at_the_time_of_the_call(tmp_path, held):
     assert manager.load().nest["x"].tolist() == [0, 0, 0, 0]
 
 
+def test_the_metadata_is_that_at_the_time_of_the_call(tmp_path, held):
+    losses = [3.0, 2.0]
+    manager = dg.checkpoint.Manager(tmp_path, comm=ALONE)
+    manager.save({"x": np.zeros(1)}, step=1, metadata={"losses": losses})
+    losses.append(1.0)
+    held.set()
+
+    assert manager.load().metadata == {"losses": [3.0, 2.0]}
+
+
 def test_on_one_rank_the_thread_finishes_by_itself(tmp_path):
     manager = dg.checkpoint.Manager(tmp_path, comm=ALONE)
     manager.save({"x": np.ones(2)}, step=3)

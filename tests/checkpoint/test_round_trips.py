@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.checkpoint import tensor_file
 from distgrad.distributed import SerialCommunicator
 from distgrad.dtypes import NAMES
 from distgrad.errors import (
     CheckpointMismatchError,
+    CheckpointWriteError,
     DTypeError,
     MissingCheckpointError,
     ShapeError,
@@ -226,6 +228,41 @@ def test_what_cannot_be_saved_is_named(tmp_path, nest, error, words):
 def test_metadata_that_is_not_json_is_refused(tmp_path):
     with pytest.raises(TypeError, match="metadata is not what JSON can hold"):
         dg.checkpoint.save(tmp_path, {}, step=0, metadata={"x": math.nan}, comm=ALONE)
+
+
+def test_metadata_whose_keys_would_be_one_in_json_is_refused(tmp_path):
+    dg.checkpoint.save(tmp_path, {}, step=0, comm=ALONE)
+
+    with pytest.raises(TypeError, match="the name '1' is there twice"):
+        dg.checkpoint.save(tmp_path, {}, step=1, metadata={1: "a", "1": "b"}, keep=1, comm=ALONE)
+
+    assert dg.checkpoint.load(tmp_path, comm=ALONE).step == 0
+
+
+def test_what_could_not_be_read_again_replaces_nothing(tmp_path):
+    dg.checkpoint.save(tmp_path, {"x": np.ones(2)}, step=0, comm=ALONE)
+
+    with pytest.raises(CheckpointWriteError, match="which no memory holds; the checkpoints before"):
+        dg.checkpoint.save(
+            tmp_path, {"x": np.zeros((0, 2**59), np.int8)}, step=1, keep=1, comm=ALONE
+        )
+
+    assert dg.checkpoint.load(tmp_path, comm=ALONE).step == 0
+
+
+def test_names_that_fill_more_than_a_header_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_file, "_LONGEST_HEADER", 200)
+    with pytest.raises(ValueError, match="the names of 9 arrays make a header of"):
+        dg.checkpoint.save(tmp_path, [np.ones(1)] * 9, step=0, comm=ALONE)
+
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("step", [np.int64(7), np.array(7), True])
+def test_a_step_may_be_a_number_of_numpy(tmp_path, step):
+    dg.checkpoint.save(tmp_path, {}, step=step, comm=ALONE)
+
+    assert dg.checkpoint.latest(tmp_path) == int(step)
 
 
 def test_all_that_does_not_fit_is_named_and_nothing_assigned(tmp_path):

@@ -1,6 +1,8 @@
 """Batches: the same whatever the threads and ranks, from any place on, and errors that come out."""
 
 import gc
+import os
+import signal
 import threading
 import time
 import traceback
@@ -11,6 +13,7 @@ import pytest
 
 import distgrad.distributed as dist
 from distgrad.data import Dataset, Draws, Loader, PartialRows, from_arrays
+from distgrad.errors import ShapeError
 
 NUMBERS = from_arrays(np.arange(10))
 
@@ -163,6 +166,44 @@ def test_an_error_in_a_thread_comes_out_with_its_own_traceback():
     assert "in breaks" in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_data_set_that_stops_iteration_does_not_end_the_batches_in_silence(count):
+    def runs_out(x):
+        return next(iter([]))
+
+    with (
+        Loader(from_arrays(np.arange(10)).map(runs_out), 2, seed=0, threads=count) as loader,
+        pytest.raises(RuntimeError, match="the data set raised StopIteration"),
+    ):
+        list(loader)
+
+
+@pytest.mark.parametrize("rows", [None, lambda size: (0, size)])
+def test_a_map_that_leaves_examples_out_is_refused(rows):
+    data = from_arrays({"x": np.arange(10)}).map(lambda each: {"x": each["x"][each["x"] > 5]})
+
+    with (
+        Loader(data, 10, seed=0, rows=rows) as loader,
+        pytest.raises(ShapeError, match=r"x has shape \(4,\) for 10 examples; expected one row"),
+    ):
+        next(loader)
+
+
+def test_a_forked_process_goes_on_with_threads_of_its_own():
+    with Loader(NUMBERS, 3, seed=0, threads=0) as plain:
+        expected = take(plain, 5)
+    with Loader(NUMBERS, 3, seed=0, threads=2) as loader:
+        first = next(loader)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # it would wait for ever
+            took = [next(loader).tolist() for _ in range(4)]
+            os._exit(0 if took == expected[1:] else 1)
+
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert [first.tolist(), *take(loader, 4)] == expected
+
+
 def test_a_loader_that_is_closed_after_each_epoch_keeps_nothing_of_its_threads():
     loader = Loader(NUMBERS, 4, seed=1)
     next(loader)
@@ -217,6 +258,21 @@ def test_waiting_for_data_is_measured():
 def test_what_makes_no_sense_is_refused(batch, options, message):
     with pytest.raises(ValueError, match=message):
         Loader(NUMBERS, batch, seed=0, **options)
+
+
+@pytest.mark.parametrize("name", ["batch", "threads", "ahead", "seed"])
+def test_what_is_no_integer_is_refused(name):
+    with pytest.raises(TypeError, match=f"{name} .*2.5.*expected"):
+        Loader(NUMBERS, **{"batch": 3, "seed": 0, name: 2.5})
+
+
+def test_numbers_may_be_those_of_numpy():
+    with (
+        Loader(NUMBERS, np.int64(3), seed=np.int64(2)) as loader,
+        Loader(NUMBERS, 3, seed=2) as other,
+    ):
+        assert take(loader, 5) == take(other, 5)
+        assert type(loader.state()["seed"]) is int
 
 
 @pytest.mark.parametrize(("name", "other"), [("seed", 9), ("examples", 11)])
