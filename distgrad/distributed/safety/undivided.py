@@ -34,7 +34,7 @@ class Undivided:
         self._what = what
 
     def __enter__(self) -> None:
-        pass
+        """Begin; how the block ends is what counts."""
 
     def __exit__(
         self,

@@ -9,7 +9,8 @@ driver, cuBLAS, cuSOLVER, cuFFT, NCCL) are made from the sources beside this fil
 NVRTC to compile, its own kernels and ours, is compiled for the host, with `language.h` for the
 words of CUDA. So what CuPy's functions make of shapes, dtypes and values, what they refuse, and
 what kernels read and write beyond the device's memory, or at odd places, is seen as on a device.
-Speed, and the rounding of the real libraries, are not.
+Functions of numbers are as inexact as CUDA lets them be, see `rounding.h`. Speed, and the rounding
+of the real libraries, are not seen.
 
 The device does its work as late as CUDA lets it; DISTGRAD_EMULATED_ORDER names another order, see
 `streams.h`: `aside first`, `at once`, or `never`.

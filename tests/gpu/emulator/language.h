@@ -254,6 +254,7 @@ IN_SINGLE(rsqrt) IN_SINGLE(sinpi) IN_SINGLE(cospi) IN_SINGLE(normcdf) IN_SINGLE(
 IN_SINGLE(erfcx) IN_SINGLE(erfinv) IN_SINGLE(erfcinv)
 IN_SINGLE(cyl_bessel_i0) IN_SINGLE(cyl_bessel_i1)
 
+#include "rounding.h"  // what follows, and what CuPy gives, calls inexact functions
 #include <cupy/complex.cuh>
 #include <cupy/carray.cuh>
 #include <cupy/atomics.cuh>
