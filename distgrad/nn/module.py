@@ -22,6 +22,7 @@ from distgrad.nn.module_tree import (
     variables_of,
     walk,
 )
+from distgrad.nn.rehearsal import note_created, rehearsing
 from distgrad.nn.summary_table import Row, layout, shapes_of
 from distgrad.random import Generator
 from distgrad.tensor import Tensor
@@ -125,8 +126,8 @@ class Module:
         Parameters
         ----------
         *example, **options
-            Arguments of a call, of which shapes and dtypes matter. Without any only names are
-            given.
+            Arguments of a call, of which shapes and dtypes matter: what it assigns, as running
+            moments, is undone. Without any only names are given.
         seed : int or Generator
             What initial values are drawn from; a generator's key, which is not advanced. Variables
             that exist keep their values.
@@ -138,7 +139,8 @@ class Module:
         """
         self._adopt(_as_seed(seed))
         if example or options:
-            self(*example, **options)
+            with rehearsing(self):
+                self(*example, **options)
         return self
 
     def create(
@@ -195,6 +197,7 @@ class Module:
             variable.trainable = False
             record.frozen.append(variable)
         setattr(self, name, variable)
+        note_created(variable)
         return variable
 
     def _attributes(self) -> Iterable[tuple[str, Any]]:
@@ -316,8 +319,8 @@ class Module:
         Parameters
         ----------
         *example, **options
-            Arguments of a call, which is made to learn the shapes. Without any that column is
-            empty.
+            Arguments of a call, which is made to learn the shapes and changes no variable.
+            Without any that column is empty.
 
         Notes
         -----
@@ -327,7 +330,8 @@ class Module:
         if example or options:
             token = _OBSERVER.set(lambda module, result: results.setdefault(id(module), result))
             try:
-                self(*example, **options)
+                with rehearsing(self):
+                    self(*example, **options)
             finally:
                 _OBSERVER.reset(token)
         rows, counted = [], set()

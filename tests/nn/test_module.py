@@ -129,6 +129,42 @@ def test_initial_values_depend_on_path_and_seed_alone():
     )
 
 
+class Normed(nn.Module):
+    def __init__(self):
+        self.dense, self.norm = nn.Dense(3), nn.BatchNorm()
+
+    def call(self, x, *, training=True):
+        return self.norm(self.dense(x), training=training)
+
+
+def test_running_moments_begin_as_said_though_build_calls_the_model_in_training():
+    norm = Normed().build(X).norm
+
+    assert norm.running_mean.tolist() == [0.0] * 3
+    assert norm.running_variance.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("call", [nn.Module.build, nn.Module.summary])
+def test_a_call_made_for_shapes_changes_no_variable_that_exists(call):
+    model = Normed().build(X)
+    model(X)
+    before = {path: value.tolist() for path, value in model.state().items()}
+
+    call(model, X)
+
+    assert any(before["norm/running_mean"])
+    assert {path: value.tolist() for path, value in model.state().items()} == before
+
+
+def test_a_build_that_fails_changes_no_variable():
+    model = nn.Sequential(Normed(), nn.Activation(lambda x: x @ dg.ones((7, 2))))
+
+    with pytest.raises(ValueError, match="matmul"):
+        model.build(X, training=True)
+
+    assert model[0].norm.running_mean.tolist() == [0.0] * 3
+
+
 def test_two_layers_of_one_shape_begin_with_different_values():
     model = nn.Sequential(nn.Dense(4), nn.Dense(4)).build(X)
 
