@@ -40,6 +40,70 @@ def test_forward_mode_transposes_the_rule():
     assert float(dg.jvp(dg.grad(log1pexp), (x,), (1.0,))[1]) == pytest.approx(s * (1 - s))
 
 
+@dg.custom_gradient
+def fixed_point(w):
+    """Return z = tanh(w z + 1), whose rule solves u = g + w tanh'(w z + 1) u by iteration."""
+
+    def change(pair):
+        return dg.max(dg.abs(pair[0] - pair[1])) > 1e-12
+
+    def step(z):
+        return dg.tanh(w * z + 1.0)
+
+    z = dg.while_loop(change, lambda pair: (step(pair[0]), pair[0]), (w * 0.0, w * 0.0 + 1.0))[0]
+
+    def grad(g):
+        slope = 1.0 - step(z) ** 2
+
+        def again(pair):
+            return g + w * slope * pair[0], pair[0]
+
+        u = dg.while_loop(change, again, (g, g * 0.0 + 1.0))[0]
+        return u * slope * z
+
+    return z, grad
+
+
+def push_by_accumulator(f, x, t):
+    with dg.ForwardAccumulator(x, t) as pushed:
+        y = f(x)
+    return pushed.jvp(y)
+
+
+@pytest.mark.parametrize(
+    "push",
+    [
+        lambda f, x, t: dg.jvp(f, (x,), (t,))[1],
+        lambda f, x, t: dg.function(lambda x: dg.jvp(f, (x,), (t,))[1])(x),
+        push_by_accumulator,
+        lambda f, x, t: dg.vmap(lambda x, t: dg.jvp(f, (x,), (t,))[1])(x, t),
+        lambda f, x, t: dg.jvp(dg.function(f), (x,), (t,))[1],
+    ],
+)
+def test_forward_mode_lets_a_rule_that_iterates_converge(push):
+    w = dg.asarray([0.7, -0.4, 0.9], dtype="float64")
+    t = dg.asarray([1.0, 2.0, 0.5], dtype="float64")
+
+    found = push(fixed_point, w, t)
+    curved = push(dg.grad(lambda w: dg.sum(fixed_point(w) ** 3)), w, t)
+
+    step = 1e-6
+    ahead, behind = w + step * t, w - step * t
+    slope = (fixed_point(ahead) - fixed_point(behind)) / (2 * step)
+    np.testing.assert_allclose(found.numpy(), slope.numpy(), rtol=1e-7)
+    cubed = dg.grad(lambda w: dg.sum(fixed_point(w) ** 3))
+    curvature = (cubed(ahead) - cubed(behind)) / (2 * step)
+    np.testing.assert_allclose(curved.numpy(), curvature.numpy(), rtol=1e-7)
+
+
+def test_forward_mode_does_not_clip_where_a_rule_clips_cotangents():
+    @dg.custom_gradient
+    def clipped(x):
+        return x * 2.0, lambda g: dg.clip(2.0 * g, -1.0, 1.0)
+
+    assert dg.jvp(clipped, (dg.ones(3),), (dg.ones(3),))[1].tolist() == [2.0] * 3
+
+
 def test_a_gradient_function_with_a_custom_gradient_of_its_own_chains():
     # TensorFlow gives None for the second order here (its issue 34503).
     @dg.custom_gradient
