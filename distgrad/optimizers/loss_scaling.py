@@ -18,6 +18,12 @@ from distgrad.sparse import IndexedSlices
 from distgrad.tensor import Tensor
 from distgrad.variable import Variable
 
+_OUTSIDE = "call it outside of dg.function, with the gradients that the traced function returns"
+_HANDED_IN = (
+    "call it outside of dg.function, or multiply by an argument of the traced function and hand "
+    "dg.asarray(float(scale.factor)) in"
+)
+
 
 class LossScale:
     """Multiplies a loss so that its gradients do not underflow, by a number that finds itself.
@@ -99,8 +105,11 @@ class LossScale:
         return [self.factor, self._good]
 
     def scale(self, loss: Any) -> Any:
-        """Return a loss times the factor; to be called within the tape."""
-        self._refuse_traces("scale")
+        """Return a loss times the factor; to be called within the tape.
+
+        A traced function takes ``dg.asarray(float(scale.factor))`` as an argument in its place.
+        """
+        self._refuse_traces("scale", _HANDED_IN)
         return loss * float(self.factor)
 
     def unscale(self, gradients: Any) -> Any:
@@ -162,11 +171,10 @@ class LossScale:
         self._good.assign(steps)
         return True
 
-    def _refuse_traces(self, method: str) -> None:
+    def _refuse_traces(self, method: str, remedy: str = _OUTSIDE) -> None:
         if VALUES.get() is not None:
             raise TraceError(
-                f"LossScale.{method}: whether a step is skipped is decided in Python; call it "
-                "outside of dg.function, with the gradients that the traced function returns"
+                f"LossScale.{method}: whether a step is skipped is decided in Python; {remedy}"
             )
 
 

@@ -229,6 +229,21 @@ def test_a_lazy_adam_leaves_rows_without_a_gradient_alone():
         )
 
 
+def test_a_traced_function_is_told_to_take_the_scale_as_an_argument():
+    x, scale, optimizer = dg.Variable(3.0), dg.optimizers.LossScale(4.0), dg.optimizers.SGD(0.5)
+
+    @dg.function
+    def gradient(factor):
+        with dg.GradientTape() as tape:
+            loss = x * x * factor
+        return tape.gradient(loss, x)
+
+    with pytest.raises(TraceError, match=r"hand dg\.asarray\(float\(scale\.factor\)\) in"):
+        dg.function(lambda: scale.scale(x * x))()
+    assert scale.apply(optimizer, gradient(dg.asarray(float(scale.factor))), x)
+    assert float(x) == 0.0
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_half_precision_remembers_steps_below_its_own_digits(traced):
     x, optimizer = dg.Variable(1.0, dtype="float16", name="x"), SGD(1e-5)
