@@ -22,7 +22,8 @@ from distgrad.tensor import Tensor, new_key
 
 # Whose frames are not the user's: the library's, and those that call on its behalf.
 _PACKAGE = os.path.dirname(__file__) + os.sep
-_PASSED = (_PACKAGE, functools.__file__, contextlib.__file__)
+_NUMPY = os.path.dirname(np.__file__) + os.sep
+_PASSED = (_PACKAGE, _NUMPY, functools.__file__, contextlib.__file__)
 
 
 class Lines:

@@ -357,6 +357,7 @@ def test_every_operation_has_a_batching_rule_that_equals_a_loop(sample, places):
     [
         (lambda x: 1.0 if x > 0 else 2.0, (X[:, 0],), {}, BatchedValueError, "take dg.where"),
         (lambda x: x.numpy(), (X,), {}, BatchedValueError, "differs from example to example"),
+        (lambda i: np.eye(9)[i], (np.arange(3),), {}, BatchedValueError, r"dg\.asarray\(a\)\[i\]"),
         (lambda x, y: x, (X, X[:2]), {}, ShapeError, "lengths 5 .* and 2"),
         (lambda x: x, (X,), {"in_axes": None}, ShapeError, "no argument is mapped"),
         (lambda x: x, (X,), {"in_axes": 2}, ShapeError, "axis is 2"),

@@ -214,6 +214,8 @@ def test_arrays_are_freed_after_their_last_use():
         (lambda x: 1.0 if dg.sum(x) > 0 else 2.0, "take dg.where in place of `if`"),
         (lambda x: float(dg.sum(x)), r"test_function\.py:\d+ the value of a symbolic tensor"),
         (np.asarray, "the value of a symbolic tensor"),
+        (lambda x: np.eye(3)[x], r"test_function\.py:\d+ the value .*dg\.asarray\(a\)\[i\]"),
+        (lambda x: np.take(np.eye(3), x, axis=0), r"test_function\.py:\d+ the value"),
     ],
 )
 def test_asking_for_values_while_tracing_names_the_line(f, message):
