@@ -16,6 +16,7 @@ from distgrad_numpy import (
     blocked,
     convolution,
     ctc,
+    halves,
     normalization,
     onednn,
     pooling,
@@ -41,6 +42,8 @@ class NumPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("numpy", np, _kernels())
         self._kernels["random_normal"] = drawing.preferred(partial(ADAPTERS["random_normal"], self))
+        for name in ("cumulative_sum", "cumulative_prod"):
+            self._kernels[name] = halves.in_single(partial(ADAPTERS[name], self))
         self.change_in_place = steps()
         self.pullback = elementwise.pullbacks(affine.PULLBACKS)
         keep_what_is_freed()
@@ -83,6 +86,8 @@ def _kernels() -> dict[str, Callable[..., Any]]:
         **selection.KERNELS,
         **softmaxes.KERNELS,
     }
+    for name in ("label_cross_entropy", "lstm_vjp", "gru_vjp", "scatter_add"):
+        own[name] = halves.in_single(own[name])
     kernels = compiled.preferred(onednn.preferred(own))
     return kernels | elementwise.preferred({name: kernels[name] for name in blocked.KERNELS})
 
@@ -102,23 +107,8 @@ def _reduction(ufunc: np.ufunc) -> Callable[..., Any]:
     return kernel
 
 
-def _accumulation(ufunc: np.ufunc) -> Callable[..., Any]:
-    """Return a sum or product, in float16 formed in float32 and rounded once.
-
-    NumPy adds up rows in half precision, where the sum of ones ends at 2048.
-    """
-
-    def kernel(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
-        if x.dtype.char != "e":
-            return ufunc.reduce(x, axis=axis, keepdims=keepdims)
-        wide: Any = ufunc.reduce(x, axis=axis, dtype=np.float32, keepdims=keepdims)
-        return wide.astype(np.float16)
-
-    return kernel
-
-
 def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
-    half = x.dtype == np.float16  # summed in float32, as np.mean does
+    half = x.dtype == halves.HALF  # summed in float32, as np.mean does
     add: Any = np.add
     total = add.reduce(x, axis=axis, dtype=np.float32 if half else None, keepdims=keepdims)
     results = np.size(total)
@@ -127,7 +117,7 @@ def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
     else:
         with np.errstate(invalid="ignore"):  # NaN without np.mean's warning
             mean = np.true_divide(total, 0)
-    return mean.astype(np.float16) if half else mean
+    return mean.astype(halves.HALF) if half else mean
 
 
 # --- structure ----------------------------------------------------------------------------------
@@ -170,10 +160,10 @@ def _multiply_no_nan(x: Any, y: Any) -> Any:
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
-    "sum": _accumulation(np.add),
+    "sum": halves.reduction(np.add),
     "max": _reduction(np.maximum),
     "min": _reduction(np.minimum),
-    "prod": _accumulation(np.multiply),
+    "prod": halves.reduction(np.multiply),
     "all": _reduction(np.logical_and),
     "any": _reduction(np.logical_or),
     "mean": _mean,

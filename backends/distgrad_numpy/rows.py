@@ -11,6 +11,7 @@ from distgrad.backend.adapters.host import HOST
 from distgrad.backend.adapters.indexing import explained, scatter
 from distgrad.core.op import Placeholder
 from distgrad_numpy.compiled import adding
+from distgrad_numpy.halves import HALF
 
 Array = np.ndarray[Any, Any]
 
@@ -73,6 +74,10 @@ def add_rows(array: Array, indices: Array, rows: Array) -> Array:
     starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
     if len(starts) == len(order):  # each position once
         array[places] += rows
+        return array
+    if array.dtype == HALF:
+        sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float32)
+        array[ascending[starts]] = array[ascending[starts]] + sums
         return array
     counts = np.diff(starts, append=len(order))
     for turn in range(min(int(counts.max()), _TURNS)):
