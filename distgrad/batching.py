@@ -164,8 +164,8 @@ class BatchBackend:
             return array.value.kernels.backend.to_host(array.value.array)
         raise BatchedValueError(
             "vmap: the code asks for the value of an array that differs from example to example; "
-            "take dg.where in place of `if`, dg.asarray(a)[i] in place of a[i] where a is NumPy's, and "
-            "keep print and numpy() outside of vmap"
+            "take dg.where in place of `if`, dg.asarray(a)[i] in place of a[i] where a is NumPy's, "
+            "and keep print and numpy() outside of vmap"
         )
 
     def device(self, array: Batched) -> str:

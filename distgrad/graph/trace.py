@@ -270,8 +270,8 @@ class Trace:
         raise UnknownValueError(
             f"{self.graph.name}: at {user_place()} the value of a symbolic tensor is asked for, "
             "but the function is only being traced; take dg.where in place of `if`, "
-            "dg.asarray(a)[i] in place of a[i] where a is NumPy's, and keep print and numpy() outside "
-            "of the function"
+            "dg.asarray(a)[i] in place of a[i] where a is NumPy's, and keep print and numpy() "
+            "outside of the function"
         )
 
     def device(self, array: Symbol) -> str:
