@@ -312,8 +312,8 @@ class _Work:
             if shape is not None and shape[:1] != (len(chosen),):
                 raise ShapeError(
                     f"Loader: {tree.paths(found)[number] or 'the array'} has shape {tuple(shape)} "
-                    f"for {len(chosen)} examples; expected one row for each: leave examples out by subset, before "
-                    "the map"
+                    f"for {len(chosen)} examples; expected one row for each: leave examples out by "
+                    "subset, before the map"
                 )
         return found
 
