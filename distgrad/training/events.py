@@ -12,6 +12,7 @@ References
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import time
@@ -61,7 +62,7 @@ class EventFile:
     def write(self, record: Mapping[str, Any]) -> None:
         """Write the numbers of a step's record under their names."""
         values = b"".join(
-            _bytes(_VALUE, _bytes(_TAG, name.encode()) + struct.pack("<Bf", _SIMPLE_VALUE, value))
+            _bytes(_VALUE, _bytes(_TAG, name.encode()) + bytes([_SIMPLE_VALUE]) + _single(value))
             for name, value in record.items()
             if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool)
         )
@@ -88,6 +89,14 @@ class EventFile:
 def _bytes(key: int, payload: bytes) -> bytes:
     """Return a field of bytes, a string or a message."""
     return bytes([key]) + _varint(len(payload)) + payload
+
+
+def _single(number: float) -> bytes:
+    """Return a number in single precision; infinite where it is too large for that."""
+    try:
+        return struct.pack("<f", number)
+    except OverflowError:
+        return struct.pack("<f", math.inf if number > 0 else -math.inf)
 
 
 def _varint(number: int) -> bytes:

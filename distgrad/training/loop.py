@@ -103,8 +103,8 @@ def train(
             "as many at least: they are counted from the start"
         )
     outlets = Outlets(job, begun, title or job.name, show or {})
-    if begun and job.speaks:
-        print(f"resumed after step {begun}", flush=True)
+    if begun:
+        outlets.say(f"resumed after step {begun}")
     done = begun
     job.world.read()  # what came before the first step is not its cost
     try:
@@ -113,13 +113,14 @@ def train(
             nullcontext() if arguments.timeline is None else dist.timeline(arguments.timeline),
             np.errstate(over="ignore", invalid="ignore"),  # it is looked at below
         ):
-            for number in range(begun + 1, arguments.steps + 1):
+            is_over = early_stopping is not None and early_stopping.is_over  # before a resume
+            for number in range(begun + 1, (begun if is_over else arguments.steps) + 1):
                 with dist.span("step", "steps", number=number):
                     record = _measured(job, step, number, kept)
                 if finite:
                     _check(record, arguments.learning_rate)
                 if evaluate is not None and evaluate_every and number % evaluate_every == 0:
-                    record |= evaluate()
+                    record |= _plain("evaluate()", evaluate())
                 outlets.write(record)
                 done = number
                 stopped = early_stopping is not None and early_stopping.look(record)
@@ -140,7 +141,7 @@ def train(
         for each in closed(kept):
             each.close()
 
-    final = dict(evaluate()) if evaluate is not None else {}
+    final = _plain("evaluate()", evaluate()) if evaluate is not None else {}
     seconds = time.perf_counter() - started
     trained = Trained(done, final, variables_sha256(variables), outlets.history, seconds)
     outlets.finish(trained, dict(facts(trained)) if facts is not None else {}, hints)
@@ -151,11 +152,11 @@ def _measured(job: Job, step: Callable[[int], Record], number: int, state: Any) 
     """Make a step; return its record with what it cost."""
     waited = sum(getattr(each, "waited", 0.0) for each in closed(state))
     started = time.perf_counter()
-    found = dict(step(number))
-    if "loss" not in found:
+    found = _plain(f"step({number})", step(number))
+    if not isinstance(found.get("loss"), (int, float)):
         raise ValueError(
             f"train: step({number}) returned {', '.join(found) or 'nothing'}; expected a record "
-            "with 'loss', as Averaged.record() gives it"
+            "with 'loss', a number, as Averaged.record() gives it"
         )
     cost = job.world.read()
     return {
@@ -171,6 +172,26 @@ def _measured(job: Job, step: Callable[[int], Record], number: int, state: Any) 
         "ranks": job.world.size,
         **found,
     }
+
+
+def _plain(function: str, found: Any) -> dict[str, Any]:
+    """Return what a function of the job returned, with Python's numbers for those of arrays."""
+    if not isinstance(found, Mapping):
+        raise TypeError(
+            f"train: {function} returned {type(found).__name__}; expected a dict of figures by name"
+        )
+    figures = dict(found)
+    for name, value in figures.items():
+        if not hasattr(value, "shape"):
+            continue
+        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+        if array.shape:
+            raise ValueError(
+                f"train: {function} returned {name!r} of shape {array.shape}; expected a number, "
+                "such as its mean"
+            )
+        figures[name] = array.item() if array.dtype.kind in "biu" else float(array)
+    return figures
 
 
 def _check(record: Mapping[str, Any], rate: float) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from distgrad.training.events import EventFile
 from distgrad.training.history import History, Trained
@@ -62,7 +64,7 @@ class Outlets:
             job.first_rank(lambda: _check_folder("--report", arguments.report))
         if arguments.timeline is not None:
             job.first_rank(lambda: _check_timeline(arguments.timeline))
-        self._failure = ""
+        self._failure = self._unsaid = ""
         self._begun = begun
         self._started = time.perf_counter()
         self._progress = Progress(
@@ -82,7 +84,13 @@ class Outlets:
         if self._job.speaks:
             figures = {"loss": f"{record['loss']:.4f}"}
             figures |= {n: f(record[n]) for n, f in self._show.items() if n in record}
-            self._progress.update(record["step"], examples=record["examples"], figures=figures)
+            step, examples = record["step"], record["examples"]
+            self._tell(lambda: self._progress.update(step, examples=examples, figures=figures))
+
+    def say(self, text: str) -> None:
+        """Print a line, unless the job is to be quiet."""
+        if self._job.speaks:
+            self._tell(lambda: print(text, flush=True))
 
     def refuse_failed(self) -> None:
         """Raise a `JobError` on all ranks if a file could not be written, which call this."""
@@ -94,7 +102,8 @@ class Outlets:
         Raises
         ------
         JobError
-            On every rank, if a file cannot be written, now or before.
+            On every rank, if a file cannot be written, now or before, or what was to be printed
+            could not be.
         """
         job, arguments = self._job, self._job.arguments
         final = {name: _or_none(value) for name, value in trained.final.items()}
@@ -118,7 +127,24 @@ class Outlets:
                 )
             )
         if job.speaks:
-            show_summary(self._title, told, hints, columns=self._columns)
+            self._tell(lambda: show_summary(self._title, told, hints, columns=self._columns))
+        job.first_rank(self._raise_unsaid)
+
+    def _tell(self, action: Callable[[], None]) -> None:
+        """Print; from the first failure on nothing any more, for which no training is to end."""
+        if self._unsaid:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._unsaid = f"standard output: {error.strerror or error}"
+            _discard(sys.stdout)
+            with contextlib.suppress(OSError):
+                print(
+                    f"{self._job.name}: warning: {self._unsaid}; the training goes on",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def _put(self, line: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
         if self._metrics is not None:
@@ -141,6 +167,10 @@ class Outlets:
     def _raise_failure(self) -> None:
         if self._failure:
             raise JobError(self._failure)
+
+    def _raise_unsaid(self) -> None:
+        if self._unsaid:
+            raise JobError(f"{self._unsaid}; all but what was to be printed is done")
 
     def _facts(self, trained: Trained) -> dict[str, str]:
         arguments, history = self._job.arguments, self.history
@@ -176,7 +206,7 @@ class Outlets:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.close()
+        self._tell(self._progress.close)
         if error is not None:
             for each in (self._metrics, self._events):
                 if each is not None:
@@ -187,6 +217,14 @@ class Outlets:
 def percent(value: float) -> str:
     """Return a share, from 0 to 1, as text: ``98.1 %``."""
     return f"{100 * value:.1f} %"
+
+
+def _discard(stream: TextIO) -> None:
+    """Let nobody read what is written from here on; or its buffer would fail once more at exit."""
+    with contextlib.suppress(OSError, ValueError):  # an object without a file has no buffer either
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _or_none(value: Any) -> Any:

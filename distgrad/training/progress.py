@@ -42,7 +42,7 @@ class Progress:
     quiet : bool
         Print nothing. Every rank but the first passes True.
     stream : text file, optional
-        Where to print; by default `sys.stdout`.
+        Where to print; by default `sys.stdout`. Nothing is printed by a process that has none.
     done : int
         Steps that were made before, by a run that this one resumes.
 
@@ -70,7 +70,7 @@ class Progress:
         self._done = done
         self._stream = sys.stdout if stream is None else stream
         self._columns = columns if importlib.util.find_spec("rich") else None
-        self._quiet = quiet
+        self._quiet = quiet or self._stream is None  # of a process that was started without
         self._started = time.perf_counter()
         self._shown_at = self._started
         self._shown_step = 0

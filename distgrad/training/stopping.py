@@ -66,6 +66,11 @@ class EarlyStopping:
             self.best_value, self.best_step, self._waited = float(value), record.get("step", 0), 0
         else:
             self._waited += 1
+        return self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to stop, as the last `look` has said."""
         return self._waited >= self.patience
 
     def state(self) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def show_summary(
       more steps
     """
     stream = sys.stdout if stream is None else stream
+    if stream is None:  # a process that was started without
+        return
     if columns is not None and importlib.util.find_spec("rich") is not None:
         _show_framed(title, facts, hints, stream, columns)
     else:

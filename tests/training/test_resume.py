@@ -69,6 +69,18 @@ def test_a_finished_job_that_is_resumed_says_the_same_again(jobs, tmp_path):
     assert jobs.curve(tmp_path / "m.jsonl") == before
 
 
+def test_a_job_that_has_stopped_early_stays_so_when_it_is_resumed(jobs, tmp_path):
+    path = tmp_path / "m.jsonl"
+    arguments = (*ALL, "--steps", 200, "--patience", 2, "--checkpoint-dir", tmp_path / "saved")
+    assert jobs.wait(jobs.start(*arguments, "--metrics", path)) == 0, jobs.output()
+    before = jobs.curve(path)
+    assert len(before) < 200
+
+    assert jobs.wait(jobs.start(*arguments, "--metrics", path, "--resume")) == 0, jobs.output()
+
+    assert jobs.curve(path) == before
+
+
 def test_more_steps_may_follow_with_a_warning(jobs, tmp_path):
     first = (*ALL, "--checkpoint-dir", tmp_path / "saved", "--metrics", tmp_path / "m.jsonl")
     jobs.wait(jobs.start(*first, "--steps", 8))
