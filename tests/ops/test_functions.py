@@ -286,3 +286,36 @@ def test_every_public_function_of_ops_is_tried_here():
     }
 
     assert public - tried == set()
+
+
+@pytest.mark.parametrize("around", [lambda f: f, dg.function, dg.vmap])
+@pytest.mark.parametrize("condition", [True, False])
+def test_where_takes_a_flag_of_pythons(around, condition):
+    x = dg.asarray([[1.0, 2.0]])
+
+    found = around(lambda x: dg.where(condition, x, 0.0))(x)
+
+    assert found.tolist() == ([[1.0, 2.0]] if condition else [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda f: f(dg.asarray([1.0, 2.0, 3.0]), 1),
+        lambda f: dg.function(f)(dg.asarray([1.0, 2.0, 3.0]), 1),
+        lambda f: dg.vmap(f, in_axes=(0, None))(dg.asarray([[1.0, 2.0, 3.0]]), 1)[0],
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"smoothing": 0.1}, {"weights": [1.0, 2.0, 3.0]}])
+def test_the_cross_entropy_of_one_example_takes_its_label_as_a_number(f, options):
+    def loss(logits, label):
+        return dg.softmax_cross_entropy(labels=label, logits=logits, **options)
+
+    expected = loss(dg.asarray([[1.0, 2.0, 3.0]]), dg.asarray([1]))[0]
+
+    assert float(f(loss)) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_number_that_is_no_class_is_refused():
+    with pytest.raises(IndexError, match="label 7 is no class; expected 0 to 2"):
+        dg.softmax_cross_entropy(labels=7, logits=dg.ones(3))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from distgrad.core.op import Array, Kind, Namespace, Op
 from distgrad.core.seam import apply, operands
 from distgrad.dtypes import DType
@@ -50,7 +52,7 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Any:
 
     Parameters
     ----------
-    condition : Tensor or array of bool
+    condition : Tensor or array of bool, or bool
         Which to take.
     x1, x2 : Tensor, Variable, array or scalar
         The two sources.
@@ -63,6 +65,8 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Any:
     in a traced function too, if `where` stands in it. The masked branch is computed all the same,
     and NumPy may warn of its infinities.
     """
+    if isinstance(condition, (bool, int)):  # kernels ask a condition for its dtype
+        condition = np.asarray(condition)
     return apply(WHERE, condition, x1, x2)
 
 

@@ -133,7 +133,7 @@ def softmax_cross_entropy(
 
     Parameters
     ----------
-    labels : Tensor or array
+    labels : Tensor, array or int
         Either integers, the class of each example, of the shape of `logits` without `axis`; or
         probabilities, of the shape of `logits`.
     logits : Tensor, Variable or array
@@ -175,6 +175,8 @@ def softmax_cross_entropy(
     is_number = smoothing.__class__ is float or isinstance(smoothing, Real)
     if not is_number or not 0 <= smoothing <= 1:
         raise ValueError(f"softmax_cross_entropy: smoothing is {smoothing!r}; expected 0 to 1")
+    if isinstance(labels, int):  # kernels ask labels for their least and greatest
+        labels = np.asarray(labels)
     # A list is passed on as it is, and goes to the backend of the logits.
     dtype = as_dtype(labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype)
     kind = dtype.kind
