@@ -94,7 +94,7 @@ def _bytes(key: int, payload: bytes) -> bytes:
 def _single(number: float) -> bytes:
     """Return a number in single precision; infinite where it is too large for that."""
     try:
-        return struct.pack("<f", number)
+        return struct.pack("<f", float(number))
     except OverflowError:
         return struct.pack("<f", math.inf if number > 0 else -math.inf)
 
