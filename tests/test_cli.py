@@ -165,6 +165,11 @@ def test_a_script_that_is_not_there_is_said_before_anything_starts(capsys):
     assert "distgrad run: there is no script nowhere.py" in capsys.readouterr().err
 
 
+def test_options_of_the_launcher_with_an_open_quote_are_refused(capsys):
+    assert main(["run", "-n", "2", "--launcher-options", "--hosts 'a", __file__]) == 2
+    assert "--launcher-options --hosts 'a: No closing quotation" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("n", ["0", "-1", "two"])
 def test_a_number_of_ranks_has_to_be_one(n, capsys):
     with pytest.raises(SystemExit) as caught:

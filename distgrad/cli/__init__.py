@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for each in _SUBCOMMANDS:
         each.add_parser(subparsers)
     given = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "µ" and bars, where the encoding lacks them
     try:
         code: int = given.execute(given)
     except (DistgradError, OSError) as error:

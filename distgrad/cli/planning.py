@@ -15,11 +15,14 @@ import distgrad.distributed as dist
 from distgrad.distributed.launching.launchers import Placement, find_launcher
 from distgrad.distributed.launching.supervision import run_job
 from distgrad.distributed.planning.advice import advise
+from distgrad.distributed.planning.algorithms import ALGORITHMS
 from distgrad.distributed.planning.drawing import bars, page
 from distgrad.distributed.planning.link import Fit, Link, Network, PlanningError, fit
 from distgrad.distributed.planning.measuring import load, measure, save
 from distgrad.distributed.planning.prediction import STAGES, Prediction, Step, memory, predict
 from distgrad.distributed.planning.traces import step_of_metrics, step_of_timeline
+
+_MOST_PARAMETERS = 1e13  # each bucket of each step is planned: seconds to minutes, not hours
 
 _EPILOG = """\
 What a message costs comes from a measurement (-n 2 makes one here; on a cluster:
@@ -39,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     messages = parser.add_argument_group("what messages cost")
-    messages.add_argument("-n", type=int, metavar="RANKS", help="measure on so many ranks here")
+    messages.add_argument("-n", type=_count, metavar="RANKS", help="measure on so many ranks here")
     messages.add_argument("--measurement", type=Path, metavar="FILE", help="one made before")
     messages.add_argument(
         "--measure-into", type=Path, metavar="FILE", help="only measure, as ranks under mpirun do"
@@ -47,23 +50,30 @@ def add_parser(subparsers: Any) -> None:
     messages.add_argument("--latency", type=_positive, metavar="S", help="seconds of a message")
     messages.add_argument("--bandwidth", type=_positive, metavar="B", help="bytes a second")
     messages.add_argument(
-        "--ranks-per-node", type=int, metavar="G", help="what was given holds within a machine"
+        "--ranks-per-node", type=_count, metavar="G", help="what was given holds within a machine"
     )
     messages.add_argument("--network-latency", type=_positive, metavar="S", help="between machines")
     messages.add_argument("--network-bandwidth", type=_positive, metavar="B", help="of a machine")
     step = parser.add_argument_group("what a rank computes and sends in a step")
     step.add_argument("--timeline", type=Path, metavar="FILE", help="of a job of two ranks or more")
     step.add_argument("--metrics", type=Path, metavar="FILE", help="of a job of two ranks or more")
-    step.add_argument("--parameters", type=_positive, metavar="P", help="numbers of the model")
+    step.add_argument("--parameters", type=_parameters, metavar="P", help="numbers of the model")
     step.add_argument("--compute-seconds", type=_positive, metavar="S", help="of a whole step")
-    step.add_argument("--deviation", type=float, metavar="S", help="of it from rank to rank")
+    step.add_argument(
+        "--deviation", type=_not_negative, metavar="S", help="of it from rank to rank"
+    )
     step.add_argument("--itemsize", type=_positive, default=4, help="bytes of a parameter")
-    step.add_argument("--state-itemsize", type=float, default=8, help="bytes of optimizer state")
+    step.add_argument(
+        "--state-itemsize", type=_not_negative, default=8, help="bytes of optimizer state"
+    )
     step.add_argument("--no-overlap", action="store_true", help="messages wait for the walk back")
     wanted = parser.add_argument_group("what to predict")
-    wanted.add_argument("--ranks", type=int, default=10_000, metavar="N", help="up to how many")
+    wanted.add_argument("--ranks", type=_count, default=10_000, metavar="N", help="up to how many")
     wanted.add_argument(
-        "--algorithm", action="append", help="of the reduction; by default the best"
+        "--algorithm",
+        action="append",
+        choices=sorted(ALGORITHMS),
+        help="of the reduction; by default the best",
     )
     wanted.add_argument("--stage", type=int, choices=STAGES, default=0, help="of ZeRO")
     wanted.add_argument("--memory-bytes", type=_positive, metavar="B", help="that a rank has")
@@ -211,8 +221,6 @@ def _step(given: argparse.Namespace) -> Step:
 
 
 def _numbers(most: int) -> list[int]:
-    if most < 1:
-        raise PlanningError(f"plan: --ranks is {most}; expected 1 or more")
     return sorted({1, most, *(n for k in range(40) if (n := 2**k) < most)})
 
 
@@ -226,10 +234,40 @@ def _measure_here(path: Path) -> int:
 
 
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
     return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 0 or a positive number, got {text!r}")
+    return value
+
+
+def _parameters(text: str) -> float:
+    value = _positive(text)
+    if value > _MOST_PARAMETERS:
+        raise argparse.ArgumentTypeError(
+            f"expected at most {_MOST_PARAMETERS:g} parameters, got {text!r}"
+        )
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

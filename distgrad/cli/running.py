@@ -82,11 +82,18 @@ def _execute(given: argparse.Namespace) -> int:
         raise LaunchError(
             f"there is no script {given.script}; expected a Python file, or -m and a module"
         )
+    try:
+        options = tuple(shlex.split(given.launcher_options))
+    except ValueError as error:
+        raise LaunchError(
+            f"--launcher-options {given.launcher_options}: {error}; expected the options as a "
+            "shell would take them"
+        ) from error
     placement = Placement(
         given.threads,
         given.bind,
         given.tag,
-        tuple(shlex.split(given.launcher_options)),
+        options,
         given.elastic,
     )
     # One rank needs no launcher, and no MPI.

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +29,7 @@ from distgrad.distributed.planning.link import (
 from distgrad.distributed.planning.measuring import LENGTHS, load, measure, save
 from distgrad.distributed.planning.prediction import Message, Step, cut, memory, predict
 from distgrad.distributed.planning.traces import step_of_metrics, step_of_timeline
+from distgrad.distributed.tracing import merging
 
 LATENCY, BANDWIDTH = 3e-6, 7e9
 MIB = 2**20
@@ -335,6 +339,32 @@ def test_files_without_steps_are_refused(tmp_path):
         step_of_timeline(Path(__file__))
     with pytest.raises(PlanningError, match="no steps"):
         step_of_metrics(empty)
+    empty.write_bytes(b"\xff\xfe")
+    with pytest.raises(PlanningError, match="no steps"):
+        step_of_metrics(empty)
+
+
+@pytest.mark.parametrize("events", [5, [5], [{"ph": "X"}], [{"ph": "X", "pid": 0, "ts": "soon"}]])
+def test_events_of_others_are_no_timeline(tmp_path, events):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"traceEvents": events}))
+
+    with pytest.raises(PlanningError, match="no timeline; expected JSON with traceEvents"):
+        step_of_timeline(path)
+    with pytest.raises(merging.TimelineError, match="no timeline: expected JSON with traceEvents"):
+        merging.totals(path)
+
+
+def test_a_model_of_many_buckets_is_planned_by_the_few_that_differ(monkeypatch):
+    asked = []
+    link = Link.straight(LATENCY, BANDWIDTH)
+    network = Network(link, link, 64)
+    plain = Network.allreduce
+    monkeypatch.setattr(Network, "allreduce", lambda *given: asked.append(given) or plain(*given))
+
+    predict(Step.estimated(10_000 * 25 * MIB, 1.0), network, 64, ["ring"])
+
+    assert len(asked) <= 5
 
 
 def test_metrics_say_what_a_step_sends(tmp_path):
@@ -394,6 +424,42 @@ def test_the_command_takes_figures_instead_of_files(capsys):
 def test_the_command_says_what_is_missing(arguments, said, capsys):
     assert main(["plan", *arguments.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+FIGURES = "--latency 1e-6 --bandwidth 1e9 --parameters 1e6 --compute-seconds 0.1"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--ranks 0", "expected a whole number from 1 up, got '0'"),
+        ("-n -3", "expected a whole number from 1 up, got '-3'"),
+        ("--ranks-per-node 0", "expected a whole number from 1 up, got '0'"),
+        ("--algorithm tree", "invalid choice: 'tree'"),
+        ("--deviation -1", "expected 0 or a positive number, got '-1'"),
+        ("--deviation nan", "expected 0 or a positive number, got 'nan'"),
+        ("--state-itemsize -8", "expected 0 or a positive number, got '-8'"),
+        ("--parameters 1e300", "expected at most 1e+13 parameters, got '1e300'"),
+    ],
+)
+def test_the_command_refuses_figures_that_make_no_sense(words, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", *FIGURES.split(), *words.split()])
+
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_prints_where_the_encoding_lacks_its_characters():
+    ended = subprocess.run(
+        [sys.executable, "-m", "distgrad", "plan", *FIGURES.split(), "--ranks", "2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "ZeRO stage 0" in ended.stdout
 
 
 def test_pictures_show_every_prediction():

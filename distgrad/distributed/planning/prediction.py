@@ -181,7 +181,9 @@ def predict(
     compare = network.allreduce("doubling", 32 + 8 * number_of_slots(ranks), ranks)
     found: list[Prediction] = []
     for algorithm in algorithms:
-        lengths = [network.allreduce(algorithm, each.nbytes, ranks) for each in step.messages]
+        sizes = {each.nbytes for each in step.messages}  # few: a large model's buckets are alike
+        costs = {nbytes: network.allreduce(algorithm, nbytes, ranks) for nbytes in sizes}
+        lengths = [costs[each.nbytes] for each in step.messages]
         gathering = network.seconds(gather(step.nbytes, ranks, network.per_node))
         if stage:  # gradients are scattered, by half of an allreduce
             lengths = [length / 2 for length in lengths]

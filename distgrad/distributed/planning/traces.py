@@ -26,18 +26,21 @@ def step_of_timeline(path: Path) -> Step:
     """
     try:
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PlanningError(f"{path} is no timeline; expected JSON with traceEvents") from error
-    spans: dict[int, list[dict[str, Any]]] = {}
-    for event in events:
-        if event.get("ph") == "X":
-            spans.setdefault(event["pid"], []).append(event)
-    if 0 not in spans:
+        spans: dict[int, list[dict[str, Any]]] = {}
+        for event in events:
+            if event.get("ph") == "X":
+                spans.setdefault(event["pid"], []).append(event)
+        of_ranks = {rank: _steps(own) for rank, own in spans.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanningError(
+            f"{path} is no timeline; expected JSON with traceEvents, as dist.timeline writes them"
+        ) from error
+    if 0 not in of_ranks:
         raise PlanningError(
             f"{path} has nothing of rank 0; expected the timeline of all ranks, as distgrad "
             "timeline merge writes it"
         )
-    steps = _steps(spans[0])
+    steps = of_ranks[0]
     steps = steps[_SKIPPED:] if len(steps) > 2 * _SKIPPED else steps
     steps = [each for each in steps if each["messages"]]
     if not steps:
@@ -56,8 +59,8 @@ def step_of_timeline(path: Path) -> Step:
     )
     backward = median(each["backward"] for each in alike)
     computing = {
-        rank: [each["forward"] + each["backward"] for each in _steps(own)[_SKIPPED:]]
-        for rank, own in spans.items()
+        rank: [each["forward"] + each["backward"] for each in own[_SKIPPED:]]
+        for rank, own in of_ranks.items()
     }
     deviations = [pstdev(each) for each in zip(*computing.values(), strict=False)]
     return Step(
@@ -111,7 +114,7 @@ def step_of_metrics(path: Path, bucket_bytes: float = BUCKET_BYTES) -> Step:
         If it has no lines with seconds and bytes.
     """
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
             seconds = float(record["seconds"]) - float(record["exposed_comm_seconds"])

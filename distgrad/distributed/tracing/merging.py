@@ -203,12 +203,14 @@ def totals(path: Path) -> dict[tuple[str, str], dict[int, tuple[int, float]]]:
     """
     try:
         events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TimelineError(f"{path} is no timeline: expected JSON with traceEvents") from error
-    found: dict[tuple[str, str], dict[int, tuple[int, float]]] = defaultdict(dict)
-    for event in events:
-        if event.get("ph") == "X":
-            ranks = found[event.get("cat", ""), event["name"]]
-            number, seconds = ranks.get(event["pid"], (0, 0.0))
-            ranks[event["pid"]] = number + 1, seconds + event["dur"] / 1e6
+        found: dict[tuple[str, str], dict[int, tuple[int, float]]] = defaultdict(dict)
+        for event in events:
+            if event.get("ph") == "X":
+                ranks = found[event.get("cat", ""), event["name"]]
+                number, seconds = ranks.get(event["pid"], (0, 0.0))
+                ranks[event["pid"]] = number + 1, seconds + event["dur"] / 1e6
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TimelineError(
+            f"{path} is no timeline: expected JSON with traceEvents, as dist.timeline writes them"
+        ) from error
     return dict(found)
