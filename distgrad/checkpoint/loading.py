@@ -115,46 +115,33 @@ def load(
     load the same checkpoint: what one of them finds damaged, all pass over.
     """
     comm = ranks_of(comm)
-    error: Exception | None = None
     wanted: dict[str, Leaf] | None = None
-    candidates: list[Found] = []
-    try:
-        wanted = None if nest is None else collect(nest)
-        candidates = [
-            each
-            for each in newest_first(listed(Path(directory)))
-            if step is None or each.step == step
-        ]
-    except (OSError, TypeError, ValueError) as raised:
-        error = raised
-    names = conclude(comm, error, [each.path.name for each in candidates], MissingCheckpointError)[
-        0
-    ]
-    by_name = {each.path.name: each for each in candidates}
-
+    tried: set[str] = set()
     passed_over: list[str] = []
-    for name in names:
-        manifest: Manifest | None = None
-        arrays: dict[str, Array] = {}
-        error = None
+    while True:
+        error: Exception | None = None
+        by_name: dict[str, Found] = {}
         try:
-            if name not in by_name:
-                raise DamagedCheckpointError(
-                    f"{Path(directory) / name}: another rank sees it, rank {comm.rank} does not; "
-                    "expected a directory that all ranks share"
-                )
-            manifest, arrays = _read(by_name[name], wanted)
-        except Exception as raised:  # whatever it is, all ranks must hear of it
+            wanted = None if nest is None else collect(nest)
+            found = newest_first(listed(Path(directory)))
+            by_name = {each.path.name: each for each in found if step is None or each.step == step}
+        except (OSError, TypeError, ValueError) as raised:
             error = raised
-        try:
-            conclude(comm, error, None, DamagedCheckpointError)
-        except DamagedCheckpointError as damage:
-            passed_over.append(str(damage))
-            continue
-        if manifest is None:
+        names = conclude(comm, error, list(by_name), MissingCheckpointError)[0]
+        # A job that saves meanwhile may have removed all that were there: then look again.
+        names = [name for name in names if name not in tried]
+        if not names:
             break
-        _warn(passed_over, name)
-        return _place(by_name[name], manifest, arrays, nest)
+        tried.update(names)
+        for name in names:
+            path = Path(directory) / name
+            try:
+                manifest, arrays = _read_together(comm, path, by_name.get(name), wanted)
+            except DamagedCheckpointError as damage:
+                passed_over.append(str(damage))
+                continue
+            _warn(passed_over, name)
+            return _place(path, manifest, arrays, nest)
     if step is not None and passed_over:
         raise DamagedCheckpointError("; ".join(passed_over))
     sought = "complete checkpoint" if step is None else f"checkpoint of step {step}"
@@ -173,6 +160,24 @@ def _warn(passed_over: list[str], name: str) -> None:
             CheckpointWarning,
             stacklevel=3,
         )
+
+
+def _read_together(
+    comm: Communicator, path: Path, found: Found | None, wanted: Mapping[str, Leaf] | None
+) -> tuple[Manifest, dict[str, Array]]:
+    """Return what `_read` does; where it fails on one rank, all raise."""
+    error: Exception | None = None
+    try:
+        if found is None:
+            raise DamagedCheckpointError(
+                f"{path}: another rank sees it, rank {comm.rank} does not; expected a directory "
+                "that all ranks share"
+            )
+        read = _read(found, wanted)
+    except Exception as raised:  # whatever it is, all ranks must hear of it
+        error = raised
+    conclude(comm, error, None, DamagedCheckpointError)
+    return read
 
 
 def _read(found: Found, wanted: Mapping[str, Leaf] | None) -> tuple[Manifest, dict[str, Array]]:
@@ -314,11 +319,11 @@ class _Reader:
         )
 
 
-def _place(found: Found, manifest: Manifest, arrays: dict[str, Array], nest: Any) -> Checkpoint:
+def _place(path: Path, manifest: Manifest, arrays: dict[str, Array], nest: Any) -> Checkpoint:
     def replacement(leaf: Leaf) -> Any:
         if leaf.kind == "value":
             return manifest.values[leaf.path]
         return place(leaf, arrays[leaf.path])
 
     loaded = {**arrays, **manifest.values} if nest is None else rebuild(nest, replacement)
-    return Checkpoint(manifest.step, loaded, manifest.metadata, found.path, manifest.ranks)
+    return Checkpoint(manifest.step, loaded, manifest.metadata, path, manifest.ranks)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import distgrad as dg
-from distgrad.checkpoint import files, saving
+from distgrad.checkpoint import files, loading, saving
 from distgrad.distributed import RecordedCommunicator, SerialCommunicator
-from distgrad.errors import CheckpointWriteError
+from distgrad.errors import CheckpointWarning, CheckpointWriteError
 
 ALONE = SerialCommunicator()
 
@@ -41,6 +41,22 @@ def test_the_values_are_those_at_the_time_of_the_call(tmp_path, held):
     manager.close()
 
     assert manager.load().nest["x"].tolist() == [0, 0, 0, 0]
+
+
+def test_what_another_process_replaces_meanwhile_is_looked_for_again(tmp_path, monkeypatch):
+    dg.checkpoint.save(tmp_path, {"x": np.zeros(3)}, step=1, comm=ALONE)
+    plain = loading._read
+
+    def overtaken(found, wanted):
+        if found.step == 1:
+            dg.checkpoint.save(tmp_path, {"x": np.ones(3)}, step=2, keep=1, comm=ALONE)
+        return plain(found, wanted)
+
+    monkeypatch.setattr(loading, "_read", overtaken)
+    with pytest.warns(CheckpointWarning, match=r"step-0000000001.*; loading step-0000000002"):
+        found = dg.checkpoint.load(tmp_path, comm=ALONE)
+
+    assert (found.step, found.nest["x"].tolist()) == (2, [1, 1, 1])
 
 
 def test_the_metadata_is_that_at_the_time_of_the_call(tmp_path, held):
