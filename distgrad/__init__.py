@@ -252,4 +252,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*__all__, *_LATE, *own})

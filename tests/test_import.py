@@ -45,6 +45,14 @@ def test_what_is_imported_late_is_there_when_it_is_asked_for():
     assert run(code).split("\n")[1].startswith("dg.Tensor(1.5")
 
 
+def test_the_names_shown_are_the_public_ones():
+    shown = {name for name in dir(dg) if not name.startswith("__")}
+
+    assert set(dg.__all__) - shown <= {"__array_api_version__", "__array_namespace_info__"}
+    assert shown.isdisjoint({"Any", "TYPE_CHECKING", "import_module", "eager", "tensor"})
+    assert all(hasattr(dg, name) for name in shown)
+
+
 def test_the_import_starts_no_thread_and_forks_no_process():
     code = (
         "import os, sys, threading\n"
