@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib.metadata import distributions
 
 import numpy as np
 import pytest
@@ -227,6 +228,10 @@ def test_a_forked_child_computes_without_it_instead_of_hanging(monkeypatch):
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def has_wheel():
+    return any(each.metadata["Name"] == "onednn-cpu-gomp" for each in distributions())
+
+
 def run(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -243,6 +248,12 @@ from distgrad_numpy import onednn
 x, w = np.ones((1, 8, 8, 4), np.float32), np.ones((3, 3, 4, 4), np.float32)
 print(float(dg.nn.conv(x, w).numpy().max()), onednn.is_available())
 """
+
+
+def test_it_is_there_where_its_wheel_is_installed():
+    done = run(CODE, DISTGRAD_ONEDNN="1")
+
+    assert done.stdout.split() == ["36.0", str(has_wheel())], done.stderr
 
 
 def test_the_environment_switches_it_off():

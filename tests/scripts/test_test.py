@@ -18,16 +18,16 @@ MPIRUN = 'shift 2; exec "$@"'
 @pytest.fixture
 def ready(checkout):
     """Return a fake checkout with both environments, in which the fault tests and mypy fail."""
-    for name, extras in (("mpich", "mpi,test"), ("openmpi", "openmpi,test")):
+    for name, extras in (("mpich", "mpi,test"), ("openmpi", "openmpi,test,onednn")):
         checkout.make_environment(name, extras, python=PYTHON, mpirun=MPIRUN, ruff="exit 0")
     return checkout
 
 
 def test_the_tests_of_all_stages_are_added_up(ready):
-    result = ready.run("test", "unit", "emulated", "mpi", "openmpi-2")
+    result = ready.run("test", "unit", "onednn", "emulated", "mpi", "openmpi-2")
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == f"{200 + 50 + 4 * 7} passed, 0 failed"
+    assert result.stdout.splitlines()[-1] == f"{200 + 200 + 50 + 4 * 7} passed, 0 failed"
 
 
 def test_failures_and_errors_fail_the_run_and_the_stages_after_still_run(ready):
@@ -75,11 +75,11 @@ def test_an_unknown_stage_is_refused_with_the_known_ones(ready):
     result = ready.run("test", "units")
 
     assert result.returncode == 1
-    assert "no stage is called 'units'; there are: lint types layers unit emulated" in result.stderr
+    assert "no stage is called 'units'; there are: lint types layers unit onednn emulated" in result.stderr
 
 
 def test_help_lists_the_stages(ready):
     result = ready.run("test", "--help")
 
     assert result.returncode == 0
-    assert "stages: lint types layers unit emulated" in result.stdout
+    assert "stages: lint types layers unit onednn emulated" in result.stdout
