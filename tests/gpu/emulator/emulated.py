@@ -64,7 +64,7 @@ NCCL = "libnccl.so.2"
 FACTORS = "potrf getrf getrs geqrf gesvd geev"  # of LAPACK, for every letter
 # What the driver looks up in a module. All else is the module's own: what a template declares as
 # shared would be one and the same in all modules that are made of it.
-LOOKED_UP = "*__run; *__sizes; *__together; shim_fault;"
+LOOKED_UP = "*__run; *__sizes; shim_fault;"
 OF_LETTERS = {"s": "orgqr syevd", "d": "orgqr syevd", "c": "ungqr heevd", "z": "ungqr heevd"}
 
 
@@ -256,9 +256,10 @@ def compiled(source, options, expressions):
 def _ending(name, kernel, together):
     """Return how the emulated driver starts a kernel."""
     return f"""extern "C" {{
-    int {name}__run(const shim::Start* s, void** given) {{ return shim::call({kernel}, s, given); }}
+    int {name}__run(const shim::Start* start, void** given) {{
+        return shim::call<{together}>({kernel}, start, given);
+    }}
     const size_t* {name}__sizes() {{ return shim::sizes({kernel}); }}
-    bool {name}__together = {together};
     }}"""
 
 

@@ -12,8 +12,12 @@
 #include <utility>
 
 #include <cuda_runtime_api.h>
+// A function of a header that is static, and not inline, is compiled again for every kernel, used or
+// not: here that would be most of what a kernel takes to compile.
+#define unused always_inline
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
+#undef unused
 #define __CUDACC_VER_MAJOR__ 12  // from here on, as CuPy's headers ask for it
 #define __noinline__  // a word of CUDA's, and to a host's compiler the name of an attribute
 
@@ -58,28 +62,36 @@ void run_apart(Place grid, Place block, const Given& given) {
 struct Start {
     Place grid, block;
     unsigned shared;
-    bool together;  // whether threads of a block wait for each other
 };
 
-template <class... Types, size_t... I>
-static int call(void (*kernel)(Types...), const Start* start, void** given, std::index_sequence<I...>) {
-    std::vector<char> room(start->shared + 16, (char)0xFF);
-    dynamic_shared = (char*)(((size_t)room.data() + 15) / 16 * 16);
+// Give a launch dynamic shared memory, which nobody has written, and forget the one before.
+static inline void begin_launch(unsigned shared) {
+    static char* room OF_THE_SHIM = nullptr;
+    free(room);
+    room = (char*)malloc(shared + 16);
+    memset(room, 0xFF, shared + 16);
+    dynamic_shared = (char*)(((size_t)room + 15) / 16 * 16);
     dynamic_begin = dynamic_shared;
-    dynamic_end = dynamic_begin + start->shared;
-    const std::tuple<std::decay_t<Types>...> arguments(*(std::decay_t<Types>*)given[I]...);
-    const auto run = [=] { std::apply(kernel, arguments); };
+    dynamic_end = dynamic_begin + shared;
     array_count = 1;
     for (Array& each : last) each = Array();  // which may have been freed since
     faults = now.block = 0;
-    if (start->together) return launch(start->grid, start->block, true, run);
-    run_apart(start->grid, start->block, run);
+}
+
+template <bool together, class... Types, size_t... I>
+static int call(void (*kernel)(Types...), const Start* start, void** given, std::index_sequence<I...>) {
+    begin_launch(start->shared);
+    const std::tuple<std::decay_t<Types>...> arguments(*(std::decay_t<Types>*)given[I]...);
+    const auto run = [=] { kernel(std::get<I>(arguments)...); };
+    if constexpr (together) return launch(start->grid, start->block, true, run);
+    else run_apart(start->grid, start->block, run);
     return 0;
 }
 
-template <class... Types>
+// Run a kernel whose threads wait for each other, or never do; return how many wait for ever.
+template <bool together, class... Types>
 static int call(void (*kernel)(Types...), const Start* start, void** given) {
-    return call(kernel, start, given, std::index_sequence_for<Types...>{});
+    return call<together>(kernel, start, given, std::index_sequence_for<Types...>{});
 }
 
 // Return how many bytes each parameter of a kernel has; 0 behind the last. Static, as one source's

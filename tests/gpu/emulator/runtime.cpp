@@ -505,17 +505,15 @@ struct Place { unsigned x, y, z; };
 struct Start {
     Place grid, block;
     unsigned shared;
-    bool together;
 };
 struct Kernel {
     int (*run)(const Start*, void**);
     const size_t* sizes;  // of its parameters; 0 behind the last
     const char* (*fault)();
-    bool together;
     std::string name;
 };
 
-// What stands for a module is the path of a library that has its kernels, each with three names.
+// What stands for a module is the path of a library that has its kernels, each with two names.
 PUBLIC CUresult cuModuleLoadData(CUmodule* made, const void* image) {
     void* library = dlopen((const char*)image, RTLD_NOW | RTLD_LOCAL);
     if (!library) die("%s", dlerror(), 0);
@@ -534,7 +532,6 @@ PUBLIC CUresult cuModuleGetFunction(CUfunction* made, CUmodule module, const cha
     kernel->run = (decltype(kernel->run))found("__run");
     kernel->sizes = ((const size_t* (*)())found("__sizes"))();
     kernel->fault = (decltype(kernel->fault))dlsym((void*)module, "shim_fault");
-    kernel->together = *(const bool*)found("__together");
     kernel->name = name;
     *made = (CUfunction)kernel;
     return CUDA_SUCCESS;
@@ -558,7 +555,7 @@ PUBLIC CUresult cuLaunchKernel(
         bytes += kernel->sizes[i];
     }
     if (bytes > PARAMETERS) die("%s: parameters of %ld bytes", kernel->name.c_str(), bytes);
-    const Start start = {{gx, gy, gz}, {bx, by, bz}, shared, kernel->together};
+    const Start start = {{gx, gy, gz}, {bx, by, bz}, shared};
     submit(stream, [=] {
         ONE_AT_A_TIME;  // a kernel's shared memory is there but once
         std::vector<void*> places;
