@@ -231,3 +231,17 @@ def test_a_spacing_or_a_filling_that_is_watched_is_not_cut_without_a_word():
     by_spacing, by_filling = tape.gradient(total, [h, c])
     assert by_spacing.item() == pytest.approx(-24.0)
     assert by_filling.numpy().tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_slopes_of_sinc_are_precise_near_its_centre(dtype, rtol):
+    x = dg.asarray(np.array([-1e-3, 0.0, 1e-20, 1e-8, 1e-5, 0.02], dtype))
+    first = dg.grad(lambda x: np.sum(np.sinc(x)))
+    second = dg.grad(lambda x: np.sum(first(x)))
+
+    # The series of sin(z) / z, differentiated twice.
+    z = np.pi * x.numpy().astype("float64")
+    slope = np.pi * z * (-1 / 3 + z**2 / 30 - z**4 / 840 + z**6 / 45360)
+    curvature = np.pi**2 * (-1 / 3 + z**2 / 10 - z**4 / 168 + z**6 / 6480)
+    np.testing.assert_allclose(first(x).numpy(), slope, rtol=rtol)
+    np.testing.assert_allclose(second(x).numpy(), curvature, rtol=rtol)

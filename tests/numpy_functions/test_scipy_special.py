@@ -257,6 +257,22 @@ def test_the_slope_of_log_ndtr_is_right_where_ndtr_underflows():
     assert slope[1] == 0.0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_second_derivative_of_log_ndtr_is_finite_wherever_it_is(dtype):
+    slope = dg.grad(lambda x: np.sum(dg.special.log_ndtr(x)))
+    x = dg.asarray(np.array([-3.0, 0.0, 1.0, 5.0, 15.0, 40.0, 1e4], dtype))
+
+    (found,) = slopes(lambda x: np.sum(slope(x)), x.numpy())
+    _, along = dg.jvp(slope, [x], [dg.ones_like(x)])
+
+    # With r the density over the distribution function it is -r (x + r).
+    numbers = x.numpy().astype("float64")
+    ratio = np.exp(-0.5 * numbers**2) / np.sqrt(2 * np.pi) / scipy.special.ndtr(numbers)
+    expected = -ratio * (numbers + ratio)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(along.numpy(), expected, rtol=2e-6, atol=1e-38)
+
+
 def test_logit_is_precise_around_a_half():
     x = 0.5 + np.array([1e-12, -3e-9, 1e-4, 0.19, 0.21])
 

@@ -53,9 +53,18 @@ def _density(xp: Namespace, x: Array) -> Array:
     return 1 / math.sqrt(2 * math.pi) * xp.exp(-0.5 * x * x)
 
 
+def _log_ndtr_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    # The density over the distribution function. Below 0 both underflow, but erfcx does not; above
+    # 0 erfcx overflows, which its reciprocal survives, but not the slope of that.
+    below = x < 0
+    tail = xp.erfcx(xp.where(below, -x, 0) * _ROOT_HALF)
+    above = xp.where(below, 0, x)
+    exponent = -0.5 * above * above - xp.where(below, 0, y + math.log(2))
+    return math.sqrt(2 / math.pi) * xp.exp(exponent) / tail
+
+
 NDTR = special("ndtr", lambda xp, y, x: _density(xp, x))
-# The density over the distribution function; both underflow at large negative x, erfcx does not.
-LOG_NDTR = special("log_ndtr", lambda xp, y, x: math.sqrt(2 / math.pi) / xp.erfcx(-x * _ROOT_HALF))
+LOG_NDTR = special("log_ndtr", _log_ndtr_slope, keep=Keep.BOTH)
 NDTRI = special("ndtri", lambda xp, y, p: 1 / _density(xp, y), keep=Keep.OUTPUT)
 NDTRI_EXP = special(
     "ndtri_exp",
