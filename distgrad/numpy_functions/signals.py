@@ -15,10 +15,10 @@ from distgrad.ops.elementwise.comparison import equal, greater, less, logical_an
 from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.elementwise.selection import clip
 from distgrad.ops.elementwise.selection import where as choose
+from distgrad.ops.neural.convolution import conv
 from distgrad.ops.ordering.searching import searchsorted
 from distgrad.ops.ordering.sorting import argsort
 from distgrad.ops.picking.indexing import getitem
-from distgrad.ops.products.contractions import matmul
 from distgrad.ops.reducing import running
 from distgrad.ops.reducing.reductions import sum as sum_over
 from distgrad.ops.shaping.structure import astype, broadcast_to, concat, flip, reshape
@@ -189,20 +189,14 @@ def _convolve(a: Any, v: Any, mode: str = "full") -> Any:
         raise ValueError("convolve: an operand is empty; expected one element or more")
     if kernel.size > x.size:
         x, kernel = kernel, x
-    n, m = x.size, kernel.size
+    reach = kernel.size - 1
+    padding = {"full": (reach, reach), "same": (reach - reach // 2, reach // 2), "valid": (0, 0)}
+    if mode not in padding:
+        raise ValueError(f"convolve: mode is {mode!r}; expected 'full', 'same' or 'valid'")
     joint = np.result_type(x.dtype, kernel.dtype)
-    zeros = np.zeros(m - 1, joint)
-    padded = concat([zeros, astype(x, joint), zeros], axis=0) if m > 1 else x
-    windows = getitem(padded, np.arange(n + m - 1)[:, None] + np.arange(m))
-    full = matmul(windows, flip(kernel))
-    if mode == "full":
-        return full
-    if mode == "same":
-        start = (m - 1) // 2
-        return getitem(full, slice(start, start + n))
-    if mode == "valid":
-        return getitem(full, slice(m - 1, n))
-    raise ValueError(f"convolve: mode is {mode!r}; expected 'full', 'same' or 'valid'")
+    batch = reshape(astype(x, joint), (1, -1, 1))
+    taps = reshape(astype(flip(kernel), joint), (-1, 1, 1))
+    return reshape(conv(batch, taps, padding=[padding[mode]]), (-1,))
 
 
 def _correlate(a: Any, v: Any, mode: str = "valid") -> Any:

@@ -1,5 +1,7 @@
 """NumPy's own functions on tensors: the values that NumPy gives, with derivatives."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -245,3 +247,16 @@ def test_slopes_of_sinc_are_precise_near_its_centre(dtype, rtol):
     curvature = np.pi**2 * (-1 / 3 + z**2 / 10 - z**4 / 168 + z**6 / 6480)
     np.testing.assert_allclose(first(x).numpy(), slope, rtol=rtol)
     np.testing.assert_allclose(second(x).numpy(), curvature, rtol=rtol)
+
+
+@pytest.mark.parametrize("mode", ["full", "same", "valid"])
+def test_a_convolution_and_its_gradient_take_memory_by_the_sum_of_the_lengths(mode):
+    signal, response = np.sin(np.arange(4000.0)), np.cos(np.arange(1000.0))
+
+    tracemalloc.start()
+    dg.grad(lambda x, k: np.sum(np.convolve(x, k, mode) ** 2), (0, 1))(signal, response)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    # 100 rows of 5000 numbers; their product would be 800.
+    assert peak < 100 * 5000 * 8
