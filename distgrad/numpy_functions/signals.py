@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.dtypes import is_differentiable
+from distgrad.dtypes import is_complex, is_differentiable
 from distgrad.numpy_functions.arguments import NoValue, as_parameter, as_tensor, one_axis
 from distgrad.ops.elementwise.arithmetic import abs as absolute
 from distgrad.ops.elementwise.arithmetic import add, divide, floor, multiply, remainder, subtract
@@ -202,9 +202,13 @@ def _convolve(a: Any, v: Any, mode: str = "full") -> Any:
 def _correlate(a: Any, v: Any, mode: str = "valid") -> Any:
     x, kernel = as_tensor(a), as_tensor(v)
     if kernel.size <= x.size:
-        return _convolve(x, flip(conj(kernel)), mode)
+        return _convolve(x, flip(_conjugate(kernel)), mode)
     # NumPy exchanges the operands, and turns the result.
-    return flip(conj(_convolve(kernel, flip(conj(x)), mode)))
+    return flip(_conjugate(_convolve(kernel, flip(_conjugate(x)), mode)))
+
+
+def _conjugate(x: Any) -> Any:
+    return conj(x) if is_complex(x.dtype) else x  # that of a bool would be an integer
 
 
 def _interp(

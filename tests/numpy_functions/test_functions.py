@@ -260,3 +260,14 @@ def test_a_convolution_and_its_gradient_take_memory_by_the_sum_of_the_lengths(mo
 
     # 100 rows of 5000 numbers; their product would be 800.
     assert peak < 100 * 5000 * 8
+
+
+@pytest.mark.parametrize("of", [np.convolve, np.correlate])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "complex64"])
+def test_sliding_sums_have_numpys_dtype(of, dtype):
+    a, v = np.array([1, 0, 1, 2]).astype(dtype), np.array([1, 1, 3]).astype(dtype)
+
+    found = of(dg.asarray(a), dg.asarray(v), "same")
+
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.numpy(), of(a, v, "same"))

@@ -227,43 +227,37 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 # --- products -----------------------------------------------------------------------------------
 
 
+def delayed(xp: Namespace, x: Array, axis: int) -> Array:
+    """Return x moved along an axis by one place, with ones coming in."""
+    if not x.shape[axis]:
+        return x
+    before = (Slice(None, None, None),) * axis
+    first = xp.getitem(x, index=(*before, Slice(None, 1, None)))
+    rest = xp.getitem(x, index=(*before, Slice(None, -1, None)))
+    return xp.concat(xp.ones_like(first), rest, axis=axis)
+
+
 def _others(xp: Namespace, x: Array, axes: Shape) -> Array:
     """Return for each element the product of all *other* elements over the axes.
 
-    No division by the element, which would be wrong at 0: an exclusive product from the left times
-    one from the right, each by doubling steps, so that it is exact and differentiable throughout.
+    No division by the element, which would be wrong at 0: the product of those before it times that
+    of those behind it, so that it is exact and differentiable throughout.
     """
+    if len(axes) == 1:
+        return _others_along(xp, x, axes[0])
     shape = tuple(x.shape)
     kept = [a for a in range(len(shape)) if a not in axes]
     order = (*kept, *axes)
     length = product(shape[a] for a in axes)
     lines = xp.reshape(xp.permute_dims(x, axes=order), shape=(*(shape[a] for a in kept), length))
-    exclusive = _exclusive(xp, lines, length) * xp.flip(
-        _exclusive(xp, xp.flip(lines, axis=-1), length), axis=-1
-    )
-    back = tuple(int(a) for a in np.argsort(order))
-    return xp.permute_dims(xp.reshape(exclusive, shape=tuple(shape[a] for a in order)), axes=back)
+    others = xp.reshape(_others_along(xp, lines, len(kept)), shape=tuple(shape[a] for a in order))
+    return xp.permute_dims(others, axes=tuple(int(a) for a in np.argsort(order)))
 
 
-def _exclusive(xp: Namespace, lines: Array, length: int) -> Array:
-    """Return the product of all elements to the left, along the last axis, by doubling."""
-    result = _shifted(xp, lines, 1, length)
-    step = 1
-    while step < length:
-        result = result * _shifted(xp, result, step, length)
-        step *= 2
-    return result
-
-
-def _shifted(xp: Namespace, lines: Array, by: int, length: int) -> Array:
-    """Return lines moved to the right along the last axis, filled up with ones."""
-    by = builtins.min(by, length)
-    ones = xp.ones_like(_last(xp, lines, 0, by))
-    return xp.concat(ones, _last(xp, lines, 0, length - by), axis=-1)
-
-
-def _last(xp: Namespace, lines: Array, start: int, stop: int) -> Array:
-    return xp.getitem(lines, index=(Ellipsis, Slice(start, stop, None)))
+def _others_along(xp: Namespace, x: Array, axis: int) -> Array:
+    before = delayed(xp, xp.cumulative_prod(x, axis=axis), axis)
+    behind = xp.cumulative_prod(xp.flip(x, axis=axis), axis=axis)
+    return before * xp.flip(delayed(xp, behind, axis), axis=axis)
 
 
 def _prod_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:

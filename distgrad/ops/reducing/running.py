@@ -12,7 +12,7 @@ from distgrad.dtypes import DType, DTypeLike
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.arithmetic import positive, subtract
 from distgrad.ops.picking.indexing import getitem
-from distgrad.ops.reducing.reductions import reduced_in, sum
+from distgrad.ops.reducing.reductions import delayed, reduced_in, sum
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import conjugate, joint, linear
 from distgrad.ops.shaping.structure import concat, ones_like, zeros_like
@@ -115,14 +115,6 @@ def _part(xp: Namespace, x: Array, axis: int, start: int | None, stop: int | Non
     return xp.getitem(x, index=(*before, Slice(start, stop, None)))
 
 
-def _delayed(xp: Namespace, x: Array, axis: int) -> Array:
-    """Return x moved along an axis by one place, with ones coming in."""
-    if not x.shape[axis]:
-        return x
-    first = _part(xp, x, axis, None, 1)
-    return xp.concat(xp.ones_like(first), _part(xp, x, axis, None, -1), axis=axis)
-
-
 def _recurrence(xp: Namespace, a: Array, b: Array, axis: int) -> Array:
     """Return z with z[k] = b[k] + a[k] z[k - 1] along an axis, by doubling steps.
 
@@ -149,15 +141,15 @@ def _cumulative_prod_vjp(
     if g.dtype in xp.complex_dtypes:
         x = conjugate(xp, x)
     # What each factor's place gathers from behind: h[k] = g[k] + x[k + 1] h[k + 1].
-    behind = _recurrence(xp, _delayed(xp, xp.flip(x, axis=axis), axis), xp.flip(g, axis=axis), axis)
-    before = _delayed(xp, xp.cumulative_prod(x, axis=axis), axis)
+    behind = _recurrence(xp, delayed(xp, xp.flip(x, axis=axis), axis), xp.flip(g, axis=axis), axis)
+    before = delayed(xp, xp.cumulative_prod(x, axis=axis), axis)
     return (before * xp.flip(behind, axis=axis),)
 
 
 def _cumulative_prod_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
     x = xs[0]
     axis = _place(params.get("axis")) % len(x.shape)
-    return _recurrence(xp, x, tangents[0] * _delayed(xp, y, axis), axis)
+    return _recurrence(xp, x, tangents[0] * delayed(xp, y, axis), axis)
 
 
 CUMULATIVE_PROD = Op(
