@@ -1,5 +1,6 @@
 """What all tests share: each leaves the set of backends in use as it found it."""
 
+import gc
 import os
 import shutil
 
@@ -23,6 +24,15 @@ def backends_in_use():
     levels = {key: each for key, each in backends_in_force._kernels.items() if each.level}
     backends_in_force._kernels.clear()
     backends_in_force._kernels.update(before | levels)
+
+
+@pytest.fixture
+def only_references_count():
+    """Switch the cycle collector off: what dies now, dies because nobody refers to it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

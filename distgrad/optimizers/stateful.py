@@ -76,7 +76,8 @@ class Optimizer(ForeignOptimizerMethods):
                 "Optimizer: expected a transform, with init and update; got "
                 f"{type(transform).__name__}"
             )
-        self.transform: Transform = getattr(transform, "transform", transform)
+        # A rule is its own transform. It does not refer to itself: its slots go when it goes.
+        self._inner = None if transform is self else getattr(transform, "transform", transform)
         self._names: dict[int, str] = {}  # by the identity of each variable
         self._variables: dict[str, Variable] = {}
         self._chosen: dict[str, Variable] = {}  # those of the last step
@@ -85,6 +86,11 @@ class Optimizer(ForeignOptimizerMethods):
 
     def __repr__(self) -> str:
         return f"Optimizer({described(self.transform)})"
+
+    @property
+    def transform(self) -> Transform:
+        """What is done to gradients."""
+        return self if self._inner is None else self._inner
 
     # --- the pure face --------------------------------------------------------------------------
 

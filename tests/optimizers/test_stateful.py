@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -411,3 +412,14 @@ def test_steps_are_taken_on_a_backend_whose_dtypes_are_not_numpys():
         found[home] = x.numpy()
 
     np.testing.assert_allclose(found[backend], found["numpy"], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("only_references_count")
+@pytest.mark.parametrize("make", [Adam, lambda: Optimizer(chain(clipping(norm=1.0), Adam()))])
+def test_slots_go_with_their_optimizer(make):
+    optimizer, x = make(), dg.Variable(G)
+    optimizer.apply(dg.asarray(G), x)
+    slots = [weakref.ref(each.array) for each in optimizer.variables]
+    del optimizer
+
+    assert [each() for each in slots] == [None] * 4

@@ -1,6 +1,4 @@
-"""Fixtures for the tape's tests: a second backend, and life without the cycle collector."""
-
-import gc
+"""Fixtures for the tape's tests: a second backend, and nobody who still listens."""
 
 import pytest
 
@@ -13,15 +11,6 @@ def strict():
     """Return a backend over the reference module of the array API standard."""
     array_api_strict = pytest.importorskip("array_api_strict")
     return ArrayModuleBackend("strict", array_api_strict)
-
-
-@pytest.fixture
-def only_references_count():
-    """Switch the cycle collector off: what dies now, dies because nobody refers to it."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture(autouse=True)
