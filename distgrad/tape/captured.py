@@ -89,6 +89,10 @@ class CapturedPath(Recorder):
         finally:
             LISTENERS.set(before)
 
+    def close(self) -> None:
+        """Let go of those outside, once they know the call: their records hold this object."""
+        self._outside = _Outside((), ())
+
     def hear_read(self, variable: Variable) -> None:
         """Leave a trainable variable to the rule (called by the seam)."""
         if variable.trainable:

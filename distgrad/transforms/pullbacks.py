@@ -122,7 +122,10 @@ def custom_gradient(f: Callable[..., Any] | None = None) -> Any:
 
         again = Rules(call.name, pull_again, push_again, functions=(function,))
         rules = Rules(call.name, pull, push, False, again, (function,))
-        return call.announce(rules, result, path)
+        try:
+            return call.announce(rules, result, path)
+        finally:
+            path.close()
 
     return wrapper
 

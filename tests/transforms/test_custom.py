@@ -445,3 +445,20 @@ def test_recomputation_keeps_no_value_of_the_function():
     np.testing.assert_allclose(tape.gradient(y, x).numpy(), np.exp(np.ones(7)))
     assert dead
     assert len(seen) == 2
+
+
+@pytest.mark.usefixtures("only_references_count")
+def test_tape_that_is_dropped_lets_go_of_what_a_rule_kept():
+    kept = []
+
+    @dg.custom_gradient
+    def f(x):
+        y = dg.exp(x)
+        kept.append(weakref.ref(y.array))
+        return 2 * y, lambda upstream: upstream * y
+
+    x = dg.Variable(np.ones(7))
+    with dg.GradientTape():
+        f(x)
+
+    assert kept[0]() is None
