@@ -222,9 +222,6 @@ class Function:
             followed = known.followed_constants() if known else []
             if known is not None and not followed:
                 return known
-            if known is None:
-                self._changes[key] = self._say_why(leaves, treedef)
-                self._traced += 1
             captured = [tensor.key for tensor in known.captured] if known else []
             compiled = trace(
                 self._name,
@@ -243,6 +240,8 @@ class Function:
                     "`if self.v is None: self.v = dg.Variable(...)`, or create it outside"
                 )
             self._compiled[key] = compiled
+            if known is None:  # a function that raised has not been traced
+                self._changes[key] = self._say_why(leaves, treedef)
             return compiled
 
     def _say_why(self, leaves: list[Any], treedef: Any) -> str:
@@ -253,7 +252,8 @@ class Function:
             for path, leaf in zip(tree.paths(opened(nest)), leaves, strict=True)
         }
         before, self._last_signature = self._last_signature, shown
-        if not self._traced:
+        self._traced += 1
+        if self._traced == 1:
             return ""
         changes = "another structure of arguments"
         if list(before) == list(shown):
@@ -263,9 +263,9 @@ class Function:
                 if before[place] != now
             ]
             changes = "; ".join(differing) or "another backend, default dtype or autocast"
-        if self._traced + 1 >= _TRACES_BEFORE_WARNING:
+        if self._traced >= _TRACES_BEFORE_WARNING:
             warnings.warn(
-                f"function: {self._name!r} is traced for the {self._traced + 1}. time "
+                f"function: {self._name!r} is traced for the {self._traced}. time "
                 f"({changes}); pass numbers that change as arrays, and pad arrays to few shapes",
                 stacklevel=6,
             )

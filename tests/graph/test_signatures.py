@@ -336,3 +336,18 @@ def test_the_warning_of_many_traces_points_at_the_users_line():
 
     assert "n: 2 became 3" in str(caught[0].message)
     assert caught[0].filename == __file__
+
+
+def test_call_that_raised_does_not_count_as_a_trace():
+    @dg.function
+    def f(x, fails):
+        if fails:
+            raise KeyError(fails)
+        return x + 1
+
+    for _ in range(4):  # a warning would be an error
+        with pytest.raises(KeyError):
+            f(dg.ones(3), True)
+    f(dg.ones(3), False)
+
+    assert f.explain().traced == 1
