@@ -54,11 +54,11 @@ class Body:
             outputs, self.treedef = tree.flatten(result)
             self.graph: Graph = under_way.graph
             self.graph.outputs = [under_way.symbol_of(output).node for output in outputs]
-        if under_way.assigned:
-            names = ", ".join(repr(v.name) for v, _ in under_way.assigned.values())
-            raise TraceError(
-                f"{name}: the body assigns {names}; return the new value and assign outside"
-            )
+            if under_way.assigned:
+                names = ", ".join(repr(v.name) for v, _ in under_way.assigned.values())
+                raise TraceError(
+                    f"{name}: the body assigns {names}; return the new value and assign outside"
+                )
         self._home: Kernels | None = under_way.home
         self._plans: dict[int, Plan] = {}
         # The graph's inputs after the operands, in the order in which they were met.

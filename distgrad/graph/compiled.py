@@ -241,19 +241,30 @@ class Compiled:
         """The backward graph, if one was asked for by now."""
         return self.__dict__.get("_derivative")
 
-    def _replayed(self, primals: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the function returns, by its operations, for the inputs of a call."""
+    def _replaying(self) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        """Return what computes the function's result by its operations, for the inputs of a call.
+
+        It does not refer to this object, which keeps derivatives that are made with it: with the
+        function its graph and constants go, too.
+        """
+        graph, kernels, returned = self.graph, self.kernels, self._returned
         order = {node.index: place for place, node in enumerate(self.inputs)}
-        inputs = [primals[order[node.index]] for node in self.graph.inputs]
-        return replay(self.graph, inputs, self.kernels)[: self._returned]
+        places = [order[node.index] for node in graph.inputs]
+
+        def replayed(primals: Sequence[Tensor]) -> list[Tensor]:
+            return replay(graph, [primals[place] for place in places], kernels)[:returned]
+
+        return replayed
 
     @cached_property
     def _pullback(self) -> _Traced:
+        replayed = self._replaying()
+
         def pullback(values: list[Tensor], cotangents: list[Tensor]) -> list[Any]:
             primals = distinct(values)
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(differentiable(primals))
-                outputs = self._replayed(primals)
+                outputs = replayed(primals)
             found = iter(
                 tape.gradient(differentiable(outputs), differentiable(primals), cotangents)
             )
@@ -263,10 +274,12 @@ class Compiled:
 
     @cached_property
     def _pushforward(self) -> _Traced:
+        replayed = self._replaying()
+
         def pushforward(values: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
             primals = distinct(values)
             with ForwardAccumulator(differentiable(primals), tangents) as accumulator:
-                outputs = self._replayed(primals)
+                outputs = replayed(primals)
             return accumulator.jvp(outputs, unconnected_gradients="zero")
 
         return _Traced(pushforward, f"{self.graph.name}_jvp", compiled=self._may_compile)

@@ -77,18 +77,30 @@ def cond(
     _refuse_no_scalar("cond: predicate", predicate)
     first, second = Body(true_fn, operands), Body(false_fn, operands)
     refuse_difference("cond", "true_fn", first, "false_fn", second)
-    branches = (first, second)
-    count = len(first.leaves)
+    branches = _Branches(first, second)
+    operation = Interpreted("cond", branches.choose, first.specs, branches.apart)
+    results = operation(predicate, *first.leaves, *first.externals, *second.externals)
+    return tree.unflatten(first.treedef, results)
 
-    def of_branch(chosen: int, values: Sequence[Any]) -> list[Any]:
-        """Return of the operands without the predicate those of one branch."""
-        return [*values[:count], *first.split(values[count:])[chosen]]
 
-    def choose(holds: Tensor, *values: Tensor) -> list[Tensor]:
+class _Branches:
+    """The branches of a condition, of which values take one each.
+
+    Its methods find each other by the object: functions that refer to themselves would be cycles,
+    and hold the constants of the bodies until a collector comes.
+    """
+
+    def __init__(self, first: Body, second: Body) -> None:
+        self._both = (first, second)
+        self._count = len(first.leaves)
+
+    def choose(self, holds: Tensor, *values: Tensor) -> list[Tensor]:
+        """Return the results of the branch that all take."""
         chosen = 0 if bool(_host(holds).all()) else 1
-        return branches[chosen].run(of_branch(chosen, values))
+        return self._both[chosen].run(self._of_branch(chosen, values))
 
-    def apart(size: int, flags: Flags) -> Form | None:
+    def apart(self, size: int, flags: Flags) -> Form | None:
+        """Return the form for a batch of which some examples take one branch, some the other."""
         if not flags[0]:
             return None
 
@@ -97,17 +109,18 @@ def cond(
             groups = []
             for chosen, rows in enumerate((np.flatnonzero(taken), np.flatnonzero(~taken))):
                 if len(rows) or (chosen and not size):
-                    batched = of_branch(chosen, flags[1:])
-                    given = _rows(of_branch(chosen, values), batched, rows, size)
-                    groups.append((rows, _together(branches[chosen], given, batched, len(rows))))
+                    batched = self._of_branch(chosen, flags[1:])
+                    given = _rows(self._of_branch(chosen, values), batched, rows, size)
+                    groups.append((rows, _together(self._both[chosen], given, batched, len(rows))))
             return _joined(groups)
 
-        specs = [Spec((size, *spec.shape), spec.dtype) for spec in first.specs]
-        return Form(Interpreted("cond", sort, specs, merged(apart, size, flags)), flags)
+        specs = [Spec((size, *spec.shape), spec.dtype) for spec in self._both[0].specs]
+        return Form(Interpreted("cond", sort, specs, merged(self.apart, size, flags)), flags)
 
-    operation = Interpreted("cond", choose, first.specs, apart)
-    results = operation(predicate, *first.leaves, *first.externals, *second.externals)
-    return tree.unflatten(first.treedef, results)
+    def _of_branch(self, chosen: int, values: Sequence[Any]) -> list[Any]:
+        """Return of the operands without the predicate those of one branch."""
+        count = self._count
+        return [*values[:count], *self._both[0].split(values[count:])[chosen]]
 
 
 def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], initial: Any) -> Any:
@@ -150,11 +163,24 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
     test, body = Body(cond_fn, (value,)), Body(body_fn, (value,))
     _refuse_no_scalar("while_loop: cond_fn's result", *test.specs)
     refuse_difference("while_loop", "initial", body.leaves, "body_fn", body)
-    count = len(body.leaves)
+    steps = _Steps(test, body)
+    operation = Interpreted("while_loop", steps.run, body.specs, steps.apart)
+    results = operation(*body.leaves, *test.externals, *body.externals)
+    return tree.unflatten(body.treedef, results)
 
-    def loop(*values: Tensor) -> list[Tensor]:
-        state = list(values[:count])
-        of_test, of_body = test.split(values[count:])
+
+class _Steps:
+    """The steps of a loop, as many as its condition asks for; methods as in `_Branches`."""
+
+    def __init__(self, test: Body, body: Body) -> None:
+        self._test, self._body = test, body
+        self._count = len(body.leaves)
+
+    def run(self, *values: Tensor) -> list[Tensor]:
+        """Return the values after the last step, which is the same for all."""
+        test, body = self._test, self._body
+        state = list(values[: self._count])
+        of_test, of_body = test.split(values[self._count :])
         goes_on = test.plan_for([*state, *of_test])
         step = body.plan_for([*state, *of_body])
         if goes_on is not None and step is not None:  # no tensor for each step's values
@@ -168,9 +194,11 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
             state = body.run([*state, *of_body])
         return state
 
-    def apart(size: int, flags: Flags) -> Form | None:
+    def apart(self, size: int, flags: Flags) -> Form | None:
+        """Return the form for a batch whose examples take steps of different numbers."""
         if not any(flags):
             return None
+        test, body, count = self._test, self._body, self._count
         wanted = (*(True for _ in body.leaves), *flags[count:])
 
         def until_all_are_done(*values: Tensor) -> list[Tensor]:
@@ -196,12 +224,8 @@ def while_loop(cond_fn: Callable[[Any], Any], body_fn: Callable[[Any], Any], ini
             return _joined(finished) if size else state
 
         specs = [Spec((size, *spec.shape), spec.dtype) for spec in body.specs]
-        ways = merged(apart, size, wanted)
+        ways = merged(self.apart, size, wanted)
         return Form(Interpreted("while_loop", until_all_are_done, specs, ways), wanted)
-
-    operation = Interpreted("while_loop", loop, body.specs, apart)
-    results = operation(*body.leaves, *test.externals, *body.externals)
-    return tree.unflatten(body.treedef, results)
 
 
 def _at_start(cond_fn: Any, body_fn: Any, initial: Any) -> Any:

@@ -76,10 +76,11 @@ class Interpreted:
         self.f = f
         self.specs = tuple(specs)
         self._apart = apart
-        self._pull: Interpreted | None = None
-        self._push: Interpreted | None = None
-        self.op = Acting(  # as its bodies may
-            name,
+
+    def _operation(self) -> Acting:
+        # Made where it is applied: kept here it would be a cycle, and hold the bodies' constants.
+        return Acting(  # as its bodies may
+            self.name,
             Kind.OPAQUE,
             self._spec,
             self._vjp,
@@ -92,7 +93,7 @@ class Interpreted:
 
     def __call__(self, *operands: Any) -> list[Tensor]:
         """Return the results on tensors of any sort."""
-        return list(apply(self.op, *operands))
+        return list(apply(self._operation(), *operands))
 
     def _spec(self, *_: Any) -> tuple[Spec, ...]:
         return self.specs
@@ -124,9 +125,8 @@ class Interpreted:
         primals = [Tensor(x, xp) if raw else asarray(x) for x in xs]
         own = without_imaginary(xp, g, self.specs)
         cotangents = [Tensor(own[i], xp) if raw else own[i] for i in self._moving_outputs]
-        if self._pull is None:
-            self._pull = self.pull([Spec(p.shape, p.dtype) for p in primals])
-        pulled = as_given(self._pull(*primals, *cotangents), raw)
+        pull = self.pull([Spec(p.shape, p.dtype) for p in primals])
+        pulled = as_given(pull(*primals, *cotangents), raw)
         found = dict(zip(_moving(primals), pulled, strict=True))
         return [found.get(i) for i in range(len(primals))]
 
@@ -165,9 +165,8 @@ class Interpreted:
             for p, t in zip(primals, given, strict=True)
             if is_differentiable(p.dtype)
         ]
-        if self._push is None:
-            self._push = self.push([Spec(p.shape, p.dtype) for p in primals])
-        return as_given(self._push(*primals, *directions), raw)
+        push = self.push([Spec(p.shape, p.dtype) for p in primals])
+        return as_given(push(*primals, *directions), raw)
 
     def push(self, operands: Sequence[Spec]) -> Interpreted:
         """Return the operation from operands and tangents to the outputs' tangents."""
@@ -337,7 +336,9 @@ def merged(apart: Apart, size: int, flags: Flags) -> Apart:
             return [reshape(y, (outer, size, *y.shape[1:])) for y in op.f(*flat)]
 
         specs = [Spec((outer, size, *spec.shape[1:]), spec.dtype) for spec in op.specs]
-        both = Interpreted(op.name, run, specs, merged(again, outer, outer_flags))
+        # Not `again`, which would refer to itself, and hold the bodies' constants in a cycle.
+        ways = merged(merged(apart, size, flags), outer, outer_flags)
+        both = Interpreted(op.name, run, specs, ways)
         return Form(both, outer_flags)
 
     return again

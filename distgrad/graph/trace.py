@@ -376,6 +376,9 @@ def tracing(
         OPEN_KEEPERS.add(id(trace))
         try:
             yield trace
+        except BaseException:
+            trace.release()  # it refers to itself: what it holds would wait for a collector
+            raise
         finally:
             OPEN_KEEPERS.discard(id(trace))
             VALUES.reset(token)
