@@ -147,6 +147,7 @@ class Loader:
                 found = future.result()
             except BaseException:
                 self._forget()
+                del future  # it holds the error, whose traceback holds what is here
                 raise
             self._waiting.popleft()
         self._place = batch.after

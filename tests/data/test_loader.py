@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -164,6 +165,23 @@ def test_an_error_in_a_thread_comes_out_with_its_own_traceback():
             with pytest.raises(RuntimeError, match="seven is broken") as caught:
                 next(loader)
     assert "in breaks" in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.usefixtures("only_references_count")
+def test_a_batch_that_failed_goes_with_its_error():
+    rows = []
+
+    def breaks(x):
+        rows.append(weakref.ref(x))
+        raise RuntimeError("broken")
+
+    loader = Loader(from_arrays(np.arange(10)).map(breaks), 2, seed=0)
+    with suppress(RuntimeError):  # pytest.raises would keep it
+        next(loader)
+    loader.close()
+
+    assert rows
+    assert {row() for row in rows} == {None}
 
 
 @pytest.mark.parametrize("count", [0, 1])
