@@ -14,7 +14,9 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from distgrad.errors import DistgradError
 from distgrad.user_cache import cache_folder, check_owner
 
 _PATIENCE = 180  # seconds; a compiler that hangs is to end
+_SCRATCH = ".compiling-"  # what the folder begins with in which a compiler works
 
 # Subnormal numbers are kept: with -ffast-math, gcc's start-up code would switch them off for the
 # whole process. Sums may be reordered where a pragma of the source says so, and nowhere else.
@@ -95,7 +98,8 @@ def _version() -> str:
 
 
 def _made(folder: Path, stem: str, source: str, headers: Path, options: tuple[str, ...]) -> Path:
-    with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as scratch:
+    _remove_abandoned(folder)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
         code, made = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
         code.write_text(source, encoding="utf-8")
         words = [*_words(), *options, f"-I{headers}", "-o", str(made), str(code)]
@@ -111,6 +115,15 @@ def _made(folder: Path, stem: str, source: str, headers: Path, options: tuple[st
         made.chmod(0o700)
         made.replace(whole)
     return whole
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed while they compiled have left."""
+    oldest = time.time() - len(_FOR_THIS_PROCESSOR) * _PATIENCE
+    for left in folder.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # another process may remove it, too
+            if left.stat().st_mtime < oldest:
+                shutil.rmtree(left)
 
 
 def _is_whole(path: Path) -> bool:

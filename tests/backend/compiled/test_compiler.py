@@ -47,6 +47,20 @@ def test_nothing_but_the_library_is_left_in_the_cache(cache):
     assert os.listdir(cache / "kernels") == [libraries(cache)[0].name]
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_one_makes_is_not(cache):
+    killed, working = (cache / "kernels" / f".compiling-{name}" for name in ("old", "new"))
+    for folder in (killed, working):
+        folder.mkdir(mode=0o700, parents=True)
+        (folder / "kernel.cpp").write_text("// a kernel")
+    os.utime(killed, (0, 0))
+    for each in (cache, cache / "kernels"):
+        each.chmod(0o700)
+    library.from_source("one", SOURCE)
+
+    assert not killed.exists()
+    assert working.exists()
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x7fELF and then nothing"])
 def test_a_damaged_library_is_compiled_anew(damage, cache):
     library.from_source("one", SOURCE)
