@@ -254,6 +254,20 @@ def test_silu_is_exact_in_its_tail(dtype, far, repeats):
     np.testing.assert_allclose(slope, expected, rtol=tolerance, atol=0)
 
 
+def test_silu_of_complex_numbers_has_the_derivatives_of_its_two_factors():
+    z = dg.asarray([0.3, 1.5 + 0.2j, -2.0 - 0.3j], dtype="complex128")
+
+    def bent(f):
+        def height(v):
+            return dg.sum(dg.real(f(v) * (1 + 2j)))
+
+        slope = dg.grad(height)
+        return slope(z).numpy(), dg.grad(lambda v: dg.sum(dg.real(slope(v) ** 2)))(z).numpy()
+
+    for found, expected in zip(bent(dg.nn.silu), bent(lambda v: v * dg.sigmoid(v)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("label", [0.0, 0.3, 1.0])
 def test_sigmoid_cross_entropy_has_slope_half_minus_label_at_zero(label):
     slope = gradient(lambda x: dg.sigmoid_cross_entropy(labels=label, logits=x), [0.0])

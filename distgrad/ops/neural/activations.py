@@ -18,6 +18,7 @@ from distgrad.ops.elementwise.arithmetic import multiply, negative, operand, sub
 from distgrad.ops.elementwise.transcendental import tanh
 from distgrad.ops.neural.softmax import sigmoid, softmax, softplus
 from distgrad.ops.rules.families import (
+    conjugate,
     elementwise_spec,
     expand_to,
     fit,
@@ -41,7 +42,8 @@ def activation(
     name : str
         The operation's name; the second one's is ``<name>_vjp``.
     value : callable
-        ``value(xp, x, **params)``: the function, of real floating x.
+        ``value(xp, x, **params)``: the function, of floating x; if it takes complex numbers, it is
+        analytic, and real for real ones.
     pull : callable
         ``pull(xp, g, kept, **params)``: g times the slope, computed from x, or with ``Keep.OUTPUT``
         from the function's value.
@@ -60,7 +62,8 @@ def activation(
     def vjp(
         xp: Namespace, g: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
     ) -> Sequence[Array]:
-        return (getattr(xp, pulling)(g, y if of_output else xs[0], **params),)
+        # The conjugate of the slope is the slope at the conjugate.
+        return (getattr(xp, pulling)(g, conjugate(xp, y if of_output else xs[0]), **params),)
 
     def jvp(
         xp: Namespace, tangents: Sequence[Array], y: Array, xs: Any, params: dict[str, Any]
@@ -73,7 +76,7 @@ def activation(
     def pull_vjp(
         xp: Namespace, a: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
     ) -> Sequence[Array | None]:
-        g, kept = xs
+        g, kept = (conjugate(xp, x) for x in xs)
         to_g = to_kept = None
         if needs[0]:
             to_g = fit(xp, getattr(xp, pulling)(a, kept, **params), g)
