@@ -19,6 +19,7 @@ from distgrad.core.seam import LISTENERS
 from distgrad.eager import emit
 from distgrad.tape.handmade import as_given, to_tensors
 from distgrad.tape.recorder import Recorder
+from distgrad.tape.transposition import transposed
 
 
 def record_operation(
@@ -73,7 +74,10 @@ def record_operation(
             pushed = on_native(push)(*given)
             pushed = list(pushed) if isinstance(pushed, (list, tuple)) else [pushed]
         else:
-            pushed = _transposed(pulled, given, outputs)
+            units = [dg.zeros_like(each) for each in outputs]
+            found = transposed(lambda cotangents: pulled(*cotangents), given, units)
+            pairs = zip(found, units, strict=True)
+            pushed = [zeros if each is None else each for each, zeros in pairs]
         results = as_given(pushed, raw)
         return results[0] if len(outputs) == 1 else results
 
@@ -112,18 +116,6 @@ def record_operation_forwardprop_only(
     """Tell all accumulators, and no tape, of an operation; see `record_operation`."""
     with _only(lambda each: isinstance(each, dg.ForwardAccumulator)):
         record_operation(op_type, output_tensors, input_tensors, backward_function)
-
-
-def _transposed(pull: Callable[..., Any], tangents: list[Any], outputs: list[Any]) -> list[Any]:
-    """Return the tangents of outputs: what pulls cotangents back is linear in them."""
-    moving = [position for position, tangent in enumerate(tangents) if tangent is not None]
-
-    def of_moving(*units: Any) -> list[Any]:
-        found = pull(*units)
-        return [dg.zeros_like(tangents[p]) if found[p] is None else found[p] for p in moving]
-
-    units = [dg.zeros_like(output) for output in outputs]
-    return list(dg.vjp(of_moving, *units)[1]([tangents[position] for position in moving]))
 
 
 @contextmanager

@@ -325,6 +325,24 @@ def test_operations_are_recorded_by_hand(lib):
 
 
 @row("S16", spellings=TENSORFLOWS)
+def test_a_backward_function_that_iterates_is_transposed_where_it_has_work_to_do(lib):
+    _, recording = functional(lib)
+    x, y = lib.constant([1.0, 3.0]), lib.constant([2.0, 6.0])
+
+    def doubled(dy):
+        total = step = dy
+        while float(lib.reduce_max(lib.abs(step))) > 1e-7:
+            step = step * 0.5
+            total = total + step
+        return [total]
+
+    with lib.autodiff.ForwardAccumulator(x, lib.constant([1.0, 3.0])) as accumulator:
+        recording.record_operation("Doubled", [y], [x], doubled)
+
+    np.testing.assert_allclose(accumulator.jvp(y).numpy(), [2.0, 6.0], rtol=1e-4)
+
+
+@row("S16", spellings=TENSORFLOWS)
 def test_operations_are_recorded_by_hand_for_one_mode_alone(lib):
     _, recording = functional(lib)
     x = lib.constant(2.0)
