@@ -120,6 +120,7 @@ from distgrad.compat.tensorflow.gradients import (
     stop_gradient,
 )
 from distgrad.compat.tensorflow.indexing import (
+    boolean_mask,
     gather,
     gather_nd,
     scatter_nd,
@@ -154,7 +155,6 @@ from distgrad.compat.tensorflow.sorting import (
 )
 from distgrad.compat.tensorflow.specs import TensorShape, TensorSpec
 from distgrad.compat.tensorflow.structure import (
-    boolean_mask,
     broadcast_to,
     concat,
     expand_dims,

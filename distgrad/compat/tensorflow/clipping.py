@@ -8,8 +8,8 @@ import numpy as np
 
 import distgrad as dg
 from distgrad import optimizers
+from distgrad.compat.tensorflow.conversion import at_home, dtype_of, floating, operands
 from distgrad.compat.tensorflow.conversion import axes as as_axes
-from distgrad.compat.tensorflow.conversion import dtype_of, floating, operands
 from distgrad.compat.tensorflow.slices import IndexedSlices
 from distgrad.compat.tensorflow.values import Tensor, compute, refused, wrap
 from distgrad.errors import ShapeError
@@ -26,6 +26,7 @@ def clip_by_value(t: Any, clip_value_min: Any, clip_value_max: Any, name: str | 
     return compute(dg.clip, x, low, high)
 
 
+@at_home
 def clip_by_norm(t: Any, clip_norm: Any, axes: Any = None, name: str | None = None) -> Any:
     """Return a tensor scaled down so that its Euclidean norm is at most a number.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from distgrad.dtypes import as_dtype as native_dtype
 from distgrad.dtypes import is_differentiable, is_real_floating
 from distgrad.entering import holds_tensors
 from distgrad.tensor import Operators
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _INTEGER_DTYPES = (np.dtype("int32"), np.dtype("int64"))
 _KIND_ORDER = "biufc"  # a Python number fits a tensor of its own kind or of a later one
@@ -43,6 +47,24 @@ def home_of(value: Any) -> Iterator[None]:
     else:
         with dg.use_backend(value.backend):
             yield
+
+
+def at_home(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that makes new arrays beside the first tensor among its arguments.
+
+    For functions that convert one argument before they have seen the others: a list that stands
+    before a tensor would go to the backend in force.
+    """
+
+    @wraps(function)
+    def placed(*args: P.args, **kwargs: P.kwargs) -> R:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Operators):
+                with home_of(value):
+                    return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return placed
 
 
 # --- dtypes -------------------------------------------------------------------------------------
@@ -102,9 +124,11 @@ def _brought(name: str, position: int, value: Any, dtype: np.dtype[Any]) -> Any:
     else:
         found = converted(value)
         given = dtype_of(found)
+        python = isinstance(value, (bool, int, float, complex, list, tuple, range))
         if given == dtype or _rank(given) <= _rank(dtype):
-            return dg.astype(found, dtype)
-        if isinstance(value, (int, float, complex)):
+            # Python's numbers at once: by way of float32 they would lose half of their digits.
+            return converted(value, dtype) if python else dg.astype(found, dtype)
+        if python:
             raise UnfitNumberError(
                 f"Cannot convert {value!r} to EagerTensor of dtype {spoken(dtype)}: cannot compute "
                 f"{_SPOKEN.get(name, name)} as input #{position}(zero-based) was expected to be a "
@@ -248,21 +272,21 @@ def _host(value: Any, wanted: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
                 f"Cannot convert {shown_value!r} to EagerTensor of dtype {spoken(wanted)}"
             )
         return host.astype(wanted)
-    if _has_numpy_leaf(value):
-        return host
     if host.dtype.kind == "f":
-        return host.astype(np.float32)
-    if host.dtype.kind == "i":
+        return host.astype(_first_floating(value))
+    if host.dtype.kind in "iu":
         for dtype in _INTEGER_DTYPES:
             if not host.size or np.all(host == host.astype(dtype)):
                 return host.astype(dtype)
-    return host
+    return host.astype(np.complex128) if host.dtype.kind == "c" else host
 
 
-def _has_numpy_leaf(value: Any) -> bool:
+def _first_floating(value: Any) -> np.dtype[Any]:
+    """Return the dtype of the first number in nested lists, if it is NumPy's and floating."""
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
-    return hasattr(value, "dtype")
+    given = np.dtype(getattr(value, "dtype", np.float32))
+    return given if given.kind == "f" else np.dtype(np.float32)
 
 
 def _stacked(value: Any, wanted: np.dtype[Any] | None) -> dg.Tensor:

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import dims, dtype_of, home_of, tensor_dtype, together
+from distgrad.compat.tensorflow.conversion import (
+    at_home,
+    dims,
+    dtype_of,
+    home_of,
+    tensor_dtype,
+    together,
+)
 from distgrad.compat.tensorflow.dtypes import as_dtype, float32
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
@@ -127,6 +134,7 @@ def range(
     return Tensor(dg.arange(first, last, step, dtype=wanted))
 
 
+@at_home
 def linspace(start: Any, stop: Any, num: Any, name: str | None = None, axis: int = 0) -> Tensor:
     """Return evenly spaced numbers from `start` to `stop`, along a new axis.
 

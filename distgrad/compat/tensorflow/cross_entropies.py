@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import axes, dtype_of, floating, operands
+from distgrad.compat.tensorflow.conversion import at_home, axes, dtype_of, floating, operands
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 
 
+@at_home
 def sigmoid_cross_entropy_with_logits(
     labels: Any = None, logits: Any = None, name: str | None = None
 ) -> Tensor:
@@ -25,6 +26,7 @@ def sigmoid_cross_entropy_with_logits(
     return compute(lambda a, b: dg.sigmoid_cross_entropy(labels=b, logits=a), x, z)
 
 
+@at_home
 def weighted_cross_entropy_with_logits(
     labels: Any, logits: Any, pos_weight: Any, name: str | None = None
 ) -> Tensor:
@@ -48,6 +50,7 @@ def _both(labels: Any, logits: Any) -> tuple[Tensor, Tensor]:
     return x, z
 
 
+@at_home
 def softmax_cross_entropy_with_logits(
     labels: Any, logits: Any, axis: int = -1, name: str | None = None
 ) -> Tensor:
@@ -68,6 +71,7 @@ def softmax_cross_entropy_with_logits(
     return compute(lambda v, p: dg.softmax_cross_entropy(labels=p, logits=v, axis=axes(axis)), a, b)
 
 
+@at_home
 def sparse_softmax_cross_entropy_with_logits(
     labels: Any, logits: Any, name: str | None = None
 ) -> Tensor:

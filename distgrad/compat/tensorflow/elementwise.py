@@ -10,6 +10,7 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import (
+    at_home,
     converted,
     dtype_of,
     floating,
@@ -220,7 +221,7 @@ def add_n(inputs: Any, name: str | None = None) -> Tensor:
     InvalidArgumentError
         If they differ in shape or dtype.
     """
-    given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    given = list(inputs)
     if not given:
         raise ValueError("Inputs must be a list or tuple of tensors; got none")
     first, *rest = together("AddN", *(convert_to_tensor(each) for each in given))
@@ -258,6 +259,7 @@ def cast(x: Any, dtype: Any, name: str | None = None) -> Tensor:
     return compute(dg.astype, value, wanted.dtype)
 
 
+@at_home
 def complex(real: Any, imag: Any, name: str | None = None) -> Tensor:
     """Return complex numbers from their parts.
 

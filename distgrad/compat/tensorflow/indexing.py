@@ -8,22 +8,23 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import (
+    at_home,
     axes,
     converted,
     dims,
     dtype_of,
     home_of,
-    operands,
     together,
 )
-from distgrad.compat.tensorflow.elementwise import require_numbers
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
 from distgrad.core.op import Placeholder
 from distgrad.core.seam import apply
 from distgrad.ops.picking.indexing import SCATTER_ADD
+from distgrad.ops.picking.updates import INDEX_SET
 
 
+@at_home
 def gather(
     params: Any,
     indices: Any,
@@ -56,8 +57,7 @@ def gather(
         If the positions are no integers, or one lies outside of the axis, or the batch axes differ.
     """
     x = converted(params)  # a variable under its own identity: its gradient is sparse
-    with home_of(x):
-        picked = convert_to_tensor(indices)
+    picked = convert_to_tensor(indices)
     place = batch_dims if axis is None else axes(axis)
     batch = batch_dims + len(picked.shape) if batch_dims < 0 else batch_dims
     lengths = x.shape
@@ -65,6 +65,7 @@ def gather(
     return compute(dg.gather, x, picked, axis=place, batch_dims=batch)
 
 
+@at_home
 def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: str | None = None) -> Tensor:
     """Return the elements (or slices) at positions along several leading axes.
 
@@ -84,9 +85,7 @@ def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: str | None =
     InvalidArgumentError
         If a position lies outside of an axis, there are more than axes, or the batch axes differ.
     """
-    x = convert_to_tensor(params)
-    with home_of(x):
-        picked = convert_to_tensor(indices)
+    x, picked = convert_to_tensor(params), convert_to_tensor(indices)
     batch, rank = int(batch_dims), len(picked.shape)
     if not 0 <= batch < rank:
         raise ValueError(
@@ -114,6 +113,23 @@ def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: str | None =
     return x[(*lines, *columns)]
 
 
+@at_home
+def boolean_mask(tensor: Any, mask: Any, axis: Any = None, name: str = "boolean_mask") -> Tensor:
+    """Return the elements (or slices, from an axis on) for which a mask is true, or not zero."""
+    chosen, x = convert_to_tensor(mask), convert_to_tensor(tensor)
+    if not len(chosen.shape):
+        raise ValueError("mask cannot be scalar.")
+    place = 0 if axis is None else axes(axis)
+    place += len(x.shape) if place < 0 else 0
+    covered = x.shape[place : place + len(chosen.shape)]
+    if tuple(covered) != tuple(chosen.shape):
+        raise ValueError(
+            f"Shapes {covered} and {chosen.shape} are incompatible: the mask must have the shape "
+            "of the axes that it chooses from"
+        )
+    return x[(slice(None),) * place + (chosen if chosen.dtype.is_bool else chosen != 0,)]
+
+
 def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) -> Tensor:
     """Return zeros of a shape with values added at positions; the transpose of `gather_nd`.
 
@@ -126,46 +142,54 @@ def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) 
     shape : shape
         The shape of the result.
     """
-    lengths = dims(shape)
-    picked = convert_to_tensor(indices)
-    columns = [picked[..., k] for k in range(picked.shape[-1])]
-    for column, length in zip(columns, lengths, strict=False):
-        _check("scatter_nd", column, length)
-    values = require_numbers("scatter_nd", updates)
-    expected = (*picked.shape[:-1], *lengths[len(columns) :])
-    if not 0 < len(columns) <= len(lengths) or tuple(values.shape) != expected:
-        raise InvalidArgumentError(
-            f"scatter_nd: updates has shape {tuple(values.shape)}; expected {expected}, of indices "
-            f"of shape {tuple(picked.shape)} into shape {lengths}"
-        )
-    return _scattered(values, columns, lengths)
+    lengths, values = dims(shape), converted(updates)
+    columns = _columns("scatter_nd", indices, values, lengths)
+    index = (Placeholder.ARRAY,) * len(columns)
+    if values.dtype.kind == "b":  # the sum of truth values is their disjunction
+        numbers = dg.astype(values, "int32")
+        total = compute(apply, SCATTER_ADD, numbers, *columns, index=index, shape=lengths)
+        return compute(dg.not_equal, total, 0)
+    return compute(apply, SCATTER_ADD, values, *columns, index=index, shape=lengths)
 
 
 def tensor_scatter_nd_add(
     tensor: Any, indices: Any, updates: Any, name: str | None = None
 ) -> Tensor:
     """Return a tensor with values added at positions."""
-    x, added = operands("tensor_scatter_nd_add", convert_to_tensor(tensor), updates)
+    x, added = together("tensor_scatter_nd_add", tensor, updates)
     return compute(dg.add, x, scatter_nd(indices, added, x.shape))
 
 
 def tensor_scatter_nd_update(
     tensor: Any, indices: Any, updates: Any, name: str | None = None
 ) -> Tensor:
-    """Return a tensor with the values at positions replaced; each position once."""
-    x, new = together("tensor_scatter_nd_update", convert_to_tensor(tensor), updates)
-    hits = scatter_nd(indices, dg.ones_like(new, dtype="int32"), x.shape)
-    return compute(
-        lambda old, hit, put: dg.where(hit > 0, put, old),
-        x,
-        hits,
-        scatter_nd(indices, new, x.shape),
-    )
-
-
-def _scattered(values: dg.Tensor, columns: list[Any], shape: tuple[int, ...]) -> Tensor:
+    """Return a tensor with the values at positions replaced; of those of one the last stays."""
+    x, new = together("tensor_scatter_nd_update", tensor, updates)
+    columns = _columns("tensor_scatter_nd_update", indices, new, x.shape)
     index = (Placeholder.ARRAY,) * len(columns)
-    return compute(apply, SCATTER_ADD, values, *columns, index=index, shape=shape)
+    return compute(apply, INDEX_SET, x, new, *columns, index=index)
+
+
+def _columns(name: str, indices: Any, values: dg.Tensor, lengths: tuple[int, ...]) -> list[Tensor]:
+    """Return the positions along each leading axis of an array of which slices are written.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If positions lie outside, or the values have not the shape of the slices.
+    """
+    with home_of(values):
+        picked = convert_to_tensor(indices)
+    columns = [picked[..., k] for k in range(picked.shape[-1])]
+    for column, length in zip(columns, lengths, strict=False):
+        _check(name, column, length)
+    expected = (*picked.shape[:-1], *lengths[len(columns) :])
+    if not 0 < len(columns) <= len(lengths) or tuple(values.shape) != expected:
+        raise InvalidArgumentError(
+            f"{name}: updates has shape {tuple(values.shape)}; expected {expected}, of indices "
+            f"of shape {tuple(picked.shape)} into shape {tuple(lengths)}"
+        )
+    return columns
 
 
 def _check(name: str, positions: Tensor, length: int) -> None:

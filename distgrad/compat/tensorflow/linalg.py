@@ -44,7 +44,8 @@ __getattr__ = refusal("linalg")
 def matrix_transpose(a: Any, name: str = "matrix_transpose", conjugate: bool = False) -> Tensor:
     """Return a tensor with its last two axes exchanged, on request with the conjugate taken."""
     return compute(
-        lambda x: dg.matrix_transpose(dg.conj(x) if conjugate else x), convert_to_tensor(a)
+        lambda x: dg.matrix_transpose(dg.conj(x) if conjugate and is_complex(x.dtype) else x),
+        convert_to_tensor(a),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import distgrad as dg
 from distgrad.compat.tensorflow.clipping import clip_by_norm
 from distgrad.compat.tensorflow.conversion import (
+    at_home,
     axes,
     converted,
     dims,
@@ -74,6 +75,7 @@ def relu6(features: Any, name: str | None = None) -> Tensor:
     return compute(dg.nn.relu6, x)
 
 
+@at_home
 def leaky_relu(features: Any, alpha: Any = 0.2, name: str | None = None) -> Tensor:
     """Return x where it is positive and alpha x elsewhere."""
     x = converted(features)
@@ -98,6 +100,7 @@ def gelu(features: Any, approximate: bool = False, name: str | None = None) -> T
     return compute(dg.nn.gelu, _real("gelu", features), approximate=bool(approximate))
 
 
+@at_home
 def silu(features: Any, beta: Any = 1.0) -> Tensor:
     """Return x sigmoid(beta x)."""
     x = floating("silu", features)
@@ -145,6 +148,7 @@ def moments(
 _axes = axes  # `moments` has a parameter of that name
 
 
+@at_home
 def batch_normalization(
     x: Any,
     mean: Any,

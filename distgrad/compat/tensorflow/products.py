@@ -8,7 +8,7 @@ import distgrad as dg
 from distgrad.compat.tensorflow.conversion import together
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.missing import refuse_argument
-from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
+from distgrad.compat.tensorflow.values import Tensor, compute
 
 
 def matmul(
@@ -88,8 +88,9 @@ def matvec(
     name: str | None = None,
 ) -> Tensor:
     """Return the product of matrices and vectors in the last axes; arguments as for `matmul`."""
-    column = compute(dg.expand_dims, convert_to_tensor(b), axis=-1)
-    product = matmul(a, column, transpose_a=transpose_a, adjoint_a=adjoint_a)
+    matrices, vectors = together("MatMul", a, b)
+    column = compute(dg.expand_dims, vectors, axis=-1)
+    product = matmul(matrices, column, transpose_a=transpose_a, adjoint_a=adjoint_a)
     return compute(dg.squeeze, product, axis=-1)
 
 

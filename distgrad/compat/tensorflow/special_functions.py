@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import distgrad as dg
-from distgrad.compat.tensorflow.conversion import floating, together
+from distgrad.compat.tensorflow.conversion import converted, floating, of_kinds, together
 from distgrad.compat.tensorflow.values import Tensor, compute
 
 
 def _of_one(name: str, function: Callable[..., Any]) -> Callable[..., Tensor]:
     def unary(x: Any, name: str | None = None) -> Tensor:
-        return compute(function, floating(unary.__name__, x))
+        return compute(function, of_kinds(unary.__name__, "f", converted(x)))
 
     unary.__name__ = unary.__qualname__ = name
     unary.__doc__ = (function.__doc__ or "").splitlines()[0]

@@ -10,6 +10,7 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.conversion import (
+    at_home,
     axes,
     dims,
     dtype_of,
@@ -311,6 +312,7 @@ def _with_constant(x: Any, place: int, front: int, behind: int, value: Any) -> A
         return dg.concat([piece(front), x, piece(behind)], axis=place)
 
 
+@at_home
 def meshgrid(*args: Any, indexing: str = "xy", name: str | None = None) -> list[Any]:
     """Return coordinates broadcast against each other, one tensor for each argument."""
     if indexing not in ("xy", "ij"):
@@ -352,6 +354,7 @@ def _argument(name: str, axis: int, x: Any) -> int:
 # --- choosing -----------------------------------------------------------------------------------
 
 
+@at_home
 def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None) -> Tensor:
     """Return x where a condition holds and y elsewhere; without them, where it holds.
 
@@ -382,18 +385,3 @@ def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None)
             f"where: condition is {mask.dtype.name}; expected bool: compare it with something"
         )
     return compute(dg.where, mask, *operands("SelectV2", x, y))
-
-
-def boolean_mask(tensor: Any, mask: Any, axis: Any = None, name: str = "boolean_mask") -> Tensor:
-    """Return the elements (or slices, from an axis on) for which a mask is true."""
-    chosen = convert_to_tensor(mask)
-    if not len(chosen.shape):
-        raise ValueError("mask cannot be scalar.")
-    place = 0 if axis is None else axes(axis)
-    x = convert_to_tensor(tensor)
-    if tuple(x.shape[place : place + len(chosen.shape)]) != tuple(chosen.shape):
-        raise ValueError(
-            f"Shapes {x.shape[place : place + len(chosen.shape)]} and {chosen.shape} are "
-            "incompatible: the mask must have the shape of the axes that it chooses from"
-        )
-    return x[(builtins.slice(None),) * place + (chosen,)]

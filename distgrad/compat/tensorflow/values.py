@@ -7,7 +7,7 @@ tensor inside, so a handle can be taken off and put on again at will.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -25,6 +25,7 @@ from distgrad.compat.tensorflow.conversion import (
 )
 from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
+from distgrad.compat.tensorflow.references import Reference
 from distgrad.compat.tensorflow.slices import IndexedSlices
 from distgrad.compat.tensorflow.specs import TensorShape
 from distgrad.core.seam import apply
@@ -117,7 +118,7 @@ class TensorLike(Operators):
     __xor__ = __rxor__ = _logical(dg.bitwise_xor, "bitwise_xor")
 
     def __neg__(self) -> Any:
-        return compute(dg.negative, self)
+        return compute(dg.negative, of_kinds("negative", "iufc", self.read()))
 
     def __abs__(self) -> Any:
         return compute(dg.abs, self)
@@ -151,6 +152,9 @@ class TensorLike(Operators):
 
     def __getitem__(self, key: Any) -> Tensor:
         return compute(dg.Tensor.__getitem__, native(self), _unwrapped_key(key))
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(wrap, iter(self.read()))
 
     @property
     def dtype(self) -> Any:
@@ -257,28 +261,6 @@ class Tensor(TensorLike):
         return f"<tf.Tensor: shape={self.shape}, dtype={self.dtype.name}, numpy={shown(self)}>"
 
 
-class Reference:
-    """A hashable reference to a tensor or variable, see `Tensor.ref`."""
-
-    __slots__ = ("_referent",)
-
-    def __init__(self, referent: Any) -> None:
-        self._referent = referent
-
-    def deref(self) -> Any:
-        """Return the object that is referred to."""
-        return self._referent
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reference) and self._referent is other._referent
-
-    def __hash__(self) -> int:
-        return id(self._referent)
-
-    def __repr__(self) -> str:
-        return f"<Reference wrapping {self._referent!r}>"
-
-
 def shown(value: Any) -> str:
     """Return the values as `repr` of a tensor or variable shows them."""
     host = value.numpy()
@@ -354,14 +336,14 @@ def refused(error: ShapeError) -> InvalidArgumentError:
 
 
 def _unwrapped_key(key: Any) -> Any:
-    parts = key if isinstance(key, tuple) else (key,)
+    parts = key if isinstance(key, (tuple, list)) else (key,)  # a list has a part for each axis
     for part in parts:
         if isinstance(part, (str, float, complex)):
             raise TypeError(
                 "Only integers, slices (`:`), ellipsis (`...`), tf.newaxis (`None`) and scalar "
                 f"tf.int32/tf.int64 tensors are valid indices, got {part!r}"
             )
-    return tuple(native(part) for part in key) if isinstance(key, tuple) else native(key)
+    return tuple(map(native, parts)) if parts is key else native(key)
 
 
 # --- how values enter ---------------------------------------------------------------------------

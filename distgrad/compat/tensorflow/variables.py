@@ -261,7 +261,8 @@ class VariableSlice(Tensor):
         variable = self._variable
         whole = np.array(variable.numpy())
         new = convert_to_tensor(value, variable.dtype).numpy()
-        parts = self._slice_key if isinstance(self._slice_key, tuple) else (self._slice_key,)
+        given = self._slice_key
+        parts = given if isinstance(given, (tuple, list)) else (given,)
         key = tuple(p.numpy() if hasattr(p, "numpy") else p for p in parts)
         whole[key] = combine(whole[key], new)
         variable.assign(whole)
