@@ -49,7 +49,7 @@ def argsort(
     return compute(positions, x)
 
 
-class TopK(NamedTuple):
+class TopKV2(NamedTuple):
     """What `top_k` returns."""
 
     values: Tensor
@@ -62,7 +62,7 @@ def top_k(
     sorted: bool = True,
     index_type: Any = int32,
     name: str | None = None,
-) -> TopK:
+) -> TopKV2:
     """Return the k largest elements along the last axis, the largest first, and where they stand.
 
     Raises
@@ -79,7 +79,7 @@ def top_k(
         )
     order = dg.argsort(dg.stop_gradient(x), axis=-1, descending=True)[..., :count]
     values = dg.take_along_axis(x, order, axis=-1)
-    return TopK(Tensor(values), Tensor(dg.astype(order, tensor_dtype(index_type, int32))))
+    return TopKV2(Tensor(values), Tensor(dg.astype(order, tensor_dtype(index_type, int32))))
 
 
 def searchsorted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial, update_wrapper
+from functools import partial, update_wrapper, wraps
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,8 @@ class Function:
     ) -> None:
         self.python_function = python_function
         self.input_signature = input_signature
-        self._traced = dg.function(on_native(python_function), name=name)
+        self._computed = _giving_tensors(python_function)
+        self._traced = dg.function(on_native(self._computed), name=name)
         self._may_step = autograph
         self._steps = False
         update_wrapper(self, python_function, updated=())
@@ -83,11 +84,27 @@ class Function:
                     f"tf.function: {name} runs step by step from now on, which is slower: {error}",
                     stacklevel=3,
                 )
-        return self.python_function(*instance, *_as_tensors(args), **_as_tensors(kwargs))
+        return self._computed(*instance, *_as_tensors(args), **_as_tensors(kwargs))
 
     def graph(self, *args: Any, **kwargs: Any) -> Any:
         """Return the graph of a call with these arguments, to be printed."""
         return self._traced.graph(*_entering(args), **_entering(kwargs))
+
+
+def _giving_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function whose results are tensors where they are numbers or arrays."""
+
+    @wraps(function)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        return tree.map(
+            lambda leaf: convert_to_tensor(leaf) if isinstance(leaf, _NUMBERS) else leaf,
+            function(*args, **kwargs),
+        )
+
+    return computed
+
+
+_NUMBERS = (bool, int, float, complex, np.ndarray, np.generic)
 
 
 def _as_signed(signed: Sequence[Any], args: Sequence[Any]) -> tuple[Any, ...]:

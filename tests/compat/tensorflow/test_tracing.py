@@ -83,3 +83,20 @@ def test_a_signature_says_how_many_arguments_there_are():
 
     with pytest.raises(TypeError, match="1 entries, the call 2 arguments"):
         f(1.0, 2.0)
+
+
+@pytest.mark.filterwarnings("ignore:tf.function")
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_numbers_that_a_function_returns_become_tensors_of_tensorflows_dtypes(by_steps):
+    @tf.function
+    def numbers(x):
+        if by_steps and x > 0:
+            pass
+        return {"whole": 2, "rest": [0.5, None, True], "host": np.arange(2)}
+
+    found = numbers(tf.constant(1.0))
+
+    assert (found["whole"].dtype, found["whole"].numpy()) == (tf.int32, 2)
+    assert (found["rest"][0].dtype, found["rest"][1]) == (tf.float32, None)
+    assert found["rest"][2].dtype == tf.bool
+    assert found["host"].dtype == tf.int64
