@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.compat.tensorflow.clipping import global_norm
-from distgrad.compat.tensorflow.conversion import axes, floating, native, together
+from distgrad.compat.tensorflow.conversion import axes, floating
 from distgrad.compat.tensorflow.creation import eye
+from distgrad.compat.tensorflow.diagonals import diag, diag_part, matrices, set_diag
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.factorisations import (
     cholesky,
@@ -59,78 +59,9 @@ def trace(x: Any, name: str | None = None) -> Tensor:
     return compute(lambda d: dg.astype(dg.sum(d, axis=-1), d.dtype), diag_part(x))
 
 
-def diag_part(input: Any, name: str = "diag_part", k: int = 0) -> Tensor:
-    """Return the k-th diagonals of matrices in the last two axes (above the main one for k > 0)."""
-    x = _matrices("diag_part", input)
-    rows, columns = x.shape[-2:]
-    length = builtins.max(builtins.min(rows + builtins.min(k, 0), columns - builtins.max(k, 0)), 0)
-    steps = np.arange(length)
-    picked = (steps - builtins.min(k, 0), steps + builtins.max(k, 0))
-    return x[(..., *(beside(each, native(x)) for each in picked))]
-
-
-def diag(diagonal: Any, name: str = "diag", k: int = 0) -> Tensor:
-    """Return square matrices with values on their k-th diagonal, else zeros."""
-
-    def of(values: dg.Tensor) -> Any:
-        size = values.shape[-1] + abs(k)
-        on = beside(np.eye(size, k=k, dtype=bool), values)
-        # The value that belongs in each row of the k-th diagonal.
-        source = np.clip(np.arange(size) + builtins.min(k, 0), 0, values.shape[-1] - 1)
-        column = dg.expand_dims(dg.take(values, beside(source, values), axis=-1), axis=-1)
-        return dg.where(on, column, dg.zeros_like(column))
-
-    return compute(of, convert_to_tensor(diagonal))
-
-
-def set_diag(input: Any, diagonal: Any, name: str = "set_diag", k: int = 0) -> Tensor:
-    """Return matrices with their k-th diagonals replaced (above the main one for k > 0).
-
-    Raises
-    ------
-    InvalidArgumentError
-        If there is no such diagonal, or the values are not as many as it has.
-    """
-    x, line = together("MatrixSetDiag", _matrices("set_diag", input), diagonal)
-    rows, columns = x.shape[-2:]
-    if k and not -rows < k < columns:
-        raise InvalidArgumentError(
-            f"set_diag: k is {k}; expected a diagonal of the {rows} x {columns} matrices"
-        )
-    length = builtins.min(rows + builtins.min(k, 0), columns - builtins.max(k, 0))
-    if line.shape != (*x.shape[:-2], length):
-        raise InvalidArgumentError(
-            f"set_diag: diagonal has shape {line.shape}; expected {(*x.shape[:-2], length)}"
-        )
-
-    def of(matrix: dg.Tensor, line: Any) -> Any:
-        on = beside(np.eye(rows, columns, k=k, dtype=bool), matrix)
-        source = np.clip(np.arange(rows) + builtins.min(k, 0), 0, builtins.max(length - 1, 0))
-        column = dg.expand_dims(dg.take(line, beside(source, line), axis=-1), axis=-1)
-        return dg.where(on, column, matrix)
-
-    return compute(of, x, line) if length else wrap(x)
-
-
-def _matrices(name: str, value: Any) -> Tensor:
-    """Return an operand of two axes or more.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If it has fewer.
-    """
-    tensor = convert_to_tensor(value)
-    if len(tensor.shape) < 2:
-        raise InvalidArgumentError(
-            f"{name}: input must be at least 2-dim, received shape: {list(tensor.shape)}"
-        )
-    return tensor
-
-
 def band_part(input: Any, num_lower: Any, num_upper: Any, name: str | None = None) -> Tensor:
     """Return matrices with only a band kept: so many diagonals below and above; -1 means all."""
-    x = _matrices("band_part", input)
+    x = matrices("band_part", input)
     rows, columns = x.shape[-2:]
     offset = np.arange(columns) - np.arange(rows)[:, None]
     lower, upper = int(num_lower), int(num_upper)

@@ -427,6 +427,7 @@ CASES = {
             tf.linalg.diag(d, k=-2),
             tf.linalg.diag_part(x, k=1),
             tf.linalg.diag_part(x, k=-1),
+            tf.linalg.diag_part(x, k=(-1, 2), align="LEFT_RIGHT"),
             tf.linalg.set_diag(x, d),
             tf.linalg.band_part(x, 1, 0),
             tf.linalg.band_part(x, -1, 1),

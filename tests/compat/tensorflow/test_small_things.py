@@ -101,3 +101,23 @@ def test_a_seed_fixes_the_classes_also_in_a_graph():
 def test_classes_that_cannot_be_drawn_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(tf.random.categorical)
+
+
+def test_tensors_and_dtypes_say_what_they_are():
+    x = tf.constant([[1.0, 2.0]])
+
+    assert x.dtype.base_dtype == tf.float32
+    assert x.get_shape() == tf.Variable(x).get_shape() == (1, 2)
+    assert (x.shape.ndims, x.shape.rank) == (2, 2)
+    assert tf.uint16.is_unsigned
+    assert not any(dtype.is_unsigned for dtype in (tf.int16, tf.float32, tf.bool))
+
+
+def test_a_generator_starts_over_from_a_seed_and_two_of_chance_differ():
+    generator = tf.random.Generator.from_seed(3)
+    first = generator.normal([4]).numpy()
+    generator.reset_from_seed(3)
+
+    np.testing.assert_array_equal(generator.normal([4]).numpy(), first)
+    chance = [tf.random.Generator.from_non_deterministic_state().normal([4]) for _ in range(2)]
+    assert not np.array_equal(*(each.numpy() for each in chance))
