@@ -76,12 +76,12 @@ def activation(
     def pull_vjp(
         xp: Namespace, a: Array, y: Array, xs: Any, params: dict[str, Any], needs: Sequence[int]
     ) -> Sequence[Array | None]:
-        g, kept = (conjugate(xp, x) for x in xs)
+        g, kept = xs[0], conjugate(xp, xs[1])
         to_g = to_kept = None
         if needs[0]:
             to_g = fit(xp, getattr(xp, pulling)(a, kept, **params), g)
         if needs[1] and bend is not None:
-            to_kept = fit(xp, a * g * bend(xp, kept, **params), kept)
+            to_kept = fit(xp, a * conjugate(xp, g) * bend(xp, kept, **params), kept)
         elif needs[1]:
             to_kept = xp.zeros_like(kept)
         return to_g, to_kept
