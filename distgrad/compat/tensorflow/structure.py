@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from distgrad.compat.tensorflow.dtypes import int32
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor, refused
 from distgrad.dtypes import is_complex
+from distgrad.entering import holds_tensors
 from distgrad.errors import ShapeError
 from distgrad.shapes import broadcast, normalize_axis
 from distgrad.tensor import Operators
@@ -104,7 +106,12 @@ def stack(values: Any, axis: int = 0, name: str = "stack") -> Tensor:
     given = list(values)
     if not given:
         raise ValueError("stack: values is empty; expected one tensor or more")
-    alike, place = _alike("Pack", given), axes(axis)
+    place = axes(axis)
+    if place == 0 and not any(map(holds_tensors, given)):
+        with suppress(TypeError, ValueError):  # of unlike shapes: refused below
+            # As one list, of which the first number decides the dtype.
+            return convert_to_tensor(values if isinstance(values, np.ndarray) else given)
+    alike = _alike("Pack", given)
     if not -(rank := alike[0].ndim + 1) <= place < rank:
         raise ValueError(f"Argument `axis` = {axis} not in range [{-rank}, {rank})")
     return compute(dg.stack, alike, axis=place)

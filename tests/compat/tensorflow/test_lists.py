@@ -44,7 +44,13 @@ def test_a_list_beside_a_double_keeps_all_digits(result):
     ],
 )
 def test_the_first_number_of_a_list_decides_its_dtype(value, dtype):
-    assert tf.constant(value).dtype == dtype
+    assert tf.constant(value).dtype == tf.stack(value).dtype == dtype
+
+
+def test_an_array_is_stacked_as_it_is_and_unlike_lists_are_refused():
+    assert tf.stack(np.arange(4).reshape(2, 2)).dtype == tf.int64
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.stack([[1.0, 2.0], [3.0]])
 
 
 def test_a_list_that_does_not_fit_is_either_error_of_tensorflows():
