@@ -87,6 +87,8 @@ class Leaf:
         Its name; of a value, its type's name.
     value : object
         What stands there.
+    held : bool
+        Whether it is not itself in the nest, but something that has `variables`.
     """
 
     path: str
@@ -94,6 +96,7 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: str
     value: Any
+    held: bool = False
 
     @property
     def rows(self) -> tuple[int, int] | None:
@@ -101,6 +104,11 @@ class Leaf:
         if not isinstance(self.value, Shard):
             return None
         return self.value.start, self.value.start + self.value.value.shape[0]
+
+    @property
+    def accompanies(self) -> bool:
+        """Whether it is a model's generator, which is no weight, and older checkpoints lack."""
+        return self.held and self.kind == "generator"
 
     def describe(self) -> str:
         """Return dtype and shape, such as ``float32[3, 4]``."""
@@ -130,12 +138,12 @@ def collect(nest: Any) -> dict[str, Leaf]:
     found: dict[str, Leaf] = {}
     leaves, _ = tree.flatten(nest)
     for path, given in zip(tree.paths(nest), leaves, strict=True):
-        for own_path, value in _expand(path, given):
-            if own_path in found:
+        for leaf in _leaves_of(path, given):
+            if leaf.path in found:
                 raise ValueError(
-                    f"checkpoint: two leaves have the path {own_path!r}; give them different keys"
+                    f"checkpoint: two leaves have the path {leaf.path!r}; give them different keys"
                 )
-            found[own_path] = _leaf(own_path, value)
+            found[leaf.path] = leaf
     return found
 
 
@@ -145,8 +153,8 @@ def rebuild(nest: Any, replace: Callable[[Leaf], Any]) -> Any:
     rebuilt = []
     for path, given in zip(tree.paths(nest), leaves, strict=True):
         if _holds_variables(given):
-            for own_path, value in _expand(path, given):
-                replace(_leaf(own_path, value))
+            for leaf in _leaves_of(path, given):
+                replace(leaf)
             rebuilt.append(given)
         else:
             rebuilt.append(replace(_leaf(path, given)))
@@ -175,8 +183,14 @@ def place(leaf: Leaf, loaded: Any) -> Any:
     return loaded[()] if isinstance(target, np.generic) else loaded
 
 
+def _leaves_of(path: str, given: Any) -> Iterator[Leaf]:
+    """Yield the leaves that are saved for what stands in a nest."""
+    for own_path, value in _expand(path, given):
+        yield _leaf(own_path, value, held=value is not given)
+
+
 def _expand(path: str, given: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is saved for a leaf: of a model or an optimizer, its variables by name."""
+    """Yield what is saved: of a model or an optimizer its variables by name, and generators."""
     if not _holds_variables(given):
         yield path, given
         return
@@ -191,7 +205,8 @@ def _expand(path: str, given: Any) -> Iterator[tuple[str, Any]]:
         getattr(given, "named_variables", None)
     ):  # a module, whose paths begin with its own
         own = f"{getattr(given, 'path', '')}/"
-        named = {each.removeprefix(own): variable for each, variable in given.named_variables()}
+        pairs = [*given.named_variables(), *getattr(given, "named_generators", list)()]
+        named = {each.removeprefix(own): value for each, value in pairs}
     elif isinstance(held, dict):
         named = {str(key): value for key, value in held.items()}
     else:
@@ -199,8 +214,8 @@ def _expand(path: str, given: Any) -> Iterator[tuple[str, Any]]:
         if len(set(names)) < len(names):  # such as many that nobody named
             names = [f"{position}" for position in range(len(held))]
         named = dict(zip(names, held, strict=True))
-    for name, variable in named.items():
-        yield f"{path}/{name}" if path else name, variable
+    for name, value in named.items():
+        yield f"{path}/{name}" if path else name, value
 
 
 def _is_cut(given: Any) -> bool:
@@ -219,7 +234,7 @@ def _holds_variables(given: Any) -> bool:
     return all(isinstance(each, Variable) for each in values)
 
 
-def _leaf(path: str, value: Any) -> Leaf:
+def _leaf(path: str, value: Any, *, held: bool = False) -> Leaf:
     if isinstance(value, (Variable, Tensor, Shard, np.ndarray, np.generic)):
         try:
             dtype = as_dtype(value.dtype)
@@ -231,9 +246,9 @@ def _leaf(path: str, value: Any) -> Leaf:
                 f"checkpoint: {path!r} is a symbol of a transformation, such as vmap or function; "
                 "expected numbers: save outside of it"
             )
-        return Leaf(path, "array", tuple(value.shape), dtype.name, value)
+        return Leaf(path, "array", tuple(value.shape), dtype.name, value, held)
     if isinstance(value, Generator):
-        return Leaf(path, "generator", np.shape(value.state), "uint64", value)
+        return Leaf(path, "generator", np.shape(value.state), "uint64", value, held)
     if type(value) in (bool, int, float, str):
         return Leaf(path, "value", (), type(value).__name__, value)
     raise TypeError(

@@ -107,7 +107,8 @@ def load(
     Warns
     -----
     CheckpointWarning
-        If a damaged checkpoint was passed over for an older one.
+        If a damaged checkpoint was passed over for an older one, or lacks generators that a
+        model holds, as those of earlier versions do; they stay as they are.
 
     Notes
     -----
@@ -141,6 +142,7 @@ def load(
                 passed_over.append(str(damage))
                 continue
             _warn(passed_over, name)
+            _warn_of_generators(manifest, wanted or {}, name)
             return _place(path, manifest, arrays, nest)
     if step is not None and passed_over:
         raise DamagedCheckpointError("; ".join(passed_over))
@@ -157,6 +159,23 @@ def _warn(passed_over: list[str], name: str) -> None:
     for damage in passed_over:
         warnings.warn(
             f"checkpoint passed over: {damage}; loading {name} instead",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_generators(manifest: Manifest, wanted: Mapping[str, Leaf], name: str) -> None:
+    """Say which generators a checkpoint from before models' were saved leaves as they are."""
+    assigned = {id(leaf.value) for path, leaf in wanted.items() if path in manifest.tensors}
+    absent = [
+        path
+        for path, leaf in wanted.items()
+        if leaf.accompanies and path not in manifest.tensors and id(leaf.value) not in assigned
+    ]
+    if absent:
+        warnings.warn(
+            f"{name} was saved without the random generators {', '.join(absent)}; they stay as "
+            "they are, so that what they draw is not what an unbroken training would draw",
             CheckpointWarning,
             stacklevel=3,
         )
@@ -209,7 +228,10 @@ def _compare(manifest: Manifest, wanted: Mapping[str, Leaf], directory: Path) ->
         if path in there and there[path] != here[path]
     ]
     found = [
-        ("missing in the checkpoint", [path for path in here if path not in there]),
+        (
+            "missing in the checkpoint",
+            [p for p, leaf in wanted.items() if p not in there and not leaf.accompanies],
+        ),
         ("only in the checkpoint", [path for path in there if path not in here]),
         ("unlike", unlike),
     ]
@@ -323,6 +345,8 @@ def _place(path: Path, manifest: Manifest, arrays: dict[str, Array], nest: Any) 
     def replacement(leaf: Leaf) -> Any:
         if leaf.kind == "value":
             return manifest.values[leaf.path]
+        if leaf.path not in arrays:  # a generator, of which was warned
+            return leaf.value
         return place(leaf, arrays[leaf.path])
 
     loaded = {**arrays, **manifest.values} if nest is None else rebuild(nest, replacement)

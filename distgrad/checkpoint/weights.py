@@ -100,7 +100,8 @@ def save_safetensors(
     path : path
         The file; one that is there is replaced once the new one is whole.
     nest : nest
-        Of variables, tensors and arrays.
+        Of variables, tensors and arrays, and objects with `variables`; generators of models are
+        left out.
     metadata : mapping of str to str, optional
         Put into the header.
 
@@ -119,6 +120,8 @@ def save_safetensors(
     _check_metadata(metadata or {})
     arrays = {}
     for name, leaf in collect(nest).items():
+        if leaf.accompanies:
+            continue
         if leaf.kind != "array" or isinstance(leaf.value, Shard):
             raise TypeError(
                 f"save_safetensors: {name!r} is a {type(leaf.value).__name__}; expected arrays "

@@ -127,7 +127,7 @@ class Module:
         ----------
         *example, **options
             Arguments of a call, of which shapes and dtypes matter: what it assigns, as running
-            moments, is undone. Without any only names are given.
+            moments, and what it draws from generators is undone. Without any only names are given.
         seed : int or Generator
             What initial values are drawn from; a generator's key, which is not advanced. Variables
             that exist keep their values.
@@ -216,7 +216,7 @@ class Module:
         for path, item in walk(self, self.name):
             if is_module(item):
                 item._module.path, item._module.seed = path, seed
-            else:
+            elif isinstance(item, Variable):
                 item.name = path
 
     def _place(self, error: DistgradError) -> None:
@@ -242,6 +242,14 @@ class Module:
     def named_variables(self) -> list[tuple[str, Variable]]:
         """Return (path, variable) for all variables; paths begin with the module's own."""
         return [(path, item) for path, item in walk(self, self.path) if isinstance(item, Variable)]
+
+    def named_generators(self) -> list[tuple[str, Generator]]:
+        """Return (path, generator) for the random generators that modules hold in attributes.
+
+        They are no variables; a checkpoint saves them beside these, so that a layer that draws from
+        one of its own, such as `Dropout`, goes on after a resume as it would have done.
+        """
+        return [(path, item) for path, item in walk(self, self.path) if isinstance(item, Generator)]
 
     def modules(self) -> list[tuple[str, Module]]:
         """Return (path, module) for this module and all below it, parents first."""

@@ -1,4 +1,4 @@
-"""Find what modules hold: variables and other modules, by paths, each once."""
+"""Find what modules hold: variables, generators and other modules, by paths, each once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.errors import DTypeError, ShapeError
+from distgrad.random import Generator
 from distgrad.variable import Variable
 
 Steps = Iterator[tuple[str, Any]]
@@ -66,8 +67,8 @@ def is_module(value: Any) -> bool:
 
 
 def items_below(value: Any) -> Steps:
-    """Yield (path, item) for the modules and variables that a value holds, not those below them."""
-    if isinstance(value, Variable) or is_module(value):
+    """Yield (path, item) for the modules, variables and generators of a value, none from below."""
+    if isinstance(value, (Variable, Generator)) or is_module(value):
         yield "", value
         return
     pairs: Iterable[tuple[Any, Any]] = ()
@@ -81,7 +82,7 @@ def items_below(value: Any) -> Steps:
 
 
 def own_items(module: Any) -> Steps:
-    """Yield (path, item) for the modules and variables in a module's attributes, in their order."""
+    """Yield (path, item) for what `items_below` finds in a module's attributes, in their order."""
     for name, value in module._attributes():
         for path, item in items_below(value):
             yield join(name, path), item

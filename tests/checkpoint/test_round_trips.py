@@ -15,6 +15,7 @@ from distgrad.distributed import SerialCommunicator
 from distgrad.dtypes import NAMES
 from distgrad.errors import (
     CheckpointMismatchError,
+    CheckpointWarning,
     CheckpointWriteError,
     DTypeError,
     MissingCheckpointError,
@@ -30,6 +31,55 @@ def numbers(dtype, shape):
     if np.dtype(dtype).kind == "c":
         values = values + 1j * rng.normal(size=shape)
     return np.asarray(np.abs(values) if np.dtype(dtype).kind == "u" else values).astype(dtype)
+
+
+def noisy(seed):
+    layer = dg.nn.Dropout(0.5, generator=dg.random.Generator(seed))
+    return dg.nn.Sequential(dg.nn.Dense(3), layer).build(np.ones((2, 3), np.float32))
+
+
+def test_generators_that_layers_hold_come_back_with_their_model(tmp_path):
+    x = np.ones((5, 3), np.float32)
+    model, other = noisy(3), noisy(8)
+    model(x, training=True)
+    dg.checkpoint.save(tmp_path, {"model": model}, step=1, comm=ALONE)
+
+    dg.checkpoint.load(tmp_path, {"model": other}, comm=ALONE)
+
+    assert other[1].generator.state == [3, 0, 1]
+    assert (other(x, training=True).numpy() == model(x, training=True).numpy()).all()
+
+
+def test_a_checkpoint_from_before_generators_of_layers_were_saved_is_loaded(tmp_path):
+    model, other = noisy(3), noisy(8)
+    named = {name.removeprefix("sequential/"): value for name, value in model.named_variables()}
+    dg.checkpoint.save(tmp_path, {"model": named}, step=1, comm=ALONE)
+
+    with pytest.warns(CheckpointWarning, match=r"without .* model/1/generator; they stay"):
+        dg.checkpoint.load(tmp_path, {"model": other}, comm=ALONE)
+
+    assert other[1].generator.state == [8, 0, 0]
+    assert (other[0].kernel.numpy() == model[0].kernel.numpy()).all()
+
+
+def test_a_generator_saved_beside_its_layer_is_not_missed(tmp_path):
+    model, other = noisy(3), noisy(8)
+    named = {name.removeprefix("sequential/"): value for name, value in model.named_variables()}
+    old = {"model": named, "draws": model[1].generator}
+    dg.checkpoint.save(tmp_path, old, step=1, comm=ALONE)
+
+    dg.checkpoint.load(tmp_path, {"model": other, "draws": other[1].generator}, comm=ALONE)
+
+    assert other[1].generator.state == [3, 0, 0]
+
+
+def test_a_file_of_weights_holds_no_generator(tmp_path):
+    dg.checkpoint.save_safetensors(tmp_path / "w.safetensors", noisy(3))
+
+    assert sorted(dg.checkpoint.load_safetensors(tmp_path / "w.safetensors")) == [
+        "0/bias",
+        "0/kernel",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (0, 3), (3, 0), (5,), (3, 4, 5)])

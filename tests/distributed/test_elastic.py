@@ -61,6 +61,17 @@ def test_going_back_restores_variables_optimizer_generator_and_loader():
     assert change(state) == drawn
 
 
+def test_going_back_restores_the_generators_that_layers_of_a_model_hold():
+    model = dg.nn.Sequential(dg.nn.Dropout(0.5, generator=dg.random.Generator(3)))
+    commits = Commits({"model": model})
+    commits.commit(0)
+    model(np.ones(4, np.float32), training=True)
+
+    commits.restore(0)
+
+    assert model[0].generator.state == [3, 0, 0]
+
+
 def test_one_commit_serves_two_returns():
     state = state_of()
     commits = Commits(state)

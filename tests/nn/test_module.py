@@ -156,6 +156,29 @@ def test_a_call_made_for_shapes_changes_no_variable_that_exists(call):
     assert {path: value.tolist() for path, value in model.state().items()} == before
 
 
+@pytest.mark.parametrize("call", [nn.Module.build, nn.Module.summary])
+def test_a_call_made_for_shapes_advances_no_generator(call):
+    own, given = dg.random.Generator(3), dg.random.Generator(4)
+    model = nn.Sequential(nn.Dense(4), nn.Dropout(0.5, generator=own))
+
+    call(model, X, training=True)
+    call(model, X, training=True, generator=given)
+
+    assert own.state == [3, 0, 0]
+    assert given.state == [4, 0, 0]
+
+
+def test_generators_are_found_by_path_and_are_no_variables():
+    shared, other = dg.random.Generator(3), dg.random.Generator(4)
+    layers = [nn.Dropout(0.5, generator=each) for each in (shared, shared, other)]
+    model = nn.Sequential(*layers, nn.Dense(2)).build(X)
+
+    found = model.named_generators()
+
+    assert found == [("sequential/0/generator", shared), ("sequential/2/generator", other)]
+    assert [v.name for v in model.variables] == ["sequential/3/kernel", "sequential/3/bias"]
+
+
 def test_a_build_that_fails_changes_no_variable():
     model = nn.Sequential(Normed(), nn.Activation(lambda x: x @ dg.ones((7, 2))))
 

@@ -28,8 +28,9 @@ class Commits:
     Parameters
     ----------
     state : nest
-        Of variables, of what has `variables` (models, optimizers), of `distgrad.random.Generator`,
-        and of what has `state_dict` and `load_state_dict`.
+        Of variables, of what has `variables` (models, with the generators that their layers hold,
+        optimizers), of `distgrad.random.Generator`, and of what has `state_dict` and
+        `load_state_dict`.
 
     Raises
     ------
@@ -47,6 +48,8 @@ class Commits:
                     "Variable, a Generator, or what has variables, or state_dict and "
                     "load_state_dict"
                 )
+        models = [leaf for leaf in self._leaves if hasattr(leaf, "named_generators")]
+        self._leaves += [each for model in models for _, each in model.named_generators()]
 
     @property
     def newest(self) -> int:
