@@ -21,7 +21,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: ("core", "errors"),
     2: (
         *("backend", "shapes", "dtypes", "promotion", "tree", "callables", "windows", "user_cache"),
-        "foreign_names",
+        *("whole_files", "foreign_names"),
     ),
     3: ("ops",),
     4: ("operators", "array_methods", "interchange", "tensor", "linalg", "fft", "special"),

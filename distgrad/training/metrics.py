@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
+from errno import ENOENT
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from distgrad.variable import Variable
+from distgrad.whole_files import replacing
 
 
 class MetricsFile:
@@ -35,22 +36,14 @@ class MetricsFile:
     """
 
     def __init__(self, path: str | Path, *, up_to: int = 0) -> None:
-        self.kept = _lines(Path(path), up_to) if up_to else []
+        self._path = Path(path)
+        self.kept = _lines(self._path, up_to) if up_to else []
+        if self.kept:  # a job that is killed here has not lost the lines before
+            with replacing(path) as file:
+                file.writelines(map(_line, self.kept))
         # Line buffered: a job that is killed leaves every finished step on disk.
-        if not self.kept:
-            self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - see close
-            return
-        # Beside it first: a job that is killed here has not lost the lines before.
-        aside = Path(path).with_name(f".{Path(path).name}-{os.getpid()}")
-        self._file = aside.open("w", encoding="utf-8", buffering=1)
-        try:
-            for record in self.kept:
-                self.write(record)
-            aside.replace(path)
-        except BaseException:
-            self._file.close()
-            aside.unlink(missing_ok=True)
-            raise
+        mode = "a" if self.kept else "w"
+        self._file = self._path.open(mode, encoding="utf-8", buffering=1)
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one object; floats keep every digit that their double has.
@@ -60,11 +53,19 @@ class MetricsFile:
         ValueError
             If a number is infinite or not a number, which JSON cannot say.
         """
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.write(_line(record))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it was removed in the meantime, and what was written with it.
+        """
         self._file.close()
+        if not self._path.exists():
+            raise FileNotFoundError(ENOENT, "was removed while it was written", str(self._path))
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +77,10 @@ class MetricsFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _line(record: Mapping[str, object]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
 
 
 def _lines(path: Path, up_to: int) -> list[dict[str, Any]]:

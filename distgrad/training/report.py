@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from html import escape
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from distgrad.training.drawing import draw_curves, draw_shares
 from distgrad.training.history import History, Trained
+from distgrad.whole_files import replacing
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1360px; color: #222; }
@@ -101,12 +101,8 @@ def write_report(
         + "\n".join(sections)
         + "\n</main></body></html>\n"
     )
-    aside = Path(path).with_name(f".{Path(path).name}-{os.getpid()}")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(page)
 
 
 def _curves(history: History) -> list[str]:

@@ -28,6 +28,26 @@ def test_an_older_file_is_replaced(tmp_path):
     assert path.read_text() == '{"final": true}\n'
 
 
+def test_a_file_that_is_gone_at_the_end_is_an_error(tmp_path):
+    metrics = MetricsFile(tmp_path / "m.jsonl")
+    (tmp_path / "m.jsonl").unlink()
+
+    with pytest.raises(FileNotFoundError, match="was removed while it was written"):
+        metrics.close()
+
+
+def test_a_resumed_job_goes_on_in_the_file_that_a_link_leads_to(tmp_path):
+    path, link = tmp_path / "m.jsonl", tmp_path / "link"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n')
+    link.symlink_to(path)
+    with MetricsFile(link, up_to=2) as metrics:
+        metrics.write({"step": 3, "loss": 1.0})
+
+    assert link.is_symlink()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 1.0}\n'
+    assert sorted(tmp_path.iterdir()) == [link, path]
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_what_json_cannot_say_is_refused(tmp_path, number):
     with MetricsFile(tmp_path / "m.jsonl") as metrics, pytest.raises(ValueError, match="JSON"):

@@ -11,7 +11,6 @@ References
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from distgrad.core.spans import COMMUNICATION, COMPUTE, USER, WAITING
 from distgrad.distributed.tracing.clocks import Reading, offset_at
 from distgrad.distributed.tracing.recording import VERSION
 from distgrad.errors import DistgradError
+from distgrad.whole_files import replacing
 
 _ROWS = (COMPUTE, WAITING, COMMUNICATION, USER)  # from top to bottom; others follow
 
@@ -112,10 +112,8 @@ def merge(path: Path, *, remove: bool = True) -> dict[str, Any]:
         )
     parts = [read_part(file) for file in files]
     trace = trace_of(parts)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
+    with replacing(path) as stream:
         json.dump(trace, stream, separators=(",", ":"))
-    temporary.replace(path)
     summary: dict[str, Any] = trace["otherData"]
     if remove and not summary["missing"]:
         for file in files:
