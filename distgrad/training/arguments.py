@@ -70,22 +70,22 @@ class JobParser(argparse.ArgumentParser):
             action="store_true",
             help="the same bits for any number of ranks and of micro-batches",
         )
-        add("--checkpoint-dir", type=Path, metavar="DIR", help="save what the job needs to go on")
+        add("--checkpoint-dir", type=_path, metavar="DIR", help="save what the job needs to go on")
         add("--checkpoint-every", type=_count, default=100, metavar="K", help="save every K steps")
         add(
             "--resume",
             action="store_true",
             help="go on from the newest whole checkpoint, if there is one",
         )
-        add("--metrics", type=Path, metavar="FILE.jsonl", help="write a line of JSON a step")
-        add("--tensorboard", type=Path, metavar="DIR", help="write event files for TensorBoard")
+        add("--metrics", type=_path, metavar="FILE.jsonl", help="write a line of JSON a step")
+        add("--tensorboard", type=_path, metavar="DIR", help="write event files for TensorBoard")
         add(
             "--timeline",
-            type=Path,
+            type=_path,
             metavar="FILE.json",
             help="record when which rank did what, for Perfetto",
         )
-        add("--report", type=Path, metavar="FILE.html", help="write a report at the end")
+        add("--report", type=_path, metavar="FILE.html", help="write a report at the end")
         add("--quiet", action="store_true", help="print nothing but errors")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -107,16 +107,16 @@ class JobParser(argparse.ArgumentParser):
 
 
 def _count(text: str) -> int:
-    """Return a positive whole number."""
-    return _whole_number(text, at_least=1)
+    """Return a positive whole number that can be the step of a checkpoint."""
+    return _whole_number(text, at_least=1, below=10**15)
 
 
 def _seed(text: str) -> int:
     """Return a whole number that can seed a generator."""
-    return _whole_number(text, at_least=0)
+    return _whole_number(text, at_least=0, below=2**128)
 
 
-def _whole_number(text: str, *, at_least: int) -> int:
+def _whole_number(text: str, *, at_least: int, below: int) -> int:
     try:
         number = int(text)
     except ValueError:
@@ -125,7 +125,16 @@ def _whole_number(text: str, *, at_least: int) -> int:
         raise argparse.ArgumentTypeError(
             f"expected a whole number of at least {at_least}, got {text!r}"
         )
+    if number >= below:
+        raise argparse.ArgumentTypeError(f"expected a whole number below {below}, got {text!r}")
     return number
+
+
+def _path(text: str) -> Path:
+    """Return a path; of a variable of the shell that is not set it would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one")
+    return Path(text)
 
 
 def _rate(text: str) -> float:

@@ -97,11 +97,6 @@ def train(
     # A job that `distgrad run` starts again after a preemption goes on without being told.
     again = os.environ.get(RESTARTS_VARIABLE, "0") != "0"
     begun = checkpoints.resume(arguments.resume or again)
-    if begun > arguments.steps:
-        raise JobError(
-            f"--steps {arguments.steps}: the checkpoint is of step {begun} already; ask for "
-            "as many at least: they are counted from the start"
-        )
     outlets = Outlets(job, begun, title or job.name, show or {})
     if begun:
         outlets.say(f"resumed after step {begun}")

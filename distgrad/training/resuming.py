@@ -13,6 +13,7 @@ from distgrad.checkpoint.files import make_directories
 from distgrad.checkpoint.leaves import collect
 from distgrad.checkpoint.listing import listed, newest_first
 from distgrad.distributed import DistributedOptimizer
+from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import CheckpointError
 from distgrad.optimizers import Optimizer
 from distgrad.random import Generator
@@ -113,13 +114,31 @@ class Checkpoints:
             raise JobError(f"--resume: the checkpoint is of another job: {error}") from error
         except CheckpointError as error:
             raise JobError(f"--resume: {error}") from error
+        steps = self._job.arguments.steps
+        if found.step > steps:
+            raise JobError(
+                f"--steps {steps}: the checkpoint is of step {found.step} already; ask for as many "
+                "at least: they are counted from the start"
+            )
         self._compare(found.metadata or {})
-        leaves, treedef = tree.flatten(self._state)
-        for leaf, value in zip(leaves, tree.flatten_like(treedef, found.nest["job"]), strict=True):
-            if _keeps_state(leaf):
-                leaf.load_state(value)
+        self._load_states(found.nest["job"])
         self._saved = found.step
         return found.step
+
+    def _load_states(self, nest: Any) -> None:
+        """Hand their states to the objects that keep some; what one refuses, all ranks refuse."""
+        leaves, treedef = tree.flatten(self._state)
+        loaded = tree.flatten_like(treedef, nest)
+        refusal = ""
+        for path, leaf, value in zip(tree.paths(self._state), leaves, loaded, strict=True):
+            if _keeps_state(leaf) and not refusal:
+                try:
+                    leaf.load_state(value)
+                except ValueError as error:
+                    refusal = f"{path}: {error}"
+        for said in exchange_json(self._job.world, refusal):
+            if said:
+                raise JobError(f"--resume: the checkpoint is of another job: {said}")
 
     def _compare(self, metadata: dict[str, Any]) -> None:
         arguments = vars(self._job.arguments)

@@ -30,11 +30,12 @@ def add_arguments(parser):
     parser.add_argument("--signal", default="")  # number:rank:step
     parser.add_argument("--patience", type=int, default=0)
     parser.add_argument("--fail", default="")
+    parser.add_argument("--examples", type=int, default=45)
 
 
 def body(job):
     numbers = np.random.default_rng(3)
-    x = numbers.normal(size=(45, 3)).astype(job.arguments.dtype)
+    x = numbers.normal(size=(job.arguments.examples, 3)).astype(job.arguments.dtype)
     y = (x @ [1.0, -2.0, 0.5] + 0.25).astype(job.arguments.dtype)
     weights = dg.Variable(np.zeros(3, job.arguments.dtype), name="weights")
     offset = dg.Variable(np.zeros((), job.arguments.dtype), name="offset")

@@ -73,6 +73,10 @@ REFUSED = [
     ("--learning-rate inf", "argument --learning-rate: expected a positive number, got 'inf'"),
     ("--learning-rate fast", "expected a positive number, got 'fast'"),
     ("--seed -1", "argument --seed: expected a whole number of at least 0, got '-1'"),
+    (f"--seed {2**128}", f"argument --seed: expected a whole number below {2**128}, got"),
+    (f"--steps {10**15}", "argument --steps: expected a whole number below 1000000000000000"),
+    ("--checkpoint-dir=", "argument --checkpoint-dir: expected a path, got an empty one"),
+    ("--metrics=", "argument --metrics: expected a path, got an empty one"),
     ("--dtype int8", "argument --dtype: invalid choice: 'int8'"),
     ("--step 3", "unrecognized arguments: --step 3"),
 ]

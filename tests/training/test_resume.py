@@ -193,6 +193,25 @@ def test_another_job_is_not_resumed(jobs, tmp_path, change, message):
     assert message in jobs.output()
 
 
+def test_what_is_refused_is_told_without_a_warning_beside_it(jobs, tmp_path):
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*arguments))
+
+    assert jobs.wait(jobs.start(*arguments, "--resume", "--steps", 10)) == 1
+    assert jobs.output().count("\n") == 1
+
+
+def test_examples_that_are_not_those_of_the_checkpoint_end_the_job_in_one_line(jobs, tmp_path):
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved")
+    jobs.wait(jobs.start(*arguments))
+
+    assert jobs.wait(jobs.start(*arguments, "--resume", "--examples", 44)) == 1
+    assert jobs.output() == (
+        "job: --resume: the checkpoint is of another job: state/data: load_state: the state is of "
+        "a loader with examples 45; this one has 44, so that its order is another one\n"
+    )
+
+
 def test_a_damaged_checkpoint_is_passed_over(jobs, tmp_path):
     arguments = (*ALL, "--metrics", tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved")
     jobs.wait(jobs.start(*arguments))
