@@ -370,7 +370,11 @@ class CheckpointMismatchError(CheckpointError, KeyError):
 
 
 class CheckpointWarning(UserWarning):
-    """A damaged or incomplete checkpoint was passed over for an older one."""
+    """A checkpoint goes on otherwise than the training that saved it would have.
+
+    A damaged or incomplete one was passed over for an older one; one lacks the generators of a
+    model; or the ranks' generators, of which one state is saved, have drawn differently.
+    """
 
 
 class CacheError(DistgradError, OSError):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
+from distgrad.checkpoint.leaves import Leaf
 from distgrad.distributed.verbs.communicator import Communicator, exchange_json
 from distgrad.errors import (
     CheckpointError,
     CheckpointMismatchError,
+    CheckpointWarning,
     CheckpointWriteError,
     DamagedCheckpointError,
     DesyncError,
@@ -70,3 +75,28 @@ def conclude(
     else:
         text = "; ".join(f"rank {rank}: {what}" for rank, _, what in failed)
     raise _CLASSES.get(failed[0][1], otherwise)(text) from error
+
+
+def draws_of(leaves: Mapping[str, Leaf]) -> dict[str, str]:
+    """Return for each generator what tells its state from another."""
+    generators = {path: leaf for path, leaf in leaves.items() if leaf.kind == "generator"}
+    return {path: sha256(leaf.host().tobytes()).hexdigest() for path, leaf in generators.items()}
+
+
+def compare_draws(said: Sequence[Mapping[str, str]]) -> None:
+    """Warn, on all ranks, of generators that do not stand alike: one state of each is saved.
+
+    Parameters
+    ----------
+    said : sequence of mapping
+        Every rank's `draws_of`, with the same paths.
+    """
+    unlike = [path for path, own in said[0].items() if any(each[path] != own for each in said)]
+    if unlike:
+        warnings.warn(
+            f"save: the ranks' generators {', '.join(unlike)} have drawn differently; rank 0's "
+            "states are saved, and all ranks go on from them after a resume: let every rank draw "
+            "the same, with rows= or from fold_in(step)",
+            CheckpointWarning,
+            stacklevel=4,
+        )

@@ -40,7 +40,8 @@ def share_out(
     Notes
     -----
     Shards are written by those who hold them. What every rank holds is cut into one part a rank if
-    it is large, and otherwise written by the rank that has the fewest bytes so far.
+    it is large, and otherwise written by the rank that has the fewest bytes so far; a generator by
+    rank 0.
     """
     ranks = len(shards)
     load = [0] * ranks
@@ -51,6 +52,8 @@ def share_out(
             # Ranks without rows write nothing.
             held = [(*shards[rank].get(leaf.path, (0, 0)), rank) for rank in range(ranks)]
             cuts = sorted(each for each in held if each[0] < each[1])
+        elif leaf.kind == "generator":  # of which ranks may hold unlike states: which one, is known
+            cuts = [(0, rows, 0)] if rows else []
         elif ranks > 1 and _nbytes(leaf) >= _SPLIT_FROM and rows >= ranks:
             edges = [rows * rank // ranks for rank in range(ranks + 1)]
             cuts = [(edges[rank], edges[rank + 1], rank) for rank in range(ranks)]

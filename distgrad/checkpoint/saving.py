@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distgrad.checkpoint import manifest as manifests
-from distgrad.checkpoint.agreement import conclude
+from distgrad.checkpoint.agreement import compare_draws, conclude, draws_of
 from distgrad.checkpoint.files import (
     created,
     describe_failure,
@@ -78,12 +78,18 @@ def save(
     TypeError, ValueError
         If something cannot be saved.
 
+    Warns
+    -----
+    CheckpointWarning
+        If generators stand elsewhere on some ranks than on rank 0.
+
     Notes
     -----
-    What every rank holds is written once, spread over the ranks; of Python's values those of rank 0
-    count. Each rank writes one file into a hidden directory and flushes it to the disk; rank 0
-    writes the manifest with all checksums last, and renames the directory. A process that is killed
-    at any moment leaves the older checkpoints, and a hidden directory that the next `save` removes.
+    What every rank holds is written once, spread over the ranks; of Python's values and generators
+    those of rank 0 count. Each rank writes one file into a hidden directory and flushes it to the
+    disk; rank 0 writes the manifest with all checksums last, and renames the directory. A process
+    that is killed at any moment leaves the older checkpoints, and a hidden directory that the next
+    `save` removes.
     Files and directories have the rights that the umask leaves.
     """
     writing = Writing(directory, nest, step, metadata, comm, keep, copy=False)
@@ -140,10 +146,12 @@ class Writing:
                 if error is None
                 else "",
                 "shards": {path: leaf.rows for path, leaf in leaves.items() if leaf.rows},
+                "draws": draws_of(leaves),
             },
         )
         if len({each["digest"] for each in said}) > 1:
             conclude(self.comm, _difference(self.comm, self.step, summary))
+        compare_draws([each["draws"] for each in said])
 
         self._values = {p: leaf.value for p, leaf in leaves.items() if leaf.kind == "value"}
         self._leaves = {p: leaf for p, leaf in leaves.items() if leaf.kind != "value"}

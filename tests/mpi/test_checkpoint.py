@@ -56,6 +56,23 @@ def own_shard(comm, offset=0):
     return dg.checkpoint.Shard(dg.Variable(whole()[start:stop]), start=start, rows=ROWS)
 
 
+def test_generators_that_ranks_drew_from_differently_are_named_and_rank_0s_are_saved(directory):
+    world = dist.world()
+    generator = dg.random.Generator(3)
+    state = {"fill": np.zeros(100), "draws": generator, "same": dg.random.Generator(4)}
+    for _ in range(world.rank):
+        generator.uniform(())
+
+    if world.size == 1:
+        dg.checkpoint.save(directory, state, step=1)
+    else:
+        with pytest.warns(CheckpointWarning, match="generators draws have drawn differently"):
+            dg.checkpoint.save(directory, state, step=1)
+    dg.checkpoint.load(directory, state)
+
+    assert generator.state == [3, 0, 0]
+
+
 def raised(function):
     """Return the error that a call raises, as every rank's words."""
     with pytest.raises(Exception) as caught:  # noqa: PT011  which one is asserted
