@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from distgrad.training.meter import MeteredCommunicator
 from distgrad.training.preemption import Preemption
 
 EVALUATION_BATCH = 1024
+HEAD = 16  # numbers of one message, of which two are the job's own: more than most jobs have
 
 
 class JobError(DistgradError):
@@ -274,7 +277,7 @@ class Job:
                     for name, total in self._totals(waiting, size).items():
                         totals[name] = totals.get(name, 0.0) + total
                     waiting.clear()
-        totals = totals or self._totals(waiting, len(dataset))
+        totals = totals or self._totals(waiting, min(batch, len(dataset)))
         return {name: total / len(dataset) for name, total in totals.items()}
 
     def first_rank(self, action: Callable[[], Any]) -> Any:
@@ -297,12 +300,42 @@ class Job:
         return result
 
     def sum_over_ranks(self, values: Any) -> np.ndarray[Any, Any]:
-        """Return numbers added up over the ranks, in double precision whatever the job's dtype."""
-        # The wish to stop travels along: it costs no message of its own.
+        """Return numbers added up over the ranks, in double precision whatever the job's dtype.
+
+        Raises
+        ------
+        DesyncError
+            On every rank, if they give different numbers of values.
+        """
+        return self._sum_named(values, [])
+
+    def _sum_named(self, values: Any, names: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Return values of these names, added up over the ranks, which have to give the same."""
+        numbers = np.asarray(values, dtype=np.float64)
+        # The wish to stop, and what tells these values from others, travel along: they cost no
+        # message of their own. A head of fixed length meets that of a rank with other values.
         wish = float(self.preemption.heard > 0 or self.is_troubled)
-        total = self.world.allreduce(np.array([*values, wish], dtype=np.float64))
-        self.asked_to_stop = bool(total[-1]) or bool(self.asked_to_stop)
-        return total[:-1]
+        mark = float(crc32(json.dumps([len(numbers), *names]).encode()))
+        head = np.zeros(HEAD)
+        begun = numbers[: HEAD - 2]
+        head[: len(begun) + 2] = wish, mark, *begun
+        total = self.world.allreduce(head)
+        if total[1] != mark * self.world.size:
+            self._refuse_unlike(len(numbers), names)
+        self.asked_to_stop = bool(total[0]) or bool(self.asked_to_stop)
+        rest = numbers[HEAD - 2 :]
+        if not len(rest):
+            return total[2 : len(begun) + 2]
+        return np.concatenate([total[2:], self.world.allreduce(rest)])
+
+    def _refuse_unlike(self, count: int, names: Sequence[str]) -> None:
+        """Raise, on all ranks, for ranks that add up values of other names or another number."""
+        said = exchange_json(self.world, ", ".join(names) or f"{count} values")
+        rank = next(rank for rank, each in enumerate(said) if each != said[0])
+        raise dist.DesyncError(
+            f"figures: rank {rank} has {said[rank]}; rank 0 has {said[0]}; expected the same names "
+            "in the same order on every rank"
+        )
 
     def peak_memory(self) -> int:
         """Return how many bytes the largest of the ranks has had in memory at most."""
@@ -319,14 +352,17 @@ class Job:
     def _totals(self, sums: Sequence[Sums], size: int) -> dict[str, float]:
         """Return the sums of figures over all ranks; the names come from those that have some."""
         rows = [row for each in sums for row in each.rows]
-        names = next((each.names for each in sums if each.names), [])
+        own = names = next((each.names for each in sums if each.names), [])
         fewest = LOGICAL_SHARDS if self.arguments.deterministic else 1
         if size < max(fewest, self.world.size):  # a rank may have nothing
             names = max(exchange_json(self.world, names), key=len)
         if self.arguments.deterministic:
+            self._sum_named([], own or names)
             totals = dist.sum_logical_shards(rows, self.world)
         else:
-            totals = self.sum_over_ranks(np.sum(rows, axis=0) if rows else np.zeros(len(names)))
+            totals = self._sum_named(
+                np.sum(rows, axis=0) if rows else np.zeros(len(names)), own or names
+            )
         return {name: float(each) for name, each in zip(names, totals, strict=True)}
 
 

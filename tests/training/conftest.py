@@ -31,6 +31,7 @@ def add_arguments(parser):
     parser.add_argument("--patience", type=int, default=0)
     parser.add_argument("--fail", default="")
     parser.add_argument("--examples", type=int, default=45)
+    parser.add_argument("--evaluation-batch", type=int, default=10)
 
 
 def body(job):
@@ -55,7 +56,8 @@ def body(job):
 
     def loss(piece):
         found = errors(piece)
-        return found, {"small": found.numpy() < 0.1}
+        unlike = job.arguments.fail == "names" and job.world.rank == 1
+        return found, {"tiny" if unlike else "small": found.numpy() < 0.1}
 
     def step(number):
         if job.arguments.signal:
@@ -72,7 +74,8 @@ def body(job):
     train(
         job, step, variables=variables,
         state={"model": variables, "optimizer": optimizer, "data": batches, "noise": noise},
-        evaluate=lambda: job.evaluate(lambda piece: {"error": errors(piece)}, data, batch=10),
+        evaluate=lambda: job.evaluate(lambda piece: {"error": errors(piece)}, data,
+                                      batch=job.arguments.evaluation_batch),
         evaluate_every=5,
         early_stopping=EarlyStopping("error", patience=job.arguments.patience)
         if job.arguments.patience else None,

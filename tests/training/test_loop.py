@@ -410,3 +410,26 @@ def test_the_backend_alone_chooses_the_device_of_a_job(monkeypatch):
     Job("a", argparse.Namespace(backend="cupy", seed=1), dist.SerialCommunicator())
 
     assert chosen == ["cupy"]
+
+
+@needs_mpirun
+@pytest.mark.parametrize("how", [(), ("--deterministic",), ("--micro-batches", 2)])
+def test_ranks_whose_figures_have_other_names_end_with_an_error(jobs, how):
+    ended = jobs.run(2, "--fail", "names", *how)
+
+    assert ended.returncode == 1
+    assert "figures: rank 1 has loss, tiny; rank 0 has loss, small; expected" in ended.stderr
+
+
+@needs_mpirun
+def test_an_evaluation_in_batches_smaller_than_the_ranks_counts_each_example_once(jobs, tmp_path):
+    paths = tmp_path / "one.jsonl", tmp_path / "three.jsonl"
+    for ranks, path in zip((1, 3), paths, strict=True):
+        words = ("--deterministic", "--evaluation-batch", 2, "--metrics", path)
+        assert jobs.run(ranks, *words).returncode == 0
+        words = ("--evaluation-batch", 2, "--metrics", tmp_path / f"{ranks}")
+        assert jobs.run(ranks, *words).returncode == 0
+
+    assert jobs.curve(paths[0]) == jobs.curve(paths[1])
+    finals = [jobs.records(tmp_path / f"{ranks}")[-1]["error"] for ranks in (1, 3)]
+    assert finals[0] == pytest.approx(finals[1], rel=1e-4)
