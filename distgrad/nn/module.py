@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from hashlib import blake2b
 from typing import Any
 
 from distgrad.dtypes import DType, DTypeLike, as_dtype, default_dtype, is_differentiable
@@ -19,6 +18,7 @@ from distgrad.nn.module_tree import (
     is_module,
     join,
     own_items,
+    path_hash,
     variables_of,
     walk,
 )
@@ -244,12 +244,9 @@ class Module:
         return [(path, item) for path, item in walk(self, self.path) if isinstance(item, Variable)]
 
     def named_generators(self) -> list[tuple[str, Generator]]:
-        """Return (path, generator) for the random generators that modules hold in attributes.
-
-        They are no variables; a checkpoint saves them beside these, so that a layer that draws from
-        one of its own, such as `Dropout`, goes on after a resume as it would have done.
-        """
-        return [(path, item) for path, item in walk(self, self.path) if isinstance(item, Generator)]
+        """Return (path, generator) for the generators in attributes, which checkpoints save too."""
+        found = walk(self, self.path)
+        return [(path, item) for path, item in found if isinstance(item, Generator)]
 
     def modules(self) -> list[tuple[str, Module]]:
         """Return (path, module) for this module and all below it, parents first."""
@@ -354,11 +351,6 @@ class Module:
     def __repr__(self) -> str:
         count = sum(variable.size for variable in self.variables)
         return f"<{type(self).__name__} {self.path!r}: {count} parameters>"
-
-
-def path_hash(path: str) -> int:
-    """Return 64 bits of a path, the same in every process: what a generator is folded with."""
-    return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "little")
 
 
 def width_of(path: str, what: str, variable: Any, axis: int, x: Any, x_axis: int = -1) -> None:

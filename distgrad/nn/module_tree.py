@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
+from hashlib import blake2b
 from itertools import islice
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, NoneType
@@ -212,6 +213,11 @@ def _role_of(value: Any) -> int:
 def join(path: str, step: str) -> str:
     """Return a path with one more step."""
     return f"{path}/{step}" if path and step else path or step
+
+
+def path_hash(path: str) -> int:
+    """Return 64 bits of a path, the same in every process: what a generator is folded with."""
+    return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "little")
 
 
 def flat(nest: Any, path: str = "") -> Iterator[tuple[str, Any]]:
