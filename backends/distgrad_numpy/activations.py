@@ -36,6 +36,12 @@ def relu(out: Array, x: Array) -> None:
     np.maximum(x, _alike(0, x.size, x.dtype), out=out)
 
 
+def relu_vjp(out: Array, g: Array, y: Array) -> None:
+    """Write g where y is positive, 0 elsewhere."""
+    bits = out.view(WORDS[y.dtype.itemsize])
+    select(np.greater(y, 0).view(np.int8), g.view(bits.dtype), bits.dtype.type(0), bits)
+
+
 def leaky_relu(out: Array, x: Array, *, slope: float) -> None:
     """Write x where it is positive, slope x elsewhere."""
     np.multiply(x, slope, out=out)
@@ -117,6 +123,7 @@ def gelu_tanh_vjp(out: Array, g: Array, x: Array) -> None:
 # By the operation whose composition each replaces, in float32 and float64.
 IN_PLACE: dict[str, Callable[..., None]] = {
     "relu": relu,
+    "relu_vjp": relu_vjp,
     "leaky_relu": leaky_relu,
     "leaky_relu_vjp": leaky_relu_vjp,
     "dropout": dropout,

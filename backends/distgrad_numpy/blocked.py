@@ -135,7 +135,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
 }
 KERNELS["softplus"] = elementwise(_softplus)
 KERNELS["sigmoid"] = elementwise(_sigmoid, activations.sigmoid)
-_large_relu = KERNELS["relu"]
+_large_relu, _large_relu_vjp = KERNELS["relu"], KERNELS["relu_vjp"]
 
 
 def _relu(x: Any) -> Any:
@@ -143,4 +143,9 @@ def _relu(x: Any) -> Any:
     return np.maximum(x, 0) if x.size <= _FEW else _large_relu(x)
 
 
-KERNELS["relu"] = _relu
+def _relu_vjp(g: Any, y: Any) -> Any:
+    few = y.size <= _FEW and g.dtype in _FLOATING
+    return np.where(y > 0, g, 0) if few else _large_relu_vjp(g, y)
+
+
+KERNELS["relu"], KERNELS["relu_vjp"] = _relu, _relu_vjp

@@ -321,3 +321,21 @@ def test_variance_without_a_degree_of_freedom_is_nan():
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_softmax_of_no_examples_is_empty(name):
     assert getattr(dg, name)(dg.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "rectified",
+    [dg.relu, lambda x: dg.nn.linear(x, dg.eye(3), dg.zeros(3), activation="relu")],
+    ids=["relu", "linear_relu"],
+)
+def test_a_rectified_line_is_bent_by_zero_and_not_by_none(rectified):
+    x = dg.Variable([[-1.0, 0.5, 2.0]])
+    with dg.GradientTape() as outer:
+        with dg.GradientTape() as inner:
+            y = rectified(x)
+        slope = inner.gradient(y, x)
+
+    bend = outer.gradient(slope, x)
+
+    assert bend is not None
+    np.testing.assert_array_equal(bend.numpy(), np.zeros((1, 3)))

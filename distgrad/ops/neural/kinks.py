@@ -14,15 +14,19 @@ from distgrad.ops.rules.families import elementwise_spec, joint
 
 
 def _relu_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    return (xp.where(y > 0, g, 0),)
+    return (xp.relu_vjp(g, y),)
 
 
 def _relu_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    return xp.where(y > 0, tangents[0], 0)
+    return xp.relu_vjp(tangents[0], y)
 
 
 def _relu_compose(xp: Namespace, x: Array) -> Array:
     return xp.maximum(x, 0)
+
+
+def _relu_pull(xp: Namespace, g: Array, y: Array) -> Array:
+    return xp.where(y > 0, g, 0)
 
 
 RELU = Op(
@@ -34,6 +38,7 @@ RELU = Op(
     Keep.OUTPUT,
     _relu_compose,
 )
+RELU_VJP = activation("relu", _relu_compose, _relu_pull, keep=Keep.OUTPUT)[1]
 
 
 def relu(x: Any, /) -> Any:
@@ -238,7 +243,7 @@ def _not_negative(function: str, name: str, value: float) -> float:
 
 
 OPS = (
-    RELU,
+    *(RELU, RELU_VJP),
     *(LEAKY_RELU, LEAKY_RELU_VJP, RELU6, RELU6_VJP, HARD_SIGMOID, HARD_SIGMOID_VJP),
     *(HARD_SWISH, HARD_SWISH_VJP, HARD_TANH, HARD_TANH_VJP, HARD_SHRINK, HARD_SHRINK_VJP),
     *(SOFT_SHRINK, SOFT_SHRINK_VJP, THRESHOLD, THRESHOLD_VJP),

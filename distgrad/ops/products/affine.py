@@ -113,13 +113,13 @@ def _rectified_compose(xp: Namespace, *operands: Array) -> Array:
 def _rectified_vjp(
     xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Sequence[int]
 ) -> Sequence[Array | None]:
-    return _linear_vjp(xp, xp.where(y > 0, g, 0), y, xs, params, needs)
+    return _linear_vjp(xp, xp.relu_vjp(g, y), y, xs, params, needs)
 
 
 def _rectified_jvp(
     xp: Namespace, tangents: Sequence[Array | None], y: Array, xs: Any, params: Any
 ) -> Array:
-    return xp.where(y > 0, _linear_jvp(xp, tangents, y, xs, params), 0)
+    return xp.relu_vjp(_linear_jvp(xp, tangents, y, xs, params), y)
 
 
 def _rectified_batch(

@@ -11,7 +11,7 @@ from distgrad.testing.inputs import ANY, SHIFTED, Sample, layouts, pairs, values
 _WIDE = (-4.1, 4.0)
 _PARAMS: dict[str, dict[str, Any]] = {
     **{name: {} for name in "gelu gelu_tanh silu mish softsign".split()},
-    **{name: {} for name in "relu6 hard_sigmoid hard_swish hard_tanh".split()},
+    **{name: {} for name in "relu relu6 hard_sigmoid hard_swish hard_tanh".split()},
     "elu": {"alpha": 0.7, "scale": 1.3},
     "celu": {"alpha": 0.7},
     "leaky_relu": {"slope": 0.3},
