@@ -154,11 +154,12 @@ def test_numbers_are_taken_out():
 
 
 def test_every_method_of_numpys_arrays_is_there_but_those_on_memory():
-    public = {name for name in dir(np.ndarray) if not name.startswith("_")}
+    # Some NumPys have names of methods that they had once, and that only raise.
+    public = {name for name in dir(np.ndarray) if name[0] != "_" and hasattr(A, name)}
     # What an array's memory looks like, and how to change it: a tensor's is its backend's own.
     memory = set(
         "base byteswap ctypes data dump dumps flags flat getfield setfield setflags strides tofile "
-        "view".split()
+        "tostring view".split()
     )
 
     assert {name for name in public - memory if not hasattr(dg.Tensor, name)} == set()

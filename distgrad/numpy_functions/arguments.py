@@ -137,6 +137,8 @@ def name_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__name__", str(function))
     if isinstance(function, np.ufunc) or getattr(np, name, None) is function:
         return name
+    if getattr(np.emath, name, None) is function:  # whose module has a private name in some NumPys
+        return f"emath.{name}"
     module = getattr(function, "__module__", "") or ""
     return f"{module.removeprefix('numpy').lstrip('.')}.{name}".lstrip(".")
 

@@ -248,6 +248,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "diff": _diff,
     "ediff1d": _ediff1d,
     "trapezoid": _trapezoid,
+    "trapz": _trapezoid,  # of NumPy up to 2.3
     "gradient": _gradient,
     "unwrap": _unwrap,
     "convolve": _convolve,

@@ -11,7 +11,7 @@ MODULES = {"np": np, "np.linalg": np.linalg, "np.fft": np.fft}
 
 def functions_of(module):
     """Return the functions of a namespace; of classes there is one that is called as they are."""
-    for name in sorted(set(module.__all__)):
+    for name in sorted(each for each in set(module.__all__) if not each.startswith("_")):
         function = getattr(module, name)
         if name == "vectorize" or (
             callable(function) and not isinstance(function, (type, np.ufunc))
