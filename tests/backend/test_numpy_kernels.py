@@ -259,3 +259,19 @@ def test_the_gradient_of_a_bias_of_half_precision_adds_up_beyond_its_digits():
         gradient = dg.grad(lambda b, a=activation: dg.sum(dg.nn.linear(x, kernel, b, activation=a)))
 
         np.testing.assert_array_equal(gradient(dg.zeros(3, dtype="float16")).numpy(), 5000)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize("odd", [0, np.inf, complex(-np.inf, 2), np.nan, 1e-40, 1e30 + 1e30j])
+def test_the_direction_of_complex_numbers_is_numpys(odd, dtype):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(30, 40)) + 1j * rng.normal(size=(30, 40))).astype(dtype).T
+    x[3, 5] = odd
+    precision = np.finfo(dtype).eps
+
+    with np.errstate(invalid="ignore"):
+        expected = np.sign(x)
+        found = kernels_of("numpy").sign(x)
+
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=4 * precision, atol=precision)
