@@ -120,12 +120,19 @@ def _reach_above(a: Host, x: Host) -> Host:
 
 
 def bell(order: int, logarithm: Host, a: Host) -> Host:
-    """Return B_n(log t - digamma(a), -polygamma(1, a), ...), the factor of the density."""
-    slopes = [logarithm - polygamma(0, a), *(-polygamma(k, a) for k in range(1, order))]
+    """Return B_n(log t - digamma(a), -polygamma(1, a), ...), the factor of the density.
+
+    Notes
+    -----
+    Towards a = 0 the arguments' poles cancel. As 1 / gamma(a) is a / gamma(a + 1), the factor is
+    B_n + (n / a) B_(n-1) of the arguments at a + 1, which have none.
+    """
+    up = a + 1
+    slopes = [logarithm - polygamma(0, up), *(-polygamma(k, up) for k in range(1, order))]
     found: list[Any] = [1.0]
     for n in range(order):
         found.append(sum(math.comb(n, k) * found[n - k] * slopes[k] for k in range(n + 1)))
-    return np.asarray(found[order])
+    return np.asarray(found[order] + order / a * found[order - 1])
 
 
 def polygamma(order: int, a: Host) -> Host:

@@ -75,9 +75,10 @@ __device__ inline double reach_above(double a, double x) {
     return s;
 }
 
-// The complete Bell polynomial of an order, of slopes of which the first is given apart.
-__device__ inline double bell(int order, double first, const double* slopes) {
-    if (order == 1) return first;
+// The factor B_n of the density at a, by the complete Bell polynomials of the slopes at a + 1, of
+// which the first is given apart.
+__device__ inline double bell(int order, double a, double first, const double* slopes) {
+    if (order == 1) return first + 1 / a;
     double found[HIGHEST + 1];
     found[0] = 1;
     for (int n = 0; n < order; ++n) {
@@ -88,7 +89,7 @@ __device__ inline double bell(int order, double first, const double* slopes) {
         }
         found[n + 1] = total;
     }
-    return found[order];
+    return found[order] + order / a * found[order - 1];
 }
 
 // R_n(a, x) = -(d^n P / da^n) / f of positive finite numbers.
@@ -98,8 +99,8 @@ __device__ inline double slope_of(int order, double a, double x) {
     const bool raised = !above && a < 1;
     const double shape = a + raised;
     double slopes[HIGHEST];
-    slopes[0] = log(x) - polygamma(0, shape);
-    for (int k = 1; k < order; ++k) slopes[k] = -polygamma(k, shape);
+    slopes[0] = log(x) - polygamma(0, shape + 1);
+    for (int k = 1; k < order; ++k) slopes[k] = -polygamma(k, shape + 1);
     const double length = above ? reach_above(shape, x) : reach_below(shape, x);
     double total = 0;
     for (int k = 0; k < NODES; ++k) {
@@ -107,10 +108,10 @@ __device__ inline double slope_of(int order, double a, double x) {
         const double s = (above ? 0.5 : -0.5) * length * (1 + point);
         // The exponent a s - x (exp(s) - 1) in two parts that have one sign.
         const double exponent = (shape - x) * s - x * (expm1(s) - s);
-        total += WEIGHTS[k % (NODES / 2)] * exp(exponent) * bell(order, slopes[0] + s, slopes);
+        total += WEIGHTS[k % (NODES / 2)] * exp(exponent) * bell(order, shape, slopes[0] + s, slopes);
     }
     const double value = x * ((above ? 0.5 : -0.5) * length * total);
-    return raised ? (value - bell(order, slopes[0], slopes)) * (x / a) : value;
+    return raised ? (value - bell(order, shape, slopes[0], slopes)) * (x / a) : value;
 }
 
 extern "C" __global__ void gammainc_ratio(

@@ -1,16 +1,77 @@
 """Bessel functions of the first and second kind, plain and modified, some of them scaled.
 
 Slopes are sums of functions of neighbouring orders where a quotient by x would have a removable
-singularity: so they are right, to any order, at 0 too.
+singularity: so they are right, to any order, at 0 too. Those of the scaled functions are products
+far out, where the sums cancel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from distgrad.core.op import Keep
+from distgrad.core.op import Array, Keep, Namespace
 from distgrad.core.seam import apply
+from distgrad.ops.special.confluent import beyond, decaying, growing
 from distgrad.ops.special.families import special, special_of_parameters
+
+# --- far out --------------------------------------------------------------------------------------
+# DLMF, https://dlmf.nist.gov/13.6.E9 and E10: ive(v, x) and kve(v, x) are x^v times constants and
+# M(v + 1/2, 2v + 1, -2x) and U(v + 1/2, 2v + 1, 2x).
+
+_FAR = 20.0  # beyond, and beyond the order
+
+
+def _scaled_slope(
+    xp: Namespace,
+    fraction: Callable[..., Array],
+    y: Array,
+    v: Any,
+    x: Array,
+    near: Callable[[Array], Array],
+) -> Array:
+    """Return the slope of a scaled modified Bessel function y of order v: nearer in, the given."""
+    size = xp.abs(x)
+    bound = _FAR if isinstance(v, float) else xp.maximum(xp.abs(v), _FAR)
+
+    def far(x: Array) -> Array:
+        return y * (v + fraction(xp, v + 0.5, 2 * v + 1, 0.5 / xp.abs(x))) / x
+
+    return beyond(xp, size > bound, x, bound, far, near)
+
+
+def _i0e_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    return _scaled_slope(xp, growing, y, 0.0, x, lambda x: xp.i1e(x) - xp.sign(x) * y)
+
+
+def _i1e_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    def near(x: Array) -> Array:
+        return (xp.i0e(x) + xp.ive(2, x)) / 2 - xp.sign(x) * y
+
+    return _scaled_slope(xp, growing, y, 1.0, x, near)
+
+
+def _ive_slope(xp: Namespace, y: Array, v: Array, x: Array) -> Array:
+    def near(x: Array) -> Array:
+        return (xp.ive(v - 1, x) + xp.ive(v + 1, x)) / 2 - xp.sign(x) * y
+
+    return _scaled_slope(xp, growing, y, v, x, near)
+
+
+def _k0e_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    return _scaled_slope(xp, decaying, y, 0.0, x, lambda x: y - xp.k1e(x))
+
+
+def _k1e_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    return _scaled_slope(xp, decaying, y, 1.0, x, lambda x: y - xp.k0e(x) - y / x)
+
+
+def _kve_slope(xp: Namespace, y: Array, v: Array, x: Array) -> Array:
+    def near(x: Array) -> Array:
+        return y - (xp.kve(v - 1, x) + xp.kve(v + 1, x)) / 2
+
+    return _scaled_slope(xp, decaying, y, v, x, near)
+
 
 # --- of order 0 and 1 -----------------------------------------------------------------------------
 
@@ -20,14 +81,12 @@ Y0 = special("y0", lambda xp, y, x: -xp.y1(x))
 Y1 = special("y1", lambda xp, y, x: xp.y0(x) - y / x, keep=Keep.BOTH)
 I0 = special("i0", lambda xp, y, x: xp.i1(x))
 I1 = special("i1", lambda xp, y, x: (xp.i0(x) + xp.iv(2, x)) / 2)
-I0E = special("i0e", lambda xp, y, x: xp.i1e(x) - xp.sign(x) * y, keep=Keep.BOTH)
-I1E = special(
-    "i1e", lambda xp, y, x: (xp.i0e(x) + xp.ive(2, x)) / 2 - xp.sign(x) * y, keep=Keep.BOTH
-)
+I0E = special("i0e", _i0e_slope, keep=Keep.BOTH)
+I1E = special("i1e", _i1e_slope, keep=Keep.BOTH)
 K0 = special("k0", lambda xp, y, x: -xp.k1(x))
 K1 = special("k1", lambda xp, y, x: -xp.k0(x) - y / x, keep=Keep.BOTH)
-K0E = special("k0e", lambda xp, y, x: y - xp.k1e(x), keep=Keep.BOTH)
-K1E = special("k1e", lambda xp, y, x: y - xp.k0e(x) - y / x, keep=Keep.BOTH)
+K0E = special("k0e", _k0e_slope, keep=Keep.BOTH)
+K1E = special("k1e", _k1e_slope, keep=Keep.BOTH)
 
 
 def j0(x: Any, /) -> Any:
@@ -103,21 +162,11 @@ YV = special_of_parameters(
 IV = special_of_parameters(
     "iv", _ORDER, lambda xp, y, v, x: (xp.iv(v - 1, x) + xp.iv(v + 1, x)) / 2
 )
-IVE = special_of_parameters(
-    "ive",
-    _ORDER,
-    lambda xp, y, v, x: (xp.ive(v - 1, x) + xp.ive(v + 1, x)) / 2 - xp.sign(x) * y,
-    keep=Keep.BOTH,
-)
+IVE = special_of_parameters("ive", _ORDER, _ive_slope, keep=Keep.BOTH)
 KV = special_of_parameters(
     "kv", _ORDER, lambda xp, y, v, x: (xp.kv(v - 1, x) + xp.kv(v + 1, x)) / -2
 )
-KVE = special_of_parameters(
-    "kve",
-    _ORDER,
-    lambda xp, y, v, x: y - (xp.kve(v - 1, x) + xp.kve(v + 1, x)) / 2,
-    keep=Keep.BOTH,
-)
+KVE = special_of_parameters("kve", _ORDER, _kve_slope, keep=Keep.BOTH)
 
 
 def jv(v: Any, x: Any, /) -> Any:

@@ -12,6 +12,7 @@ from distgrad.core.seam import apply, operands
 from distgrad.ops.elementwise.arithmetic import add, multiply
 from distgrad.ops.elementwise.comparison import equal, less
 from distgrad.ops.elementwise.selection import where
+from distgrad.ops.rules.families import sum_of
 from distgrad.ops.special.families import special, special_of_parameters, special_of_two
 
 # --- the gamma function ---------------------------------------------------------------------------
@@ -138,30 +139,56 @@ def zeta(s: Any, q: Any = None, /) -> Any:
 # --- quotients of gamma functions -----------------------------------------------------------------
 
 
-def _beta_slope(xp: Namespace, a: Array, b: Array) -> Array:
-    return xp.digamma(a) - xp.digamma(a + b)
+# B_2k / (2k), of Bernoulli's numbers: the coefficients of digamma's series at large x, DLMF
+# https://dlmf.nist.gov/5.11.E2. From 8 on the next term is below the last digit.
+_DIGAMMA_SERIES = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
+_SHIFT = 8
+
+
+def _digamma_rise(xp: Namespace, x: Array, step: Array) -> Array:
+    """Return digamma(x + step) - digamma(x), precise where the step is small beside x."""
+    positive = (x > 0) & (x + step > 0)
+
+    def by_terms(x: Array, step: Array) -> Array:
+        # Each term of the recurrence and of the series as a multiple of the step.
+        near = sum_of([1 / (x + k) / (x + step + k) for k in range(_SHIFT)])
+        lower, upper = 1 / (x + _SHIFT), 1 / (x + step + _SHIFT)
+        square, power = lower * lower, 1.0
+        both: Any = 0.0  # the sum of lower^2i upper^2j over i + j = k
+        series: Any = 0.0
+        for coefficient in _DIGAMMA_SERIES:
+            both = both * square + power
+            series = series + coefficient * both
+            power = power * (upper * upper)
+        far = lower * upper * (0.5 + (lower + upper) * series)
+        return step * (near + far) + xp.log1p(step * lower)
+
+    x_there, step_there = xp.where(positive, x, 1), xp.where(positive, step, 0)
+    x_else, step_else = xp.where(positive, 1, x), xp.where(positive, 0, step)
+    elsewhere = xp.digamma(x_else + step_else) - xp.digamma(x_else)
+    return xp.where(positive, by_terms(x_there, step_there), elsewhere)
 
 
 BETA = special_of_two(
     "beta",
-    lambda xp, y, a, b: y * _beta_slope(xp, a, b),
-    lambda xp, y, a, b: y * _beta_slope(xp, b, a),
+    lambda xp, y, a, b: -y * _digamma_rise(xp, a, b),
+    lambda xp, y, a, b: -y * _digamma_rise(xp, b, a),
     keep=Keep.BOTH,
 )
 BETALN = special_of_two(
     "betaln",
-    lambda xp, y, a, b: _beta_slope(xp, a, b),
-    lambda xp, y, a, b: _beta_slope(xp, b, a),
+    lambda xp, y, a, b: -_digamma_rise(xp, a, b),
+    lambda xp, y, a, b: -_digamma_rise(xp, b, a),
 )
 BINOM = special_of_two(
     "binom",
-    lambda xp, y, n, k: y * (xp.digamma(n + 1) - xp.digamma(n - k + 1)),
-    lambda xp, y, n, k: y * (xp.digamma(n - k + 1) - xp.digamma(k + 1)),
+    lambda xp, y, n, k: y * _digamma_rise(xp, n - k + 1, k),
+    lambda xp, y, n, k: y * _digamma_rise(xp, k + 1, n - 2 * k),
     keep=Keep.BOTH,
 )
 POCH = special_of_two(
     "poch",
-    lambda xp, y, z, m: y * (xp.digamma(z + m) - xp.digamma(z)),
+    lambda xp, y, z, m: y * _digamma_rise(xp, z, m),
     lambda xp, y, z, m: y * xp.digamma(z + m),
     keep=Keep.BOTH,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distgrad.core.op import Array, Keep, Kind, Namespace, Op
 from distgrad.core.seam import apply
 from distgrad.ops.rules.families import (
+    Partial,
     elementwise_spec,
     expand_to,
     fit,
@@ -26,14 +27,18 @@ def _gamma_density(xp: Namespace, a: Array, x: Array) -> Array:
 
 
 def _bell(xp: Namespace, order: int, a: Array, x: Array) -> Array:
-    """Return the factor B_n of d^n f / da^n = f B_n, for the density f."""
-    slopes = [xp.log(x) - xp.digamma(a)]
+    """Return the factor B_n of d^n f / da^n = f B_n, for the density f.
+
+    By B_n + (n / a) B_(n-1) of the slopes at a + 1, as 1 / gamma(a) is a / gamma(a + 1): those at a
+    have poles at 0 that cancel.
+    """
+    slopes = [xp.log(x) - xp.digamma(a + 1)]
     for k in range(1, order):
-        slopes.append(xp.zeta(k + 1, a) * float((-1) ** k * math.factorial(k)))
+        slopes.append(xp.zeta(k + 1, a + 1) * float((-1) ** k * math.factorial(k)))
     found: list[Any] = [1.0]
     for n in range(order):
         found.append(sum_of([slopes[k] * (math.comb(n, k) * found[n - k]) for k in range(n + 1)]))
-    return found[order]
+    return found[order] + order / a * found[order - 1]
 
 
 def _ratio_in_a(xp: Namespace, y: Array, a: Array, x: Array, order: int) -> Array:
@@ -44,26 +49,35 @@ def _ratio_in_x(xp: Namespace, y: Array, a: Array, x: Array, order: int) -> Arra
     return -_bell(xp, order, a, x) - ((a - 1) / x - 1) * y
 
 
-def _ratio_vjp(
-    xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Sequence[int]
-) -> Sequence[Array | None]:
-    operands = as_floating(xp, *xs)
-    return tuple(
-        _times(xp, g, slope(xp, y, *operands, **params), x) if need else None
-        for slope, x, need in zip((_ratio_in_a, _ratio_in_x), xs, needs, strict=True)
-    )
+def _of_order(
+    name: str,
+    partials: tuple[Partial, Partial],
+    keep: Keep,
+    compose: Callable[..., Array] | None = None,
+) -> Op:
+    """Return an operation on a, x and an order, by its derivatives in both."""
 
+    def vjp(
+        xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Sequence[int]
+    ) -> Sequence[Array | None]:
+        operands = as_floating(xp, *xs)
+        return tuple(
+            _times(xp, g, slope(xp, y, *operands, **params), x) if need else None
+            for slope, x, need in zip(partials, xs, needs, strict=True)
+        )
 
-def _ratio_jvp(
-    xp: Namespace, tangents: Sequence[Array | None], y: Array, xs: Any, params: Any
-) -> Array:
-    operands = as_floating(xp, *xs)
-    terms = [
-        tangent * slope(xp, y, *operands, **params)
-        for slope, tangent in zip((_ratio_in_a, _ratio_in_x), tangents, strict=True)
-        if tangent is not None
-    ]
-    return expand_to(xp, sum_of(terms), y)
+    def jvp(
+        xp: Namespace, tangents: Sequence[Array | None], y: Array, xs: Any, params: Any
+    ) -> Array:
+        operands = as_floating(xp, *xs)
+        terms = [
+            tangent * slope(xp, y, *operands, **params)
+            for slope, tangent in zip(partials, tangents, strict=True)
+            if tangent is not None
+        ]
+        return expand_to(xp, sum_of(terms), y)
+
+    return Op(name, Kind.ELEMENTWISE, elementwise_spec(name, quotient), vjp, jvp, keep, compose)
 
 
 def _times(xp: Namespace, g: Array, factor: Array, primal: Any) -> Array:
@@ -73,29 +87,36 @@ def _times(xp: Namespace, g: Array, factor: Array, primal: Any) -> Array:
 
 # -(d^n P / da^n) / f for the gamma distribution's distribution function P and density f. Of order 1
 # it is how a quantile moves with a, and with it a sample. Closed under differentiation.
-GAMMAINC_RATIO = Op(
-    "gammainc_ratio",
-    Kind.ELEMENTWISE,
-    elementwise_spec("gammainc_ratio", quotient),
-    _ratio_vjp,
-    _ratio_jvp,
-    Keep.BOTH,
-)
+GAMMAINC_RATIO = _of_order("gammainc_ratio", (_ratio_in_a, _ratio_in_x), Keep.BOTH)
 
 
-def _gammainc_in_a(xp: Namespace, a: Array, x: Array) -> Array:
+def _slope_compose(xp: Namespace, a: Array, x: Array, order: int) -> Array:
     # At x = 0 the density may be infinite, but the function is 0 for every a.
-    return -xp.multiply_no_nan(_gamma_density(xp, a, x), xp.gammainc_ratio(a, x, order=1))
+    a, x = as_floating(xp, a, x)
+    return -xp.multiply_no_nan(_gamma_density(xp, a, x), xp.gammainc_ratio(a, x, order=order))
 
 
+def _slope_in_a(xp: Namespace, y: Array, a: Array, x: Array, order: int) -> Array:
+    return xp.gammainc_slope(a, x, order=order + 1)
+
+
+def _slope_in_x(xp: Namespace, y: Array, a: Array, x: Array, order: int) -> Array:
+    return _gamma_density(xp, a, x) * _bell(xp, order, a, x)
+
+
+# d^n P / da^n. As the product of density and ratio it would be differentiated into a difference of
+# terms that grow like 1 / a towards a = 0, where it is finite itself.
+GAMMAINC_SLOPE = _of_order(
+    "gammainc_slope", (_slope_in_a, _slope_in_x), Keep.INPUTS, _slope_compose
+)
 GAMMAINC = special_of_two(
     "gammainc",
-    lambda xp, y, a, x: _gammainc_in_a(xp, a, x),
+    lambda xp, y, a, x: xp.gammainc_slope(a, x, order=1),
     lambda xp, y, a, x: _gamma_density(xp, a, x),
 )
 GAMMAINCC = special_of_two(
     "gammaincc",
-    lambda xp, y, a, x: -_gammainc_in_a(xp, a, x),
+    lambda xp, y, a, x: -xp.gammainc_slope(a, x, order=1),
     lambda xp, y, a, x: -_gamma_density(xp, a, x),
 )
 GAMMAINCINV = special_of_two(
@@ -259,6 +280,7 @@ def betaincinv(a: Any, b: Any, p: Any, /) -> Any:
 
 
 OPS = (
-    *(GAMMAINC, GAMMAINCC, GAMMAINCINV, GAMMAINCCINV, GAMMAINC_RATIO, GAMMA_CARRIED),
+    *(GAMMAINC, GAMMAINCC, GAMMAINCINV, GAMMAINCCINV),
+    *(GAMMAINC_RATIO, GAMMAINC_SLOPE, GAMMA_CARRIED),
     *(BETAINC, BETAINCC, BETAINCINV),
 )

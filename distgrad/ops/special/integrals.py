@@ -7,6 +7,7 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Namespace
 from distgrad.core.seam import apply
+from distgrad.ops.special.confluent import beyond
 from distgrad.ops.special.families import by_series_near, special, special_of_parameters
 
 # --- exponential integrals ------------------------------------------------------------------------
@@ -134,7 +135,13 @@ def ellipe(m: Any, /) -> Any:
 
 # --- omega ----------------------------------------------------------------------------------------
 
-WRIGHTOMEGA = special("wrightomega", lambda xp, y, x: y / (1 + y), keep=Keep.OUTPUT)
+
+def _wrightomega_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    # y / (1 + y); above 1 the quotient's own slope is a difference, of 1 / y its is none.
+    return beyond(xp, y > 1, y, 1.0, lambda y: 1 / (1 + 1 / y), lambda y: y / (1 + y))
+
+
+WRIGHTOMEGA = special("wrightomega", _wrightomega_slope, keep=Keep.OUTPUT)
 
 
 def wrightomega(x: Any, /) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from distgrad.core.op import Array, Keep, Namespace
 from distgrad.core.seam import apply
+from distgrad.ops.special.confluent import beyond, decaying, growing
 from distgrad.ops.special.families import as_floating, special
 
 _ROOT_PI = math.sqrt(math.pi)
@@ -14,11 +15,28 @@ _ROOT_HALF = math.sqrt(0.5)
 
 # --- error functions ------------------------------------------------------------------------------
 
-ERFCX = special("erfcx", lambda xp, y, x: 2 * x * y - 2 / _ROOT_PI, keep=Keep.BOTH)
+
+def _erfcx_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    # y is U(1/2, 1/2, x^2) / sqrt(pi); far out 2 x y and 2 / sqrt(pi) are almost the same.
+    def far(x: Array) -> Array:
+        return 2 * y * decaying(xp, 0.5, 0.5, (1 / x) * (1 / x)) / x
+
+    return beyond(xp, x > 2.5, x, 2.5, far, lambda x: 2 * x * y - 2 / _ROOT_PI)
+
+
+def _dawsn_slope(xp: Namespace, y: Array, x: Array) -> Array:
+    # y is x M(1, 3/2, -x^2); far out 2 x y is almost 1.
+    def far(x: Array) -> Array:
+        return y * (1 + 2 * growing(xp, 1.0, 1.5, (1 / x) * (1 / x), terms=56)) / x
+
+    return beyond(xp, xp.abs(x) > 4.0, x, 4.0, far, lambda x: 1 - 2 * x * y)
+
+
+ERFCX = special("erfcx", _erfcx_slope, keep=Keep.BOTH)
 ERFI = special("erfi", lambda xp, y, x: 2 / _ROOT_PI * xp.exp(x * x))
 ERFINV = special("erfinv", lambda xp, y, x: _ROOT_PI / 2 * xp.exp(y * y), keep=Keep.OUTPUT)
 ERFCINV = special("erfcinv", lambda xp, y, x: -_ROOT_PI / 2 * xp.exp(y * y), keep=Keep.OUTPUT)
-DAWSN = special("dawsn", lambda xp, y, x: 1 - 2 * x * y, keep=Keep.BOTH)
+DAWSN = special("dawsn", _dawsn_slope, keep=Keep.BOTH)
 
 
 def erfcx(x: Any, /) -> Any:

@@ -88,7 +88,8 @@ def _moving_with_the_shape() -> Iterator[Sample]:
     shapes = (0.4, 4.5)
     for order in (1, 2):
         for variant, a, x in pairs(shapes, _POSITIVE):
-            yield Sample("gammainc_ratio", f"{variant}-{order}", (a, x), {"order": order})
+            for name in ("gammainc_ratio", "gammainc_slope"):
+                yield Sample(name, f"{variant}-{order}", (a, x), {"order": order})
     for name in ("gammaincinv", "gammainccinv"):
         yield Sample(name, "same", (values((3, 4), *shapes), values((3, 4), *_INSIDE)))
         yield Sample(name, "outer", (values((3, 1), *shapes), values((4,), *_INSIDE)))
