@@ -122,3 +122,13 @@ def test_slopes_are_precise_where_their_terms_are_almost_the_same(name, dtype):
     np.testing.assert_allclose(pushed.numpy(), first, **near)
     np.testing.assert_allclose(bend.numpy(), second, **near)
     np.testing.assert_allclose(pushed_twice.numpy(), second, **near)
+
+
+def test_minors_of_zero_stay_zero_where_the_determinant_overflows():
+    a = dg.Variable(1e200 * np.eye(3))
+
+    with dg.GradientTape() as tape, np.errstate(over="ignore", invalid="ignore"):
+        y = dg.linalg.det(a)
+        g = tape.gradient(y, a).numpy()
+
+    assert g.tolist() == np.where(np.eye(3), np.inf, 0.0).tolist()

@@ -224,8 +224,10 @@ def _cofactor_by_inverse(backend: Any, a: Any) -> Any:
     # Half of the digits are left at this condition number; NaN and infinity fail the comparison.
     if not np.all(conditions < np.finfo(as_dtype(a.dtype)).eps ** -0.5):
         return None
-    determinant = module.linalg.det(a)
-    return determinant[..., None, None] * module.matrix_transpose(inverse)
+    turned = module.matrix_transpose(inverse)
+    determinant = module.linalg.det(a)[..., None, None]
+    # Where the determinant overflows, minors of 0 stay 0.
+    return module.where(turned == 0, turned, determinant * turned)
 
 
 def _cofactor_by_singular_values(backend: Any, a: Any) -> Any:
