@@ -15,6 +15,8 @@ def lines(kind):
     x = np.random.default_rng(0).permutation(3 * LENGTH).astype(np.float64).reshape(3, LENGTH)
     if kind == "equal":
         x[1, 5] = x[1, LENGTH // 2] = x[1, -1]
+    if kind == "runs":
+        x[:2, ::20] = np.floor(x[:2, ::20] / 500)
     if kind == "zeros":
         x[0, [3, 700, 900]] = 0.0, -0.0, 0.0
     if kind == "nan":
@@ -28,7 +30,9 @@ def lines(kind):
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("kind", ["distinct", "equal", "zeros", "nan", "one nan", "infinite"])
+@pytest.mark.parametrize(
+    "kind", ["distinct", "equal", "runs", "zeros", "nan", "one nan", "infinite"]
+)
 def test_equal_elements_stay_as_they_stand(kind, dtype, descending):
     with np.errstate(over="ignore"):
         x = lines(kind).astype(dtype)
@@ -45,10 +49,13 @@ def test_equal_elements_stay_as_they_stand(kind, dtype, descending):
     np.testing.assert_array_equal(across.numpy(), expected.T)
 
 
-def test_the_quick_sort_is_taken_where_elements_are_distinct():
-    assert ordering._order_of_distinct(lines("distinct"), -1) is not None
-    assert ordering._order_of_distinct(lines("one nan"), -1) is not None
-    assert ordering._order_of_distinct(lines("equal"), -1) is None
+def test_many_equal_elements_are_left_to_the_stable_sort():
+    few, many = lines("equal"), np.floor(lines("distinct") / 9)
+
+    assert ordering._stable_order(few, -1) is not None
+    assert ordering._stable_order(many, -1) is None
+    order = dg.argsort(dg.asarray(many))
+    np.testing.assert_array_equal(order.numpy(), np.argsort(many, axis=-1, kind="stable"))
 
 
 def test_a_cotangent_goes_through_a_long_sort():
