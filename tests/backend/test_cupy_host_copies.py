@@ -150,7 +150,8 @@ def test_what_passes_through_the_host_is_listed(cupy_manners, host_runner, monke
         for sample in calls(name):
             rules.call(sample, cuda if name in OWN else plain)
 
-    assert plain.seen | cuda.seen == COMPUTED.keys() | ASKED.keys()
+    # What CuPy's names compose of operations with CUDA of this package meets those on the device.
+    assert (plain.seen - OWN) | cuda.seen == COMPUTED.keys() | ASKED.keys()
 
 
 WORDS = np.array([1, 2, 3], np.uint64)
