@@ -30,6 +30,7 @@ from distgrad_numpy import (
 )
 from distgrad_numpy.compiled import drawing, elementwise
 from distgrad_numpy.compiled import kernels as compiled
+from distgrad_numpy.compiled.regions import RegionKernels
 from distgrad_numpy.compiled.stepping import steps
 from distgrad_numpy.memory import keep_what_is_freed
 from distgrad_numpy.rows import add_rows
@@ -48,6 +49,7 @@ class NumPyBackend(ArrayModuleBackend):
             self._kernels[name] = halves.in_single(partial(ADAPTERS[name], self))
         self.change_in_place = steps()
         self.pullback = elementwise.pullbacks(affine.PULLBACKS)
+        self.fusion = RegionKernels()
         keep_what_is_freed()
 
     def asarray(self, value: Any, *, dtype: np.dtype[Any] | None = None, copy: bool = False) -> Any:

@@ -75,7 +75,7 @@ class Body:
         plan = self.plan_for(values)
         if plan is None:
             return replay(self.graph, values, kernels)
-        return [Tensor(array, kernels) for array in plan.run([value.array for value in values])]
+        return [Tensor(array, kernels) for array in plan.execute([value.array for value in values])]
 
     def plan_for(self, values: Sequence[Tensor]) -> Plan | None:
         """Return what runs on the raw arrays of values like these; None where somebody listens."""
@@ -84,7 +84,7 @@ class Body:
             return None
         plan = self._plans.get(id(kernels))
         if plan is None:
-            plan = Plan(self.graph, self.graph.inputs, self.graph.outputs, kernels)
+            plan = Plan(self.graph, self.graph.inputs, self.graph.outputs, kernels).fuse()
             self._plans[id(kernels)] = plan
         return plan
 

@@ -187,8 +187,8 @@ class _Steps:
             kernels, to_host = state[0].kernels, state[0].kernels.backend.to_host
             arrays = [each.array for each in state]
             for_test, for_body = [each.array for each in of_test], [each.array for each in of_body]
-            while to_host(goes_on.run([*arrays, *for_test])[0]).all():
-                arrays = step.run([*arrays, *for_body])
+            while to_host(goes_on.execute([*arrays, *for_test])[0]).all():
+                arrays = step.execute([*arrays, *for_body])
             return [Tensor(array, kernels) for array in arrays]
         while bool(_host(test.run([*state, *of_test])[0]).all()):
             state = body.run([*state, *of_body])

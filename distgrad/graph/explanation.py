@@ -8,8 +8,10 @@ from math import prod
 from typing import Any
 
 from distgrad.graph.nodes import Node
+from distgrad.graph.passes import named
 
 _SHOWN = 6  # lines of one sort that a text shows; the attributes hold all
+_NAMES = 8  # of operations that a line shows
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class TraceExplanation:
     merged, dropped, folded, reduced : tuple of str
         What simplifying did, with the user's lines: operations that had been computed already, that
         nobody reads, that depend on constants alone, that change nothing.
+    fused : tuple of str
+        What is computed in one pass over memory: its operations, with the user's lines.
+    alone : tuple of str
+        The elementwise operations on large arrays that are not, with the user's lines and why.
     backward : str
         What the backward pass is; empty where none was asked for.
     way : str
@@ -56,6 +62,8 @@ class TraceExplanation:
     dropped: tuple[str, ...]
     folded: tuple[str, ...]
     reduced: tuple[str, ...]
+    fused: tuple[str, ...]
+    alone: tuple[str, ...]
     backward: str
     way: str
     changed: str
@@ -78,6 +86,8 @@ class TraceExplanation:
             ("dropped, read by nobody", self.dropped),
             ("folded, constant", self.folded),
             ("reduced, changes nothing", self.reduced),
+            ("fused, in one pass over memory", self.fused),
+            ("elementwise and not fused", self.alone),
         ):
             if notes:
                 lines.append(f"{what}: {len(notes)}")
@@ -110,10 +120,9 @@ class FunctionExplanation:
 
     def __str__(self) -> str:
         lines = [f"{self.name}: traced {self.traced} time{'' if self.traced == 1 else 's'}"]
-        if not any(each.way for each in self.traces):
+        if not any(each.way or each.fused for each in self.traces):
             lines.append(
-                "not fused: each operation is a call of the backend's own kernel, in a straight "
-                "line; no backend offers to compile graphs to native code"
+                "not fused: each operation is a call of the backend's own kernel, one by one"
             )
         for number, each in enumerate(self.traces, 1):
             lines.append(f"trace {number}")
@@ -150,10 +159,29 @@ def explain_trace(compiled: Any, changed: str) -> TraceExplanation:
         tuple(notes.dropped),
         tuple(notes.folded),
         tuple(notes.reduced),
+        *_fusion(plan.fusion),
         _backward(compiled.derivative),
         plan.way,
         changed,
     )
+
+
+def _fusion(fusion: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is fused and what is not, in words."""
+    if fusion is None:
+        return (), ()
+    fused = []
+    for _, members, inputs, outputs in fusion.parts:
+        names = [node.op.name for node in dict.fromkeys((*members, *outputs))]
+        shown = ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "")
+        line = f"{len(names)} operations ({shown}) on {_spec(members[0])}"
+        line += f" read {_arrays(len(inputs))} and write {_arrays(len(outputs))}"
+        fused.append(f"{line} ({outputs[-1].where})" if outputs[-1].where else line)
+    return tuple(fused), tuple(f"{named(node)}: {reason}" for node, reason in fusion.alone)
+
+
+def _arrays(count: int) -> str:
+    return f"{count} array{'' if count == 1 else 's'}"
 
 
 def _backward(derivative: Any) -> str:
@@ -164,7 +192,7 @@ def _backward(derivative: Any) -> str:
     count = len(derivative.residuals)
     return (
         f"{len(derivative.plan.nodes)} operations; the forward pass, of "
-        f"{len(derivative.forward.nodes)}, keeps {count} array{'' if count == 1 else 's'}, "
+        f"{len(derivative.forward.nodes)}, keeps {_arrays(count)}, "
         f"{_bytes(derivative.residuals)} bytes"
     )
 

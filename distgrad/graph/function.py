@@ -48,7 +48,9 @@ def function(
     name : str, optional
         Its name in messages and printed graphs; the function's own by default.
     compiled : bool
-        Whether the backend may run the graph its own way: CuPy's as a CUDA graph.
+        Whether the backend may run the graph its own way: fuse elementwise operations on large
+        arrays into one kernel, whose results may differ in the last digits, and on CuPy launch all
+        as a CUDA graph.
 
     Returns
     -------

@@ -251,6 +251,11 @@ def exact(value: Any) -> Any:
     return kind, value
 
 
+def nodes_read(node: Node) -> list[Node]:
+    """Return the operands of an operation that are nodes."""
+    return [x for x in node.operands if x.__class__ is Node]
+
+
 def typed(node: Node) -> str:
     """Return a node's number with its dtype and shape."""
     if node.outputs is not None:

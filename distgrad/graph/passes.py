@@ -52,11 +52,11 @@ def simplify(graph: Graph, kernels: Kernels) -> tuple[Graph, Notes]:
     kernels : Kernels
         Where it will run.
     """
-    notes = Notes(merged=[_named(node) for node in graph.merged])
+    notes = Notes(merged=[named(node) for node in graph.merged])
     for one_pass in PASSES:
         done = one_pass(graph, kernels, notes)
         if done is not graph:
-            notes.merged += [_named(node) for node in done.merged]
+            notes.merged += [named(node) for node in done.merged]
         graph = done
     return graph, notes
 
@@ -67,7 +67,8 @@ def at_places(graph: Graph, simple: Graph, inputs: Sequence[Node]) -> list[Node]
     return [simple.inputs[place[node.index]] for node in inputs]
 
 
-def _named(node: Node) -> str:
+def named(node: Node) -> str:
+    """Return an operation's name with the user's line."""
     name = node.op.name if node.op else "constant"
     return f"{name} ({node.where})" if node.where else name
 
@@ -127,7 +128,7 @@ def drop_dead(graph: Graph, kernels: Kernels, notes: Notes) -> Graph:
     if len(alive) == len(graph.nodes):
         return graph
     notes.dropped += [
-        _named(node)
+        named(node)
         for node in graph.nodes
         if node.index not in alive and node.op is not None and node.op.name in VOCABULARY
     ]
@@ -171,7 +172,7 @@ def fold_constants(graph: Graph, kernels: Kernels, notes: Notes) -> Graph:
         # What makes a NaN does so at each run, where its warnings and `debug_nans` are looked for.
         if tuple(result.shape) != node.shape or not _is_finite(node, result, kernels):
             return None
-        notes.folded.append(f"{_named(node)}: {_bytes_of(node)} bytes")
+        notes.folded.append(f"{named(node)}: {_bytes_of(node)} bytes")
         return made.add_constant(result, node.shape, node.dtype)
 
     return _rebuilt(graph, graph.nodes, rule, made)
@@ -213,7 +214,7 @@ def reduce_algebra(graph: Graph, kernels: Kernels, notes: Notes) -> Graph:
             return None
         if found.op is None and node.index in returned:
             return None  # a result of its own, not the memory of an argument
-        notes.reduced.append(f"{_named(node)} is {typed(found)}")
+        notes.reduced.append(f"{named(node)} is {typed(found)}")
         return found
 
     return _rebuilt(graph, graph.nodes, rule, made)

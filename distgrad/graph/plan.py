@@ -1,35 +1,30 @@
-"""Plans: a graph as a straight-line program of kernels that lets go of each array after its use."""
+"""Plans: the part of a graph between given nodes and wanted ones, and the ways in which it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
-from math import prod
-from operator import itemgetter
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from distgrad.backend.kernels import Kernels
-from distgrad.core.op import Acting, Op
+from distgrad.core.op import Acting
 from distgrad.core.seam import VALUES, apply
 from distgrad.debug import checker_in_force
-from distgrad.errors import MissingKernelError, NonFiniteError
-from distgrad.graph.compiling import CompiledPlan, Compiles
+from distgrad.errors import NonFiniteError
+from distgrad.graph.compiling import CompiledPlan, Compiles, Fuses, Run
 from distgrad.graph.nodes import OUTPUT_OF, Graph, Node
+from distgrad.graph.program import Program
+from distgrad.graph.region_calls import fused_calls
+from distgrad.graph.regions import Fusion, fusion_of
 from distgrad.tensor import Tensor
-
-# One call: how many operands (0 for other than one or two), the kernel with its metadata bound, the
-# places of the first two operands, of all, of the result, and of what dies there and is not
-# overwritten by the result.
-Step = tuple[int, Callable[..., Any], int, int, tuple[int, ...], int, tuple[int, ...]]
 
 
 class Plan:
     """Run the part of a graph between given nodes and wanted ones, on raw arrays.
 
-    This executor runs on every backend; it is also the reference for those that compile. Values
-    live in numbered places, which are used again after a value's last use: a result often takes the
-    place of an operand, and so frees it.
+    Its reference is a call of a kernel for each operation, which runs on every backend. Where the
+    backend fuses, another program is made of the calls when it is to run for the first time.
 
     Parameters
     ----------
@@ -46,8 +41,6 @@ class Plan:
     ----------
     nodes : list of Node
         The calls, in order.
-    places : int
-        How many values, numbers and constants among them, are held at most.
     """
 
     def __init__(
@@ -55,25 +48,12 @@ class Plan:
     ) -> None:
         self._name = graph.name
         self._kernels = kernels
-        self._asarray = kernels.backend.asarray
-        self._array_type = kernels.array_type
         self._given = given
         self._wanted = wanted
-        self.nodes, constants = self._calls(graph)
-        self._last_use = self._last_uses()
-        # The first places are the given ones'; then come constants and numbers, which stay.
-        places: dict[int, int] = {}
-        for node in given:
-            places.setdefault(node.index, len(places))
-        self._inputs = [places[node.index] for node in given]
-        self._template: list[Any] = [None] * len(places)
-        for node in constants:
-            places[node.index] = len(self._template)
-            self._template.append(node.value)
-        self._steps: list[Step] = []
-        self._lay_out(places)
-        self.places = len(self._template)
-        self._outputs = [places[node.index] for node in wanted]
+        self.nodes, self._constants = self._calls(graph)
+        self._program = Program(self.nodes, self._constants, given, wanted, kernels)
+        self.run = self._program.run  # the reference
+        self._fuses = False
         self._compiled: CompiledPlan | None = None
 
     def _calls(self, graph: Graph) -> tuple[list[Node], list[Node]]:
@@ -92,63 +72,57 @@ class Plan:
             needed.update(x.index for x in node.operands if isinstance(x, Node))
         return calls[::-1], constants[::-1]
 
-    def _last_uses(self) -> dict[int, int]:
-        last = {
-            x.index: place
-            for place, node in enumerate(self.nodes)
-            for x in node.operands
-            if isinstance(x, Node)
-        }
-        for node in self._wanted:
-            last[node.index] = len(self.nodes)
-        return last
+    @property
+    def places(self) -> int:
+        """How many values, numbers and constants among them, the reference holds at most."""
+        return self._program.places
 
-    def _lay_out(self, places: dict[int, int]) -> None:
-        """Give each call's result a place, and write down the steps."""
-        stays = {i for i, value in enumerate(self._template) if value is not None}
-        free: list[int] = []
-        for now, node in enumerate(self.nodes):
-            assert node.op is not None  # noqa: S101  for the type checker: a call has one
-            operands = []
-            for x in node.operands:
-                if isinstance(x, Node):
-                    operands.append(places[x.index])
-                else:
-                    operands.append(len(self._template))
-                    stays.add(len(self._template))
-                    self._template.append(x)
-            read = {x.index for x in node.operands if isinstance(x, Node)}
-            dying = [
-                places[index]
-                for index in sorted(read)
-                if self._last_use[index] == now and places[index] not in stays
-            ]
-            if dying:
-                out = dying.pop()
-            elif free:
-                out = free.pop()
-            else:
-                out = len(self._template)
-                self._template.append(None)
-            free += dying
-            places[node.index] = out
-            kernel = bound_kernel(self._kernels, node.op, node.params)
-            count = len(operands) if len(operands) in (1, 2) else 0
-            first, second = (*operands, 0, 0)[:2]
-            self._steps.append((count, kernel, first, second, tuple(operands), out, tuple(dying)))
+    def peak_bytes(self) -> int:
+        """Return the most memory that results take at one time in the reference, by their specs."""
+        return self._program.peak_bytes()
+
+    def fuse(self) -> Plan:
+        """Let the backend compute elementwise calls together, where it can, and return this."""
+        self._fuses = True
+        return self
 
     def compile(self, lasting: Collection[int]) -> None:
-        """Let the backend run this its own way, where it offers one and this but computes.
+        """Let the backend run this its own way: fuse calls, and what else it offers.
 
         Parameters
         ----------
         lasting : collection of int
             The nodes, by their index, whose arrays lie in the same memory at most calls.
         """
+        self.fuse()
         backend = self._kernels.backend
+        # What does more than compute is not run to try something out.
         if isinstance(backend, Compiles) and not any(isinstance(n.op, Acting) for n in self.nodes):
             places = [place for place, node in enumerate(self._given) if node.index in lasting]
             self._compiled = backend.compile(self._name, places)
+
+    @cached_property
+    def fusion(self) -> Fusion | None:
+        """What is fused; None where nobody fuses, or nothing may be."""
+        fuses = self._fuses
+        return fusion_of(self.nodes, self._wanted, self._fusing) if fuses and self._fusing else None
+
+    @property
+    def _fusing(self) -> Fuses | None:
+        return getattr(self._kernels.backend, "fusion", None)
+
+    @cached_property
+    def _quickest(self) -> Run:
+        """Make kernels of what is fused, and return what runs all calls."""
+        fusion, fusing = self.fusion, self._fusing
+        if fusion is None or fusing is None or not fusion.parts:
+            return self.run
+        kernels = fusing.kernels(self._name, [part.region for part in fusion.parts])
+        if kernels is None:
+            self.fusion = None  # for who asks what is fused
+            return self.run
+        calls = fused_calls(self.nodes, self._wanted, fusion.parts, kernels)
+        return Program(calls, self._constants, self._given, self._wanted, self._kernels).run
 
     @property
     def way(self) -> str:
@@ -173,26 +147,8 @@ class Plan:
             Arrays that results may be written into, see `CompiledPlan`.
         """
         if self._compiled is None:
-            return self.run(arrays)
-        return self._compiled(self.run, arrays, targets)
-
-    def run(self, arrays: Sequence[Any]) -> list[Any]:
-        """Return the wanted arrays from the given ones."""
-        values = self._template.copy()
-        for place, array in zip(self._inputs, arrays, strict=True):
-            values[place] = array
-        for count, kernel, first, second, operands, out, dead in self._steps:
-            if count == 2:
-                values[out] = kernel(values[first], values[second])
-            elif count == 1:
-                values[out] = kernel(values[first])
-            else:
-                values[out] = kernel(*[values[place] for place in operands])
-            for place in dead:
-                values[place] = None
-        array_type, asarray = self._array_type, self._asarray
-        wanted = [values[place] for place in self._outputs]
-        return [array if array.__class__ is array_type else asarray(array) for array in wanted]
+            return self._quickest(arrays)
+        return self._compiled(self._quickest, arrays, targets)
 
     def run_checked(
         self, arrays: Sequence[Any], checker: Any, asked: str | None = None
@@ -213,10 +169,8 @@ class Plan:
         NonFiniteError
             At the first operation that makes a NaN or an infinity, naming it and the user's line.
         """
-        values = self._template.copy()
-        for place, array in zip(self._inputs, arrays, strict=True):
-            values[place] = array
-        for node, step in zip(self.nodes, self._steps, strict=True):
+        values = self._program.start(arrays)
+        for node, step in zip(self.nodes, self._program.steps, strict=True):
             _, kernel, _, _, operands, out, dead = step
             given = [values[place] for place in operands]
             result = kernel(*given)
@@ -234,38 +188,7 @@ class Plan:
                 if origin is not None and origin.op is not None:
                     error.in_gradient_of(origin.op.name, origin.where)
                 raise
-        wanted = [values[place] for place in self._outputs]
-        return [x if x.__class__ is self._array_type else self._asarray(x) for x in wanted]
-
-    def peak_bytes(self) -> int:
-        """Return the most memory that the results of calls take at one time, by their specs.
-
-        Given arrays and constants are not counted; each view counts as if it had memory of its own.
-        """
-        alive = peak = 0
-        held: dict[int, int] = {}
-        for now, node in enumerate(self.nodes):
-            held[node.index] = sum(prod(s.shape) * int(s.dtype.itemsize) for s in node.specs)
-            alive += held[node.index]
-            peak = max(peak, alive)
-            operands = {x.index for x in node.operands if isinstance(x, Node)}
-            for index in (*operands, node.index):
-                if self._last_use.get(index, now) == now:
-                    alive -= held.pop(index, 0)
-        return peak
-
-
-def bound_kernel(kernels: Kernels, op: Op, params: dict[str, Any]) -> Callable[..., Any]:
-    """Return an operation's kernel with its metadata; one outside the vocabulary is composed."""
-    if op is OUTPUT_OF:
-        return itemgetter(params["position"])
-    if op in kernels.table:
-        kernel = kernels.table[op]
-    elif op.compose is None:
-        raise MissingKernelError(f"{op.name}: the operation has no kernel and no composition")
-    else:
-        kernel = partial(op.compose, kernels)
-    return partial(kernel, **params) if params else kernel
+        return self._program.end(values)
 
 
 def replay(graph: Graph, inputs: Sequence[Any], kernels: Kernels) -> list[Tensor]:

@@ -130,8 +130,8 @@ class _Part:
         if LISTENERS.get() or any(value.kernels is not kernels for value in values):
             return replay_between(self._graph, self._given, values, self._wanted, kernels)
         if self._plan is None:
-            self._plan = Plan(self._graph, self._given, self._wanted, kernels)
-        arrays = self._plan.run([value.array for value in values])
+            self._plan = Plan(self._graph, self._given, self._wanted, kernels).fuse()
+        arrays = self._plan.execute([value.array for value in values])
         return [Tensor(array, kernels) for array in arrays]
 
 

@@ -75,8 +75,7 @@ def test_the_text_is_for_readers():
 
     assert str(f.explain()) == (
         "f: traced 1 time\n"
-        "not fused: each operation is a call of the backend's own kernel, in a straight line; "
-        "no backend offers to compile graphs to native code\n"
+        "not fused: each operation is a call of the backend's own kernel, one by one\n"
         "trace 1\n"
         "  inputs: float32[3]; on numpy\n"
         "  constants: 0, 0 bytes\n"

@@ -186,12 +186,12 @@ def test_backward_graphs_obey_the_law_too():
 def test_arrays_are_freed_after_their_last_use():
     import weakref
 
-    from distgrad.graph.plan import Plan
+    from distgrad.graph.program import Program
 
     graph = dg.function(lambda x: dg.exp(dg.sin(dg.cos(x)))).graph(X)
     alive = []
-    kernels = X.kernels
-    plan = Plan(graph, graph.inputs, graph.outputs, kernels)
+    calls = [node for node in graph.nodes if node.op is not None]
+    program = Program(calls, [], graph.inputs, graph.outputs, X.kernels)
 
     def watching(kernel):
         def call(*arrays, **params):
@@ -201,8 +201,8 @@ def test_arrays_are_freed_after_their_last_use():
 
         return call
 
-    plan._steps = [(step[0], watching(step[1]), *step[2:]) for step in plan._steps]
-    (result,) = plan.run([X.array])
+    program.steps = [(step[0], watching(step[1]), *step[2:]) for step in program.steps]
+    (result,) = program.run([X.array])
 
     assert [reference() is None for reference in alive] == [True, True, False]
     np.testing.assert_allclose(result, np.exp(np.sin(np.cos(X.numpy()))))

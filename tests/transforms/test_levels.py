@@ -295,7 +295,7 @@ def test_a_recomputed_part_of_a_traced_function_keeps_its_arguments_alone():
 
     assert plain > 6 * size * 8
     assert again <= 2 * size * 8  # x, and sin(x)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)  # fused otherwise, rounded otherwise
 
 
 def test_a_custom_rule_holds_neither_arguments_nor_results():

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,10 @@ from distgrad.user_cache import cache_folder, check_owner
 
 _PATIENCE = 180  # seconds; a compiler that hangs is to end
 _SCRATCH = ".compiling-"  # what the folder begins with in which a compiler works
+
+# Libraries of users' functions, whose number has no end, begin so; kept that long after a use.
+FUSED = "fused-"
+_KEPT = 60 * 86400  # seconds
 
 # Subnormal numbers are kept: with -ffast-math, gcc's start-up code would switch them off for the
 # whole process. Sums may be reordered where a pragma of the source says so, and nowhere else.
@@ -42,10 +46,16 @@ _FOR_THIS_PROCESSOR = (  # the first that is understood
 
 
 class CompilerError(DistgradError, RuntimeError):
-    """No C++ compiler is there, or it does not compile the kernels."""
+    """A C++ compiler is not there, or does not compile the kernels."""
 
 
-def library(name: str, source: str, headers: Path, exact: bool) -> ctypes.CDLL:
+class NoCompilerError(CompilerError):
+    """No C++ compiler is there."""
+
+
+def library(
+    name: str, source: str, headers: Path, exact: bool, further: Sequence[str] = ()
+) -> ctypes.CDLL:
     """Return the loaded library of a source, compiled unless the cache has it.
 
     Parameters
@@ -58,6 +68,8 @@ def library(name: str, source: str, headers: Path, exact: bool) -> ctypes.CDLL:
         The folder of the headers that it includes.
     exact : bool
         Whether a product and a sum are never rounded at once.
+    further : sequence of str
+        More options for the compiler.
 
     Raises
     ------
@@ -70,12 +82,14 @@ def library(name: str, source: str, headers: Path, exact: bool) -> ctypes.CDLL:
     """
     folder = cache_folder("kernels")
     options = (*_OPTIONS, f"-ffp-contract={'off' if exact else 'fast'}")
-    parts = (source, _text_of(headers), _version(), *options, _processor())
+    parts = (source, _text_of(headers), _version(), *options, *further, _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     for found in folder.glob(f"{name}-{key}-*.so"):
         if _is_whole(found):
+            if name.startswith(FUSED):
+                found.touch()
             return ctypes.CDLL(str(found))
-    return ctypes.CDLL(str(_made(folder, f"{name}-{key}", source, headers, options)))
+    return ctypes.CDLL(str(_made(folder, f"{name}-{key}", source, headers, options, further)))
 
 
 def compiler_name() -> str:
@@ -97,12 +111,29 @@ def _version() -> str:
     return f"{compiler_name()} {facts.st_size} {facts.st_mtime_ns}"
 
 
-def _made(folder: Path, stem: str, source: str, headers: Path, options: tuple[str, ...]) -> Path:
+def _made(
+    folder: Path,
+    stem: str,
+    source: str,
+    headers: Path,
+    options: tuple[str, ...],
+    further: Sequence[str],
+) -> Path:
     _remove_abandoned(folder)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
         code, made = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
         code.write_text(source, encoding="utf-8")
-        words = [*_words(), *options, f"-I{headers}", "-o", str(made), str(code)]
+        words = [
+            *_words(),
+            *options,
+            f"-I{headers}",
+            "-o",
+            str(made),
+            str(code),
+            "-x",
+            "none",
+            *further,
+        ]
         for native in _FOR_THIS_PROCESSOR:
             try:
                 _run([*words, *native])
@@ -118,12 +149,17 @@ def _made(folder: Path, stem: str, source: str, headers: Path, options: tuple[st
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes that were killed while they compiled have left."""
+    """Remove what killed processes have left, and the code of functions that nobody calls now."""
     oldest = time.time() - len(_FOR_THIS_PROCESSOR) * _PATIENCE
     for left in folder.glob(f"{_SCRATCH}*"):
         with suppress(OSError):  # another process may remove it, too
             if left.stat().st_mtime < oldest:
                 shutil.rmtree(left)
+    unused = time.time() - _KEPT
+    for left in folder.glob(f"{FUSED}*.so"):
+        with suppress(OSError):
+            if left.stat().st_mtime < unused:
+                left.unlink()
 
 
 def _is_whole(path: Path) -> bool:
@@ -145,7 +181,7 @@ def _words() -> tuple[str, ...]:
         if path is not None:
             return (path, *words[1:])
     looked = given[0] if given else "c++, g++ and clang++"
-    raise CompilerError(
+    raise NoCompilerError(
         f"no C++ compiler was found (looked for {looked}); install one, such as Debian's package "
         "g++, or name it in CXX"
     )
@@ -165,7 +201,8 @@ def _run(words: list[str]) -> str:
         raise CompilerError(f"{words[0]} did not end within {_PATIENCE} s") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines() or [f"exit status {error.returncode}, no message"]
-        first = next((line for line in said if "error" in line), said[0])
+        errors = (line for line in said if "error" in line and not line.startswith("collect2"))
+        first = next(errors, said[0])  # a linker's own line says what it lacks
         raise CompilerError(f"{words[0]} failed: {first.strip()}") from error
     except OSError as error:
         raise CompilerError(f"{words[0]} does not run: {error.strerror}") from error

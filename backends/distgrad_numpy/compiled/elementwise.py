@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,20 +19,13 @@ from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
 from distgrad_numpy.compiled import crew, library
+from distgrad_numpy.compiled.vector_functions import OWN, called
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 
 _FEW = 1 << 12  # elements; below, NumPy has less overhead
 PIECE = 1 << 16  # elements that a thread takes at once
-
-# Functions of `vector.hpp`, by the dtype of what they take; scalar ones would be slower than NumPy.
-_EXACT = frozenset(("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign", "fmax"))
-_FUNCTIONS = {
-    "float32": _EXACT | {"exp", "expm1", "log", "log1p", "tanh", "erf"},
-    "float64": _EXACT,
-}
-_CALL = re.compile(r"\b([a-z]\w*)\(")
 
 
 class Source(NamedTuple):
@@ -68,9 +60,9 @@ def source_of(formula: Formula, numbers: Sequence[str] = ()) -> Source | None:
         The inputs that are one number for all elements; the last ones.
     """
     floating = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
-    if len(floating) != 1 or not floating <= _FUNCTIONS.keys():
+    if len(floating) != 1 or not floating <= OWN.keys():
         return None
-    if not set(_CALL.findall(formula.body)) <= _FUNCTIONS[floating.copy().pop()]:
+    if not called(formula) <= OWN[floating.copy().pop()]:
         return None
     text = _text(formula, frozenset(numbers))
     pointers = [f"const {C_TYPES[dtype.name]}*" for _, dtype in formula.inputs]

@@ -33,6 +33,7 @@ class _State:
     def __init__(self) -> None:
         self.on = os.environ.get(SWITCH) != "0"
         self.failed = False
+        self.refused: set[str] = set()
         self.libraries: dict[str, ctypes.CDLL] = {}
         self.lock = threading.Lock()
 
@@ -55,7 +56,9 @@ def switch(on: bool) -> bool:
     return before
 
 
-def from_source(name: str, source: str, *, exact: bool = False) -> ctypes.CDLL | None:
+def from_source(
+    name: str, source: str, *, exact: bool = False, further: Sequence[str] = (), alone: bool = False
+) -> ctypes.CDLL | None:
     """Return the library of a source in C++; None where the own kernels have to do.
 
     Parameters
@@ -66,6 +69,10 @@ def from_source(name: str, source: str, *, exact: bool = False) -> ctypes.CDLL |
         The source; it may include the headers beside this module.
     exact : bool
         Whether a product and a sum are never rounded at once.
+    further : sequence of str
+        More options for the compiler.
+    alone : bool
+        Whether a failure says nothing of other sources, which are compiled all the same.
     """
     if not _state.on or _state.failed:
         return None
@@ -73,11 +80,12 @@ def from_source(name: str, source: str, *, exact: bool = False) -> ctypes.CDLL |
     if found is not None:
         return found
     with _state.lock:
-        if name not in _state.libraries and not _state.failed:
+        if name not in _state.libraries and not _state.failed and name not in _state.refused:
             try:
-                _state.libraries[name] = compiler.library(name, source, SOURCES, exact)
+                _state.libraries[name] = compiler.library(name, source, SOURCES, exact, further)
             except (compiler.CompilerError, CacheError, OSError) as error:
-                _state.failed = True
+                _state.refused.add(name)
+                _state.failed = not alone or isinstance(error, compiler.NoCompilerError)
                 warnings.warn(
                     f"{error}; until then NumPy computes in several passes what a compiled kernel "
                     f"does in one. {SWITCH}=0 in the environment keeps this quiet",
