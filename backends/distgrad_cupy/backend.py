@@ -25,6 +25,7 @@ from distgrad_cupy.kernel_cache import keep_private
 from distgrad_cupy.narrow import bfloat16_kernels
 from distgrad_cupy.passages import Passages
 from distgrad_cupy.products import Products
+from distgrad_cupy.regions import RegionKernels
 from distgrad_cupy.running import DeviceRunner
 from distgrad_cupy.staging import Staging
 from distgrad_cupy.stepping import steps
@@ -39,6 +40,7 @@ class CuPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("cupy", cupy, KERNELS)
         self.pullback = elementwise.pullbacks(RUNNER, affine.pullbacks(RUNNER))
+        self.fusion = RegionKernels(RUNNER)
         self.bfloat16_kernels = bfloat16_kernels(RUNNER, self.kernel)
         self.change_in_place = steps(RUNNER, elementwise.broadcasting)
         self.compile = GRAPHS
