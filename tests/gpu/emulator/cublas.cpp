@@ -183,6 +183,29 @@ PUBLIC int cublasGemmEx(
     }
 FOR_EACH_TYPE(PRODUCTS)
 
+// --- sums of matrices -----------------------------------------------------------------------------
+
+// CuPy copies a matrix from one order into the other by them.
+#define SUMS(LETTER, T)                                                                            \
+    PUBLIC int cublas##LETTER##geam(                                                               \
+        void* handle, int turn_a, int turn_b, int m, int n, const T* alpha, T* a, int la,          \
+        const T* beta, T* b, int lb, T* c, int lc) {                                               \
+        const T scale = *alpha, other = *beta;                                                     \
+        Matrices<T> first = {a, la, turn_a, 0}, second = {b, lb, turn_b, 0}, result = {c, lc, 0, 0}; \
+        const bool adds = other != (T)0;                                                           \
+        if (!result.fit("sums written to", m, n, 1) || !first.fit("added", m, n, 1) ||             \
+            (adds && !second.fit("added", m, n, 1)))                                               \
+            return INVALID_VALUE;                                                                  \
+        submit(handle, [=] {                                                                       \
+            for (long j = 0; j < n; ++j)                                                           \
+                for (long i = 0; i < m; ++i)                                                       \
+                    result.data[i + j * lc] = scale * first.at(0, i, j) +                          \
+                        (adds ? other * second.at(0, i, j) : (T)0);                                \
+        });                                                                                        \
+        return 0;                                                                                  \
+    }
+FOR_EACH_TYPE(SUMS)
+
 // --- systems --------------------------------------------------------------------------------------
 
 template <class T>
