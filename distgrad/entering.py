@@ -79,6 +79,11 @@ def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = Fa
         return kernels.backend.asarray(host, dtype=dtype)
     if isinstance(value, range):
         return asarray_raw(kernels, np.asarray(value, dtype=int64), dtype)
+    if home := kernels_owning([value]):
+        if kernels.level:
+            tensor = asarray(value, dtype=dtype, copy=copy or None)
+            return kernels.backend.lift(tensor)  # type: ignore[attr-defined]  # a level has it
+        return asarray_raw(kernels, home.backend.to_host(value), dtype)
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         host = np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
         return asarray_raw(kernels, host, dtype, copy)

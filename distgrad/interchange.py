@@ -145,7 +145,12 @@ class Interchange:
                 f"__cuda_array_interface__: the array lies on {self.read().device}, not on a CUDA "
                 "device"
             )
-        handed = self._handed_over("__cuda_array_interface__")
+        try:
+            handed = self._handed_over("__cuda_array_interface__")
+        except TypeError as error:
+            # To who asks whether there is one, there is none: CuPy's operators leave what they do
+            # not know to the operand, so that `array * t` is computed here, and recorded.
+            raise AttributeError(*error.args) from None
         described: dict[str, Any] = handed.__cuda_array_interface__
         return described
 

@@ -142,3 +142,23 @@ def test_labels_outside_give_nan_where_the_device_cannot_raise(strict):
     loss = dg.softmax_cross_entropy(labels=[1, 4, -1], logits=logits).numpy()
 
     np.testing.assert_array_equal(np.isnan(loss), [False, True, True])
+
+
+def on_no_host(array, *args, **options):
+    """Refuse to become an array of NumPy's, as arrays of CuPy's do."""
+    raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+
+@pytest.mark.parametrize("transformed", [dg.function, dg.vmap])
+def test_a_transformed_function_reads_arrays_of_the_module_where_they_lie(
+    transformed, strict, monkeypatch
+):
+    raw = array_api_strict.asarray([1.0, 2.0, 3.0])
+    with dg.use_backend(strict):
+        x = dg.ones((3, 3), dtype="float64")
+    monkeypatch.setattr(type(raw), "__array__", on_no_host)
+
+    y = transformed(lambda x: x * raw)(x)
+
+    assert y.backend is strict
+    np.testing.assert_array_equal(np.from_dlpack(y.array), [[1.0, 2.0, 3.0]] * 3)
