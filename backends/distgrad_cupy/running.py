@@ -236,6 +236,36 @@ def line_of(array: Array, device: int | None) -> int | None:
     return data.ptr if is_line and data.device_id == device else None
 
 
+def refuse_elsewhere(run: Runner, name: str, arguments: Iterable[Any]) -> None:
+    """Raise if an array lies on another device than the one on which kernels are started.
+
+    Parameters
+    ----------
+    run : Runner
+        What starts them.
+    name : str
+        The kernel.
+    arguments : iterable
+        Arrays, and others, which are not looked at.
+
+    Raises
+    ------
+    ValueError
+        If one does: it would be read without waiting for what computes it there, or not at all.
+    """
+    device, array_type = run.device, run.module.ndarray
+    if device is None:
+        return
+    for each in arguments:
+        if isinstance(each, array_type) and each.data.device_id != device:
+            there = each.data.device_id
+            raise ValueError(
+                f"{name}: expected arrays on the current device, cuda:{device}, got one on "
+                f"cuda:{there}; compute within `with cupy.cuda.Device({there}):`, or move it "
+                f"by .to(device='cuda:{device}')"
+            )
+
+
 class DeviceRunner:
     """Starts kernels on CuPy's arrays, on the current device and its current stream.
 
@@ -251,7 +281,6 @@ class DeviceRunner:
 
     def __init__(self, module: Any, namespace: Callable[[], Any], products: Any) -> None:
         self.module = module
-        self._array_type = module.ndarray
         self.namespace = namespace
         self.matmul = self.here("matmul", products.matmul)
         self.wide_matmul = self.here("matmul", products.wide_matmul)
@@ -294,7 +323,7 @@ class DeviceRunner:
         ValueError
             If an array lies on another device: the kernel's access would end all use of this one.
         """
-        self._refuse_elsewhere(name, arguments)
+        refuse_elsewhere(self, name, arguments)
         self._kernel(source, name, elements)(grid, (threads,), tuple(arguments))
 
     def here(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -307,21 +336,10 @@ class DeviceRunner:
         """
 
         def checked(*arrays: Any, **params: Any) -> Any:
-            self._refuse_elsewhere(name, arrays)
+            refuse_elsewhere(self, name, arrays)
             return function(*arrays, **params)
 
         return checked
-
-    def _refuse_elsewhere(self, name: str, arguments: Sequence[Any]) -> None:
-        device, array_type = self.device, self._array_type
-        for each in arguments:
-            if isinstance(each, array_type) and each.data.device_id != device:
-                there = each.data.device_id
-                raise ValueError(
-                    f"{name}: expected arrays on the current device, cuda:{device}, got one on "
-                    f"cuda:{there}; compute within `with cupy.cuda.Device({there}):`, or move it "
-                    f"by .to(device='cuda:{device}')"
-                )
 
     def launch_text(
         self, text: str, name: str, grid: tuple[int, ...], threads: int, arguments: Sequence[Any]

@@ -18,7 +18,7 @@ from distgrad.backend.scalar_code import C_TYPES, Formula
 from distgrad.optimizers.fused import Kernel, Repeated, Steps
 from distgrad.optimizers.in_place import Change
 from distgrad_cupy.contiguous import aligned, element_source, several, width_of
-from distgrad_cupy.running import THREADS, Runner, line_of
+from distgrad_cupy.running import THREADS, Runner, line_of, refuse_elsewhere
 from distgrad_cupy.transfers import UncapturableError
 
 # Bytes of a table of arrays: arguments of a kernel have 4096 at most, with the numbers of a step.
@@ -150,6 +150,11 @@ class Together:
             The arrays, of the formula's dtypes.
         numbers : sequence of float
             Those of the step.
+
+        Raises
+        ------
+        ValueError
+            If an array lies on another device; none is changed then.
         """
         device = self._run.device
         left: list[Change] = []
@@ -158,6 +163,7 @@ class Together:
         for change in changes:
             own = [line_of(each, device) for each in change.arrays]
             if None in own:
+                refuse_elsewhere(self._run, self._name, change.arrays)
                 left.append(change)
             elif change.x.size:
                 places.append(own)

@@ -139,3 +139,16 @@ def test_a_graph_runs_on_the_device_it_was_captured_on(second, cupy_backend):
 def test_a_kernel_refuses_arrays_of_another_device(name, call, second, cupy_backend):
     with pytest.raises(ValueError, match=f"{name}: .* current device, cuda:0, got one on cuda:1"):
         call(second)
+
+
+def test_a_step_refuses_variables_of_another_device(second, cupy_backend):
+    with cupy.cuda.Device(1):
+        variables = [dg.Variable(second), dg.Variable(second)]
+        gradients = [2 * second, second]
+        optimizer = dg.optimizers.Adam(0.1)
+
+    with pytest.raises(ValueError, match=r"adam_step: .* cuda:0, got one on cuda:1"):
+        optimizer.apply(gradients, variables)
+
+    for variable in variables:
+        np.testing.assert_array_equal(variable.numpy(), np.arange(6))
