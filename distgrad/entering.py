@@ -84,6 +84,11 @@ def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = Fa
             tensor = asarray(value, dtype=dtype, copy=copy or None)
             return kernels.backend.lift(tensor)  # type: ignore[attr-defined]  # a level has it
         return asarray_raw(kernels, home.backend.to_host(value), dtype)
+    if not hasattr(value, "__array__") and _is_on_cuda(value):
+        raise DTypeError(
+            f"asarray: value is a {type(value).__name__} in the memory of a CUDA device; take "
+            "dg.from_dlpack(value) or dg.asarray(cupy.asarray(value)), which share it"
+        )
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         host = np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
         return asarray_raw(kernels, host, dtype, copy)
@@ -93,6 +98,13 @@ def asarray_raw(kernels: Kernels, value: Any, dtype: Any = None, copy: bool = Fa
         f"asarray: value is a {type(value).__name__}; expected a number, an array, a Tensor, "
         "a Variable, or nested lists of numbers"
     )
+
+
+def _is_on_cuda(value: Any) -> bool:
+    """Return whether a value tells by a protocol that it lies in the memory of a CUDA device."""
+    if hasattr(value, "__dlpack_device__"):
+        return int(value.__dlpack_device__()[0]) in _CUDA
+    return hasattr(value, "__cuda_array_interface__")
 
 
 def refuse_masked(function: str, value: Any) -> None:
@@ -329,8 +341,7 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
             f"from_dlpack: a {type(x).__name__} has no __dlpack__; expected an array of a library "
             "that speaks DLPack; dg.asarray takes numbers, lists and buffers"
         )
-    on_cuda = int(x.__dlpack_device__()[0]) in _CUDA
-    kernels = kernels_of("cupy") if on_cuda else current_kernels()
+    kernels = kernels_of("cupy") if _is_on_cuda(x) else current_kernels()
     module = getattr(kernels.backend, "module", np)
     array = kernels.backend.asarray(module.from_dlpack(x), copy=bool(copy))
     tensor: Tensor = to_device(Tensor(array, kernels), device)

@@ -152,6 +152,11 @@ class Interchange:
             # not know to the operand, so that `array * t` is computed here, and recorded.
             raise AttributeError(*error.args) from None
         described: dict[str, Any] = handed.__cuda_array_interface__
+        if described.get("typestr", "")[1:2] == "V":
+            raise AttributeError(
+                f"__cuda_array_interface__: it has no name for {self.read().dtype}; hand the array "
+                "over by DLPack, or t.array itself"
+            )
         return described
 
     def _handed_over(self, protocol: str) -> Any:

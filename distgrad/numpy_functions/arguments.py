@@ -15,7 +15,7 @@ from distgrad.core.op import Kind, Op
 from distgrad.core.seam import LISTENERS
 from distgrad.dtypes import is_numeric
 from distgrad.eager import asarray, asarray_raw, emit
-from distgrad.entering import HOME
+from distgrad.entering import HOME, kernels_owning
 from distgrad.errors import DistgradError, DTypeError, MixedBackendError
 from distgrad.ops.shaping.structure import astype, stack
 from distgrad.tensor import Operators, Tensor
@@ -107,6 +107,17 @@ def outside() -> Iterator[None]:
         yield
     finally:
         HOME.reset(token)
+
+
+def arrays_entered(value: Any) -> Any:
+    """Return a nest of arguments with the arrays of other backends than NumPy's as tensors."""
+    if type(value) in (list, tuple):
+        return type(value)([arrays_entered(each) for each in value])
+    if type(value) is dict:
+        return {name: arrays_entered(each) for name, each in value.items()}
+    if isinstance(value, (np.ndarray, Operators)) or not hasattr(value, "shape"):
+        return value
+    return value if kernels_owning([value]) is None else asarray(value)
 
 
 def called(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -32,6 +32,7 @@ from distgrad.numpy_functions import (
     ufuncs,
 )
 from distgrad.numpy_functions.arguments import (
+    arrays_entered,
     as_operand,
     as_parameter,
     cut,
@@ -107,11 +108,13 @@ def call(
     if implementation is not None:
         kernels = home_of(arguments, options)
         token = HOME.set((kernels, function) if kernels is not None else HOME.get())
+        arguments, options = arrays_entered(tuple(arguments)), arrays_entered(options)
         try:
             return implementation(*arguments, **options)
         finally:
             HOME.reset(token)
     name = name_of(function)
+    arguments, options = arrays_entered(tuple(arguments)), arrays_entered(options)
     found = tensors_in([arguments, options])
     if name not in inventory.CUT and is_followed(found):
         reason = inventory.REFUSED.get(name, "the derivative of this function is not known")
@@ -159,6 +162,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, options: dict[str, Any
     """
     kernels = home_of(inputs, options)
     token = HOME.set((kernels, ufunc) if kernels is not None else HOME.get())
+    inputs, options = arrays_entered(tuple(inputs)), arrays_entered(options)
     try:
         if method == "__call__":
             return _call(ufunc, *inputs, **options)

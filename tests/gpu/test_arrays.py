@@ -58,6 +58,47 @@ def test_what_cupy_computes_itself_cuts_no_gradient_in_silence():
     assert hasattr(x, "__cuda_array_interface__")
 
 
+def test_a_dtype_that_the_interface_cannot_name_is_not_handed_over_as_bytes():
+    t = dg.asarray(cupy.arange(3), dtype="bfloat16")
+    factor = cupy.full(3, 2, t.dtype)
+
+    assert not hasattr(t, "__cuda_array_interface__")
+    assert (factor * t).dtype == dg.bfloat16
+    np.testing.assert_array_equal(cupy.asarray(t).get().astype(np.float32), [0, 1, 2])
+    np.testing.assert_array_equal((factor * t).numpy().astype(np.float32), [0, 2, 4])
+
+
+class Described:
+    """An array of another library's that tells only where it lies."""
+
+    def __init__(self, array):
+        self.array = array
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+
+class Spoken:
+    """An array of another library's that speaks only DLPack."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("library", [Described, Spoken])
+def test_arrays_of_other_libraries_are_refused_by_the_name_of_the_way(library):
+    x = library(cupy.arange(3.0))
+
+    for taken in (dg.asarray, dg.sin, lambda x: dg.asarray(cupy.ones(3)) * x):
+        with pytest.raises(dg.errors.DTypeError, match="of a CUDA device; take dg"):
+            taken(x)
+    np.testing.assert_array_equal(dg.asarray(cupy.asarray(x.array)).numpy(), [0, 1, 2])
+
+
 @pytest.mark.parametrize("transformed", [dg.function, dg.vmap])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_that_is_transformed_reads_arrays(name, transformed):
@@ -87,6 +128,30 @@ def test_an_array_goes_to_the_host_where_it_is_told_to():
 
     assert (there.backend.name, there.dtype) == ("numpy", dg.float32)
     np.testing.assert_array_equal(there.numpy(), [0, 1, 2])
+
+
+BESIDE = {
+    "take": lambda xp, x: np.take(x, xp.asarray([2, 0]), axis=1),
+    "repeat": lambda xp, x: np.repeat(x, xp.asarray([1, 0, 2]), axis=0),
+    "delete": lambda xp, x: np.delete(x, xp.asarray([1]), axis=1),
+    "split": lambda xp, x: np.array_split(x, xp.asarray([1, 2]), axis=1)[1],
+    "compress": lambda xp, x: np.compress(xp.asarray([True, False, True]), x, axis=0),
+    "quantile": lambda xp, x: np.quantile(x, xp.asarray([0.2, 0.7])),
+    "piecewise": lambda xp, x: np.piecewise(x, [xp.eye(3) > 0], [np.square, 7.0]),
+    "gradient": lambda xp, x: np.gradient(x, xp.asarray([0.0, 0.3, 1.0]), axis=1),
+    "bincount": lambda xp, x: np.bincount(xp.asarray([1, 0, 1]), weights=x[0]),
+    "reduceat": lambda xp, x: np.add.reduceat(x, xp.asarray([0, 2])),
+    "polyval": lambda xp, x: np.polyval(xp.asarray([1.0, 2.0]), x),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_numpy_functions_of_tensors_take_arrays_beside_them(name):
+    def computed(module):
+        x = dg.asarray(module.asarray(values((3, 3), 1.0, 2.0)))
+        return BESIDE[name](module, x).numpy()
+
+    np.testing.assert_allclose(computed(cupy), computed(np), rtol=1e-12)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
