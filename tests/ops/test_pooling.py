@@ -190,3 +190,28 @@ def test_arguments_that_do_not_fit_are_explained(label):
 def test_complex_numbers_have_no_greatest():
     with pytest.raises(DTypeError, match="max_pool: complex numbers have no order"):
         dg.nn.max_pool(X + 1j, 2)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_greatest_is_bent_by_zero_and_not_by_none(traced):
+    pool = dg.function(lambda x: dg.nn.max_pool(x, 2)) if traced else lambda x: dg.nn.max_pool(x, 2)
+    x = dg.Variable(np.arange(8.0).reshape(1, 4, 2))
+    with dg.GradientTape() as outer:
+        with dg.GradientTape() as inner:
+            y = pool(x)
+        slope = inner.gradient(y, x)
+
+    bend = outer.gradient(slope, x)
+
+    np.testing.assert_array_equal(bend.numpy(), np.zeros((1, 4, 2)))
+
+
+def test_tangents_of_the_greatest_are_bent_by_zero_and_not_by_none():
+    x = dg.asarray(np.arange(8.0).reshape(1, 4, 2))
+    with dg.GradientTape() as tape:
+        tape.watch(x)
+        tangent = dg.jvp(lambda x: dg.nn.max_pool(x, 2), [x], [dg.ones_like(x)])[1]
+
+    bend = tape.gradient(tangent, x)
+
+    np.testing.assert_array_equal(bend.numpy(), np.zeros((1, 4, 2)))

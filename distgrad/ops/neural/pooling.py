@@ -79,12 +79,16 @@ def _max_pool_spec(x: Spec, *, window: Shape, stride: Shape, padding: Pairs) -> 
 
 
 def _max_pool_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
-    places = xp.pool_places(xs[0], y, **params)
-    return (xp.max_pool_vjp(g, places, shape=tuple(xs[0].shape[1:-1]), **params),)
+    x = xs[0]
+    pulled = xp.max_pool_vjp(
+        g, xp.pool_places(x, y, **params), shape=tuple(x.shape[1:-1]), **params
+    )
+    return (xp.attached(pulled, x),)
 
 
 def _max_pool_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
-    return xp.max_pool_jvp(tangents[0], xp.pool_places(xs[0], y, **params), **params)
+    x = xs[0]
+    return xp.attached(xp.max_pool_jvp(tangents[0], xp.pool_places(x, y, **params), **params), x)
 
 
 MAX_POOL = Op(
@@ -96,6 +100,44 @@ MAX_POOL = Op(
     Keep.BOTH,
     max_pool_composed,
     _fold_examples("max_pool"),
+)
+
+
+def _attached_spec(a: Spec, x: Spec) -> Spec:
+    return Spec(tuple(a.shape), joint(a))
+
+
+def _attached_compose(xp: Namespace, a: Array, x: Array) -> Array:
+    return a
+
+
+def _attached_vjp(xp: Namespace, g: Array, y: Array, xs: Any, params: Any, needs: Any) -> Any:
+    x = xs[1]
+    return g, xp.full(shape=tuple(x.shape), fill_value=0, dtype=x.dtype) if needs[1] else None
+
+
+def _attached_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any) -> Array:
+    return xp.zeros_like(y) if tangents[0] is None else tangents[0]
+
+
+def _attached_batch(
+    xp: Namespace, size: int, batched: Sequence[bool], arrays: Sequence[Array], params: Any
+) -> Array:
+    a, x = arrays
+    return xp.attached(with_batch(xp, size, a, batched[0]), x)
+
+
+# The first operand as it is, whose derivative in the second is 0 and not none: integers, such as
+# places, are followed by no tape, though they depend on x by steps.
+ATTACHED = Op(
+    "attached",
+    Kind.VIEW,
+    _attached_spec,
+    _attached_vjp,
+    _attached_jvp,
+    Keep.SPECS,
+    _attached_compose,
+    _attached_batch,
 )
 
 
@@ -327,4 +369,4 @@ def avg_pool(
     )
 
 
-OPS = (MAX_POOL, POOL_PLACES, MAX_POOL_VJP, MAX_POOL_JVP, AVG_POOL, AVG_POOL_VJP)
+OPS = (MAX_POOL, ATTACHED, POOL_PLACES, MAX_POOL_VJP, MAX_POOL_JVP, AVG_POOL, AVG_POOL_VJP)

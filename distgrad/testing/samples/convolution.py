@@ -95,6 +95,7 @@ def _pools() -> Iterator[Sample]:
         yield Sample("max_pool_vjp", variant, (g, places), laid)
         yield Sample("max_pool_jvp", variant, (x, places), geometry)
         yield Sample("pool_places", variant, (x, _greatest(x, places, geometry)), geometry)
+        yield Sample("attached", variant, (g, x))
         none = ((0, 0),) * len(window)
         for name, counted in (("", none), ("-counting-padding", padding)):
             means = {**geometry, "counted": counted}
@@ -140,5 +141,6 @@ def _greatest(x: HostArray, places: HostArray, geometry: dict[str, Any]) -> Host
 FAMILIES = (_convolutions, _pools)
 # Where a complex operand has a derivative.
 TAKE_COMPLEX = frozenset(
-    "conv conv_transpose conv_kernel_vjp max_pool_vjp max_pool_jvp avg_pool avg_pool_vjp".split()
+    "conv conv_transpose conv_kernel_vjp attached max_pool_vjp max_pool_jvp "
+    "avg_pool avg_pool_vjp".split()
 )
