@@ -9,7 +9,7 @@ import numpy as np
 
 from distgrad.errors import PositionError
 from distgrad.ops.neural import softmax as ops
-from distgrad.ops.neural.cross_entropy import LABEL_CROSS_ENTROPY_VJP
+from distgrad.ops.neural.cross_entropy import LABEL_CROSS_ENTROPY, LABEL_CROSS_ENTROPY_VJP
 from distgrad_numpy.blocked import composed
 from distgrad_numpy.row_blocks import in_blocks, rows_of, sums_of, takes
 from distgrad_numpy.threads import scratch
@@ -99,6 +99,8 @@ def label_cross_entropy(logits: Array, labels: Array) -> Any:
         raise PositionError(
             f"softmax_cross_entropy: label {wrong} is no class; expected 0 to {classes - 1}"
         )
+    if not labels.size:
+        return composed(LABEL_CROSS_ENTROPY, logits, labels)
     picked = np.take_along_axis(logits, labels[..., None].astype(np.intp), axis=-1)
     if not takes(logits):
         top = logits.max(axis=-1, keepdims=True)

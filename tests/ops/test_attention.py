@@ -91,7 +91,6 @@ def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch):
         (((4,), (5, 3), (5, 2)), "query has shape"),
         (((4, 3), (5, 2), (5, 2)), "query has width 3 and key 2"),
         (((4, 3), (5, 3), (6, 2)), "key has length 5 and value 6"),
-        (((4, 3), (0, 3), (0, 2)), "one position or more"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(shapes, message):
@@ -107,3 +106,17 @@ def test_a_mask_that_does_not_broadcast_and_integers_are_refused():
         attend(q, np.zeros((4, 3), np.int64), q)
     with pytest.raises(DTypeError, match="mask has dtype int64"):
         attend(q, q, q, mask=np.ones((4, 4), np.int64))
+
+
+@pytest.mark.parametrize("mask", [None, (4, 0)])
+def test_attention_to_no_key_at_all_is_zero(mask):
+    query, key, value = (dg.Variable(np.ones(s)) for s in ((2, 4, 3), (2, 0, 3), (2, 0, 5)))
+    mask = None if mask is None else dg.zeros(mask, dtype="bool")
+
+    with dg.GradientTape() as tape:
+        y = dg.nn.scaled_dot_product_attention(query, key, value, mask=mask)
+    gradients = tape.gradient(y, [query, key, value])
+
+    np.testing.assert_array_equal(y.numpy(), np.zeros((2, 4, 5)))
+    np.testing.assert_array_equal(gradients[0].numpy(), np.zeros((2, 4, 3)))
+    assert [g.shape for g in gradients] == [(2, 4, 3), (2, 0, 3), (2, 0, 5)]

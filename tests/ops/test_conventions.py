@@ -318,9 +318,39 @@ def test_variance_without_a_degree_of_freedom_is_nan():
     assert np.isnan(float(dg.var(dg.zeros((0,)))))
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-def test_softmax_of_no_examples_is_empty(name):
-    assert getattr(dg, name)(dg.zeros((0, 3))).shape == (0, 3)
+def test_softmax_of_no_examples_or_no_classes_is_empty(name, shape):
+    x = dg.Variable(np.zeros(shape))
+
+    with dg.GradientTape() as tape:
+        y = getattr(dg, name)(x)
+
+    assert y.shape == shape
+    assert tape.gradient(y, x).shape == shape
+
+
+def test_logsumexp_of_nothing_is_the_logarithm_of_zero():
+    x = dg.Variable(np.zeros((3, 0)))
+
+    with dg.GradientTape() as tape:
+        y = dg.logsumexp(x, axis=1)
+
+    np.testing.assert_array_equal(y.numpy(), [-INF] * 3)
+    assert tape.gradient(y, x).shape == (3, 0)
+    assert float(dg.logsumexp(x)) == -INF
+    tangent = dg.jvp(lambda x: dg.logsumexp(x, axis=1), [x.value()], [dg.zeros((3, 0))])[1]
+    np.testing.assert_array_equal(tangent.numpy(), [0, 0, 0])
+
+
+def test_cross_entropy_of_no_classes_is_a_sum_of_no_terms():
+    none = dg.zeros((3, 0))
+
+    np.testing.assert_array_equal(
+        dg.softmax_cross_entropy(labels=none, logits=none).numpy(), [0, 0, 0]
+    )
+    labels = dg.zeros((0,), dtype="int64")
+    assert dg.softmax_cross_entropy(labels=labels, logits=dg.zeros((0, 0))).shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from distgrad.core.op import Array, Namespace, Slice, Spec
 from distgrad.core.seam import apply, operands
 from distgrad.dtypes import as_dtype, bool_, int64, is_differentiable, result_type
 from distgrad.errors import DTypeError, ShapeError
+from distgrad.ops.products.contractions import matmul
 from distgrad.ops.rules import batching
 from distgrad.ops.rules.families import fit
 from distgrad.ops.rules.fused import fused
-from distgrad.ops.shaping.structure import astype, broadcast_to, reshape
+from distgrad.ops.shaping.structure import astype, broadcast_to, matrix_transpose, reshape
 from distgrad.promotion import finfo
 from distgrad.shapes import Shape, broadcast, shape_given
 
@@ -223,6 +224,9 @@ def scaled_dot_product_attention(
     not need O(n^2) memory. Dao et al. (2022), FlashAttention.
     """
     arrays = _of_one_rank(*operands(query, key, value, mask))
+    if not shape_given(key)[-2]:
+        scores = matmul(arrays[0], matrix_transpose(arrays[1]))  # none, of which a sum is zeros
+        return matmul(scores, arrays[2])
     width = arrays[0].shape[-1]
     factor = 1 / math.sqrt(width) if scale is None and width else 1.0 if scale is None else scale
     offset = int(query_offset) if causal else None
@@ -268,10 +272,6 @@ def _check_shapes(shapes: Sequence[Shape], mask: Shape | None) -> None:
         raise ShapeError(
             f"scaled_dot_product_attention: query has width {query[-1]} and key {key[-1]}; "
             "expected the same last length"
-        )
-    if not key[-2]:
-        raise ShapeError(
-            f"scaled_dot_product_attention: key has shape {key}; expected one position or more"
         )
     if key[-2] != value[-2]:
         raise ShapeError(

@@ -41,7 +41,7 @@ def _reduction_spec(
         shape = tuple(x.shape)
         axes = normalize_axes(name, axis, len(shape))
         result = Spec(reduced(shape, axes, keepdims), dtype(x))
-        if of_something and not elements_over(shape, axis) and 0 not in result.shape:
+        if of_something and not elements_over(shape, axis):
             raise ShapeError(
                 f"{name}: an array of shape {shape} has nothing to take the {name} of over axes "
                 f"{axes}; expected lengths of 1 or more"
@@ -316,8 +316,16 @@ def any(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
 # --- log-sum-exp --------------------------------------------------------------------------------
 
 
+def greatest(xp: Namespace, x: Array, axis: Axis) -> Array:
+    """Return the largest element over axes, which stay with length 1; -inf of none."""
+    if 0 not in x.shape:
+        return xp.max(x, axis=axis, keepdims=True)
+    shape = reduced(tuple(x.shape), normalize_axes("max", axis, len(x.shape)), keepdims=True)
+    return xp.full(shape=shape, fill_value=-np.inf, dtype=floating(x))
+
+
 def _logsumexp_compose(xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
-    top = xp.max(x, axis=axis, keepdims=True)
+    top = greatest(xp, x, axis)
     # An infinite largest term is the result; the rest is computed around it without a warning.
     below = xp.minimum(x - xp.where(xp.isfinite(top), top, 0), 0)
     total = xp.sum(xp.exp(below), axis=axis, keepdims=True)
@@ -346,7 +354,7 @@ def _logsumexp_jvp(xp: Namespace, tangents: Any, y: Array, xs: Any, params: Any)
 LOGSUMEXP = Op(
     "logsumexp",
     Kind.REDUCTION,
-    _reduction_spec("logsumexp", floating, of_something=True),
+    _reduction_spec("logsumexp", floating),
     _logsumexp_vjp,
     _logsumexp_jvp,
     Keep.BOTH,
@@ -355,7 +363,7 @@ LOGSUMEXP = Op(
 
 
 def logsumexp(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Return log(sum(exp(x))) over axes, without overflow; -inf where all of x is -inf."""
+    """Return log(sum(exp(x))) over axes, without overflow; -inf of nothing, or of nothing else."""
     if axis is not None and axis.__class__ is not int:
         axis = plain_axes("logsumexp", axis)
     return apply(LOGSUMEXP, x, axis=axis, keepdims=keepdims)

@@ -43,7 +43,8 @@ def logsumexp(
         return reductions.logsumexp(a, axis=axis, keepdims=keepdims)
     a, b = operands(a, b)
     terms: Array = a if b is None else where(equal(b, 0), -math.inf, add(a, multiply(b, 0)))
-    top = largest(terms, axis=axis, keepdims=True)
+    # Of no terms none is the largest; their sum has its shape, and is 0.
+    top = (sum_over if 0 in terms.shape else largest)(terms, axis=axis, keepdims=True)
     top = where(isfinite(top), top, 0)
     factors = exp(subtract(terms, top))
     total = sum_over(factors if b is None else multiply(b, factors), axis=axis, keepdims=keepdims)

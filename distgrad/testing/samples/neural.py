@@ -38,6 +38,8 @@ def _neural() -> Iterator[Sample]:
         yield Sample(name, "line", (values((5,), *ANY),), {"axis": -1})
         yield Sample(name, "one-class", (values((3, 1), *ANY),), {"axis": -1})
         yield Sample(name, "empty", (values((0, 3), *ANY),), {"axis": -1})
+        yield Sample(name, "no-class", (values((3, 0), *ANY),), {"axis": -1})
+        yield Sample(name, "nothing-at-all", (values((0, 0), *ANY),), {"axis": -1})
         yield Sample(name, "backwards", (values((6, 5), *ANY)[::-2, ::-1],), {"axis": 0})
     for axis in (0, 1, -1):
         operands = (values((3, 4, 5), *SHIFTED), values((3, 4, 5), *ANY))
@@ -54,6 +56,9 @@ def _neural() -> Iterator[Sample]:
         "label_cross_entropy_vjp", "one-example", (values((), *ANY), values((5,), *ANY), one)
     )
     yield Sample("label_cross_entropy", "no-example", (values((0, 5), *ANY), none))
+    nothing = values((0, 0), *ANY)
+    yield Sample("label_cross_entropy", "no-class", (nothing, none))
+    yield Sample("label_cross_entropy_vjp", "no-class", (values((0,), *ANY), nothing, none))
     yield Sample("one_hot", "no-axes", (one,), {"classes": 5, "dtype": float64})
     yield Sample("one_hot", "empty", (none,), {"classes": 5, "dtype": int64})
     yield Sample("one_hot", "outside", (integers((5,), -3, 9),), {"classes": 4, "dtype": float32})

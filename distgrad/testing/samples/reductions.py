@@ -44,6 +44,7 @@ def _reductions() -> Iterator[Sample]:
         yield Sample(name, "of-no-rows", (values((0, 3), *interval),), {"axis": 1})
     for name in ("sum", "prod"):
         yield Sample(name, "of-nothing", (values((0, 3), *ANY),), {"axis": 0})
+    yield Sample("logsumexp", "nothing-of-nothing", (values((0, 0), *ANY),), {"axis": 0})
     for zeros in (1, 2, 3):
         line = values((4, 5), *ANY).copy()
         line[1, :zeros] = 0
