@@ -18,12 +18,20 @@ from distgrad.errors import ShapeError
 def clip_by_value(t: Any, clip_value_min: Any, clip_value_max: Any, name: str | None = None) -> Any:
     """Return values kept within bounds; at a bound the gradient still goes to `t`.
 
-    Slices stay slices where zero lies within the bounds; rows of one position are added up first.
+    Where the bounds are crossed, the lower one counts. Slices stay slices where zero lies within
+    the bounds; rows of one position are added up first.
     """
     if isinstance(t, IndexedSlices):
         return wrap(optimizers.clip_by_value(t.native(), clip_value_min, clip_value_max))
     x, low, high = operands("clip_by_value", t, clip_value_min, clip_value_max)
-    return compute(dg.clip, x, low, high)
+    return compute(_clipped, x, low, high)
+
+
+def _clipped(x: dg.Tensor, low: Any, high: Any) -> Any:
+    # The library's own, like NumPy's, lets the upper of crossed bounds count. Python's numbers
+    # have no dtype here, and must not get one.
+    of_tensors = isinstance(low, dg.Tensor) or isinstance(high, dg.Tensor)
+    return dg.clip(x, low, dg.maximum(high, low) if of_tensors else max(high, low))
 
 
 @at_home

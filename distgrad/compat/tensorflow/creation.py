@@ -11,15 +11,14 @@ import distgrad as dg
 from distgrad.compat.tensorflow.conversion import (
     at_home,
     dims,
-    dtype_of,
     home_of,
+    quotients,
     tensor_dtype,
     together,
 )
 from distgrad.compat.tensorflow.dtypes import as_dtype, float32
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
 from distgrad.compat.tensorflow.values import Tensor, compute, convert_to_tensor
-from distgrad.dtypes import is_differentiable
 from distgrad.tensor import Operators
 
 
@@ -131,7 +130,7 @@ def range(
     else:
         wanted = as_dtype(dtype).dtype
     first, last, step = (tensor.item() for tensor in given)
-    return Tensor(dg.arange(first, last, step, dtype=wanted))
+    return compute(dg.arange, first, last, step, dtype=wanted)
 
 
 @at_home
@@ -141,22 +140,33 @@ def linspace(start: Any, stop: Any, num: Any, name: str | None = None, axis: int
     Parameters
     ----------
     start, stop : number or Tensor of one dtype
-        The first and the last; integers become float64.
+        The first and the last; integers become floating, as in a division.
     num : int
         How many.
     axis : int
         Where the new axis goes.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If `num` is negative, or the shapes do not broadcast.
     """
-    first = convert_to_tensor(start)
-    if not is_differentiable(dtype_of(first)):
-        first = Tensor(dg.astype(first.read(), "float64"))
-        stop = dg.astype(convert_to_tensor(stop).read(), "float64")
-    a, b = together("linspace", first, stop)
+    first, last = quotients(*together("linspace", convert_to_tensor(start), stop))
     count = int(num)
-    with home_of(a):
-        weights = dg.linspace(0.0, 1.0, count, dtype=a.dtype)
-        spaced = [a + (b - a) * weights[i] for i in builtins.range(count)]
-    return compute(dg.stack, spaced, axis=axis)
+    if count < 0:
+        raise InvalidArgumentError(f"linspace: num is {count}; expected 0 or more")
+    with home_of(first):
+        places = dg.arange(count, dtype=first.dtype)
+
+    def of(a: dg.Tensor, b: dg.Tensor, places: dg.Tensor) -> Any:
+        a, b = (dg.expand_dims(each, axis=axis) for each in dg.broadcast_arrays(a, b))
+        before = axis % a.ndim
+        places = dg.reshape(places, (-1, *(1,) * (a.ndim - 1 - before)))
+        spaced = a + (b - a) / builtins.max(count - 1, 1) * places
+        # The last one exactly, whatever its distance from the first was rounded to.
+        return dg.where(dg.equal(places, count - 1), b, spaced) if count > 1 else spaced
+
+    return compute(of, first, last, places)
 
 
 def one_hot(

@@ -275,7 +275,7 @@ def pad(
     Raises
     ------
     InvalidArgumentError
-        If `paddings` has another shape, or is larger than the mirror image.
+        If `paddings` has another shape, is negative, or is larger than the mirror image.
     """
     x = convert_to_tensor(tensor).read()
     amounts = integer_host("pad", paddings)
@@ -284,6 +284,8 @@ def pad(
             f"The first dimension of paddings must be the rank of inputs [{x.ndim},2] "
             f"{list(amounts.shape)}"
         )
+    if (amounts < 0).any():
+        raise InvalidArgumentError(f"Paddings must be non-negative: {amounts.tolist()}")
     kind = mode.upper()
     if kind not in ("CONSTANT", "REFLECT", "SYMMETRIC"):
         raise ValueError(

@@ -69,7 +69,7 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
             x, y = y, x
         try:
             return Tensor(apply(op, x, y))
-        except ShapeError as error:
+        except ValueError as error:
             raise refused(error) from error
 
     return operator
@@ -317,15 +317,15 @@ def compute(function: Callable[..., Any], *inputs: Any, **params: Any) -> Tensor
     Raises
     ------
     InvalidArgumentError
-        If the function refuses the shapes or positions.
+        If the function refuses the shapes, positions or values.
     """
     try:
         return Tensor(function(*[native(x) for x in inputs], **params))
-    except ShapeError as error:
+    except ValueError as error:
         raise refused(error) from error
 
 
-def refused(error: ShapeError) -> InvalidArgumentError:
+def refused(error: ValueError) -> InvalidArgumentError:
     """Return TensorFlow's error for one of the library's, with the words that its users grep."""
     text = str(error)
     if "do not broadcast" in text:

@@ -66,6 +66,50 @@ def test_ties_and_kinks(function, at, expected):
     assert gradient_of(function, tf.constant(at)).numpy().tolist() == expected
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float64, tf.int8])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_the_lower_of_crossed_bounds_counts(dtype, as_tensors):
+    bounds = [tf.constant(bound, dtype) if as_tensors else bound for bound in (1, -1)]
+
+    clipped = tf.clip_by_value(tf.constant([-2, 0, 2], dtype), *bounds)
+
+    assert clipped.dtype == dtype
+    assert clipped.numpy().tolist() == [1, 1, 1]
+
+
+def test_a_linspace_of_small_integers_is_single_and_of_none_is_empty():
+    ends = [tf.constant(end, tf.int8) for end in (0, 10)]
+
+    assert tf.linspace(*ends, 5).dtype == tf.float32
+    assert tf.linspace(*ends, 5).numpy().tolist() == [0.0, 2.5, 5.0, 7.5, 10.0]
+    assert tf.linspace(0.0, [1.0, 2.0], 0, axis=-1).shape == (2, 0)
+
+
+def test_a_linspace_ends_where_it_is_told():
+    ends = tf.Variable(0.1), tf.Variable([0.7, 3.0])
+    with tf.GradientTape() as tape:
+        y = tf.linspace(*ends, 5, axis=-1)
+    gradients = tape.gradient(y, ends)
+
+    assert y.numpy()[:, -1].tolist() == ends[1].numpy().tolist()
+    assert [g.numpy().tolist() for g in gradients] == [5.0, [2.5, 2.5]]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: tf.pow(2, -1),
+        lambda: 2 ** tf.constant([1, -1]),
+        lambda: tf.linspace(0.0, 1.0, -1),
+        lambda: tf.range(0, 5, 0),
+        lambda: tf.pad([1, 2], [[-1, 0]]),
+    ],
+)
+def test_values_that_do_not_fit_are_invalid_arguments(refused):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        refused()
+
+
 def test_a_function_is_traced_once_and_assigns_its_variables():
     traces = []
 
