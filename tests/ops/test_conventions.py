@@ -148,6 +148,25 @@ def test_power_with_a_scalar_exponent_to_second_order(exponent):
     check_gradients(lambda x: x**exponent, [dg.asarray([0.7, 1.3, 2.1], dtype="float64")])
 
 
+def test_the_hessian_of_a_power_is_symmetric_where_the_exponent_is_zero():
+    hessian = dg.hessian(lambda v: v[0] ** v[1])(dg.asarray([2.0, 0.0], dtype="float64"))
+
+    np.testing.assert_allclose(hessian.numpy(), [[0, 0.5], [0.5, np.log(2) ** 2]], rtol=1e-15)
+
+
+def test_the_slope_of_a_power_moves_with_an_exponent_at_zero_to_second_order():
+    base, exponent = dg.asarray([0.7, 2.0], dtype="float64"), dg.zeros(2, dtype="float64")
+
+    check_gradients(dg.pow, [base, exponent])
+
+
+@pytest.mark.parametrize("base", [0.0, -1.0, float("nan")])
+def test_a_power_of_exponent_zero_is_flat_in_any_base(base):
+    first, _ = gradient(dg.pow, [base], [0.0])
+
+    np.testing.assert_array_equal(first, [0])
+
+
 # --- products with zeros --------------------------------------------------------------------------
 
 
@@ -341,6 +360,13 @@ def test_logsumexp_of_nothing_is_the_logarithm_of_zero():
     assert float(dg.logsumexp(x)) == -INF
     tangent = dg.jvp(lambda x: dg.logsumexp(x, axis=1), [x.value()], [dg.zeros((3, 0))])[1]
     np.testing.assert_array_equal(tangent.numpy(), [0, 0, 0])
+
+
+def test_logsumexp_of_no_terms_with_factors_has_no_sign():
+    value, sign = dg.special.logsumexp(dg.zeros((2, 0)), axis=1, b=dg.ones(0), return_sign=True)
+
+    np.testing.assert_array_equal(value.numpy(), [-INF, -INF])
+    np.testing.assert_array_equal(sign.numpy(), [0, 0])
 
 
 def test_cross_entropy_of_no_classes_is_a_sum_of_no_terms():

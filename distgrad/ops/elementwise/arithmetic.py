@@ -106,9 +106,10 @@ def divide(x1: Any, x2: Any, /) -> Any:
 
 def _pow_in_base(xp: Namespace, y: Array, a: Array, b: Array) -> Array:
     # Where the exponent is 0 the derivative is 0 also at base 0, where b * a**(b - 1) is 0 * inf.
+    # Only there by a choice: elsewhere the product is 0 by itself, with 1 / a for its slope in b.
     if isinstance(b, (int, float, complex)):
         return xp.zeros_like(a) if b == 0 else (2 * a if b == 2 else b * xp.pow(a, b - 1))
-    zero = xp.equal(b, 0)
+    zero = xp.logical_and(xp.equal(b, 0), xp.logical_not(xp.abs(a) > 0))  # NaN to the 0 is 1
     # By the kernel and not by `*`: integer exponents are promoted on every backend.
     return xp.where(zero, 0, xp.multiply(b, xp.pow(a, xp.where(zero, 1, b - 1))))
 
