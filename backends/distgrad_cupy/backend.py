@@ -15,9 +15,10 @@ from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
 from distgrad.backends_in_force import kernels_of
 from distgrad.core.under_way import settle
+from distgrad.errors import BackendUnavailableError
 from distgrad_cupy import affine, elementwise, segments, special
 from distgrad_cupy.capturing import Graphs
-from distgrad_cupy.choosing import device_of_rank
+from distgrad_cupy.choosing import device_of_rank, why_no_device
 from distgrad_cupy.copying import between_devices
 from distgrad_cupy.cublas import cublas_library
 from distgrad_cupy.cuda_kernels import cuda_kernels
@@ -125,15 +126,16 @@ def create() -> CuPyBackend:
 
     Raises
     ------
-    RuntimeError
+    BackendUnavailableError
         If there is no CUDA device, or its driver does not answer.
     """
+    runtime, count, status, cause = cupy.cuda.runtime, 0, 0, None
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(f"no CUDA device answers ({error})") from error
-    if count == 0:
-        raise RuntimeError("no CUDA device is visible")
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        status, cause = error.status, error
+    if not count:
+        raise BackendUnavailableError(why_no_device(runtime, status)) from cause
     chosen = device_of_rank(count)
     if chosen is not None:
         cupy.cuda.Device(chosen).use()

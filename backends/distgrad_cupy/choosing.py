@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 VARIABLE = "DISTGRAD_CUDA_DEVICE"
 
@@ -63,3 +64,40 @@ def device_of_rank(count: int, environment: Mapping[str, str] | None = None) -> 
         if variables.get(name, "").isdigit():
             return int(variables[name]) % count
     return world().local_rank % count
+
+
+def why_no_device(runtime: Any, status: int) -> str:
+    """Return what is missing where CUDA tells of no device, and what to do.
+
+    Parameters
+    ----------
+    runtime : module
+        `cupy.cuda.runtime`.
+    status : int
+        The number of CUDA's error; 0 where it counted none.
+    """
+    driver, built = runtime.driverGetVersion(), _release(runtime.runtimeGetVersion())
+    if not driver:
+        return (
+            "there is no NVIDIA driver, libcuda.so.1 is not found; remedy: install the driver of "
+            "the machine's GPU, or show it to the container (docker run --gpus all)"
+        )
+    if status == _INSUFFICIENT_DRIVER:
+        return (
+            f"the NVIDIA driver is for CUDA {_release(driver)} at most, and CuPy was made for CUDA "
+            f"{built}; remedy: install a newer driver, or the CuPy for that CUDA"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    shown = "" if visible is None else f", and CUDA_VISIBLE_DEVICES is {visible!r}"
+    told = f" ({runtime.CUDARuntimeError(status)})" if status else ""
+    return (
+        f"the NVIDIA driver, for CUDA {_release(driver)}, shows no device{told}{shown}; remedy: "
+        "see what nvidia-smi lists, and that CUDA_VISIBLE_DEVICES hides none"
+    )
+
+
+_INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver, also where there is no driver at all
+
+
+def _release(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

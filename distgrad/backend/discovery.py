@@ -78,6 +78,8 @@ def load(name: str) -> Backend:
     remedy = _REMEDY.get(name, f"reinstall the package that offers it ({points[name].value})")
     try:
         backend: Backend = points[name].load()()
+    except BackendUnavailableError as error:  # it says what is missing, and its remedy
+        raise BackendUnavailableError(f"backend {name!r} cannot be loaded: {error}") from error
     except Exception as error:
         raise BackendUnavailableError(
             f"backend {name!r} cannot be loaded: {error}; remedy: {remedy}"

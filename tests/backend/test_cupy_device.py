@@ -1,6 +1,7 @@
 """Which device a rank takes, and how large arrays come from it, without one."""
 
 import importlib.util
+import re
 import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ if importlib.util.find_spec("cupy") is None:
     pytest.skip("CuPy is not installed", allow_module_level=True)
 
 from distgrad_cupy import staging
-from distgrad_cupy.choosing import device_of_rank
+from distgrad_cupy.choosing import device_of_rank, why_no_device
 from distgrad_cupy.passages import Passages
 from distgrad_cupy.staging import Staging
 
@@ -238,3 +239,33 @@ def test_what_has_left_the_device_is_let_go_as_soon_as_something_comes_back(monk
 
 class Kept(np.ndarray):
     """Pinned memory of which is known whether somebody refers to it."""
+
+
+class Runtime:
+    """Stands for `cupy.cuda.runtime`, made for CUDA 12.9."""
+
+    CUDARuntimeError = staticmethod("cudaError{}".format)
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def driverGetVersion(self):
+        return self.driver
+
+    def runtimeGetVersion(self):
+        return 12090
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "words"),
+    [
+        (0, 35, r"there is no NVIDIA driver, libcuda.so.1 is not found; remedy: install"),
+        (11080, 35, r"driver is for CUDA 11\.8 at most, and CuPy was made for CUDA 12\.9; remedy:"),
+        (13000, 100, r"13\.0, shows no device \(cudaError100\), and CUDA_VISIBLE_DEVICES is '7'"),
+        (13000, 0, r"for CUDA 13\.0, shows no device, and CUDA_VISIBLE_DEVICES is '7'; remedy:"),
+    ],
+)  # fmt: skip
+def test_without_a_device_what_is_missing_is_said(driver, status, words, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+
+    assert re.search(words, why_no_device(Runtime(driver), status))
