@@ -83,20 +83,28 @@ def draws_of(leaves: Mapping[str, Leaf]) -> dict[str, str]:
     return {path: sha256(leaf.host().tobytes()).hexdigest() for path, leaf in generators.items()}
 
 
-def compare_draws(said: Sequence[Mapping[str, str]]) -> None:
-    """Warn, on all ranks, of generators that do not stand alike: one state of each is saved.
+def warn_once(comm: Communicator, text: str, stacklevel: int = 1) -> None:
+    """Warn of what all ranks know alike: on rank 0, so that it is said once."""
+    if comm.rank == 0:
+        warnings.warn(text, CheckpointWarning, stacklevel=stacklevel + 1)
+
+
+def compare_draws(comm: Communicator, said: Sequence[Mapping[str, str]]) -> None:
+    """Warn of generators that do not stand alike on all ranks: one state of each is saved.
 
     Parameters
     ----------
+    comm : Communicator
+        The ranks.
     said : sequence of mapping
         Every rank's `draws_of`, with the same paths.
     """
     unlike = [path for path, own in said[0].items() if any(each[path] != own for each in said)]
     if unlike:
-        warnings.warn(
+        warn_once(
+            comm,
             f"save: the ranks' generators {', '.join(unlike)} have drawn differently; rank 0's "
             "states are saved, and all ranks go on from them after a resume: let every rank draw "
             "the same, with rows= or from fold_in(step)",
-            CheckpointWarning,
             stacklevel=4,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.checkpoint.agreement import conclude
+from distgrad.checkpoint.agreement import conclude, warn_once
 from distgrad.checkpoint.files import opened, read_into
 from distgrad.checkpoint.leaves import Leaf, collect, place, rebuild
 from distgrad.checkpoint.listing import Found, listed, newest_first
@@ -31,7 +30,6 @@ from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import as_dtype
 from distgrad.errors import (
     CheckpointMismatchError,
-    CheckpointWarning,
     DamagedCheckpointError,
     MissingCheckpointError,
 )
@@ -107,8 +105,8 @@ def load(
     Warns
     -----
     CheckpointWarning
-        If a damaged checkpoint was passed over for an older one, or lacks generators that a
-        model holds, as those of earlier versions do; they stay as they are.
+        On rank 0, if a damaged checkpoint was passed over for an older one, or lacks generators
+        that a model holds, as those of earlier versions do; they stay as they are.
 
     Notes
     -----
@@ -141,8 +139,9 @@ def load(
             except DamagedCheckpointError as damage:
                 passed_over.append(str(damage))
                 continue
-            _warn(passed_over, name)
-            _warn_of_generators(manifest, wanted or {}, name)
+            for passed in passed_over:
+                warn_once(comm, f"checkpoint passed over: {passed}; loading {name} instead", 2)
+            _warn_of_generators(comm, manifest, wanted or {}, name)
             return _place(path, manifest, arrays, nest)
     if step is not None and passed_over:
         raise DamagedCheckpointError("; ".join(passed_over))
@@ -155,16 +154,9 @@ def load(
     )
 
 
-def _warn(passed_over: list[str], name: str) -> None:
-    for damage in passed_over:
-        warnings.warn(
-            f"checkpoint passed over: {damage}; loading {name} instead",
-            CheckpointWarning,
-            stacklevel=3,
-        )
-
-
-def _warn_of_generators(manifest: Manifest, wanted: Mapping[str, Leaf], name: str) -> None:
+def _warn_of_generators(
+    comm: Communicator, manifest: Manifest, wanted: Mapping[str, Leaf], name: str
+) -> None:
     """Say which generators a checkpoint from before models' were saved leaves as they are."""
     assigned = {id(leaf.value) for path, leaf in wanted.items() if path in manifest.tensors}
     absent = [
@@ -173,10 +165,10 @@ def _warn_of_generators(manifest: Manifest, wanted: Mapping[str, Leaf], name: st
         if leaf.accompanies and path not in manifest.tensors and id(leaf.value) not in assigned
     ]
     if absent:
-        warnings.warn(
+        warn_once(
+            comm,
             f"{name} was saved without the random generators {', '.join(absent)}; they stay as "
             "they are, so that what they draw is not what an unbroken training would draw",
-            CheckpointWarning,
             stacklevel=3,
         )
 

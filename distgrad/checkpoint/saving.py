@@ -81,7 +81,7 @@ def save(
     Warns
     -----
     CheckpointWarning
-        If generators stand elsewhere on some ranks than on rank 0.
+        On rank 0, if generators stand elsewhere on some ranks than there.
 
     Notes
     -----
@@ -151,7 +151,7 @@ class Writing:
         )
         if len({each["digest"] for each in said}) > 1:
             conclude(self.comm, _difference(self.comm, self.step, summary))
-        compare_draws([each["draws"] for each in said])
+        compare_draws(self.comm, [each["draws"] for each in said])
 
         self._values = {p: leaf.value for p, leaf in leaves.items() if leaf.kind == "value"}
         self._leaves = {p: leaf for p, leaf in leaves.items() if leaf.kind != "value"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from distgrad.checkpoint.leaves import collect
 from distgrad.checkpoint.listing import listed, newest_first
 from distgrad.distributed import DistributedOptimizer
 from distgrad.distributed.verbs.communicator import exchange_json
-from distgrad.errors import CheckpointError
+from distgrad.errors import CheckpointError, DamagedCheckpointError
 from distgrad.optimizers import Optimizer
 from distgrad.random import Generator
 from distgrad.training.job import Job, JobError
@@ -102,14 +103,14 @@ class Checkpoints:
             newest = int(self._job.sum_over_ranks([newest or 0])[0])
         if not newest:
             return 0
-        where = self._manager.directory
         if not wanted:
             raise JobError(
-                f"--checkpoint-dir {where} holds a checkpoint already (step {newest}); go on from "
-                "it with --resume, or name another directory"
+                f"--checkpoint-dir {manager.directory} holds a checkpoint already (step {newest}); "
+                "go on from it with --resume, or name another directory"
             )
+        self._job.first_rank(lambda: self._refuse_others(manager))
         try:
-            found = self._manager.load({"job": _nest(self._state)})
+            found = manager.load({"job": _nest(self._state)})
         except CheckpointMismatchError as error:
             raise JobError(f"--resume: the checkpoint is of another job: {error}") from error
         except CheckpointError as error:
@@ -120,7 +121,7 @@ class Checkpoints:
                 f"--steps {steps}: the checkpoint is of step {found.step} already; ask for as many "
                 "at least: they are counted from the start"
             )
-        self._compare(found.metadata or {})
+        self._warn_of_changes(found.metadata or {})
         self._load_states(found.nest["job"])
         self._saved = found.step
         return found.step
@@ -140,18 +141,25 @@ class Checkpoints:
             if said:
                 raise JobError(f"--resume: the checkpoint is of another job: {said}")
 
-    def _compare(self, metadata: dict[str, Any]) -> None:
-        arguments = vars(self._job.arguments)
-        there = metadata.get("arguments", {})
+    def _refuse_others(self, manager: Manager) -> None:
+        """Refuse a checkpoint of other arguments, before its numbers fail to fit the state."""
+        metadata = _newest_metadata(manager)
+        arguments, there = vars(self._job.arguments), metadata.get("arguments", {})
         pairs = [("job", metadata.get("job"), self._job.name)]
-        pairs += [(f"--{n.replace('_', '-')}", there.get(n), arguments[n]) for n in FIXED]
+        pairs += [(_option(name), there.get(name), arguments[name]) for name in FIXED]
         for name, saved, own in pairs:
             if saved is not None and saved != own:
-                raise JobError(f"--resume: the checkpoint was saved with {name} {saved}, not {own}")
+                raise JobError(
+                    f"--resume: the checkpoint was saved with {name} {saved}, not {own}; go on "
+                    f"with {name} {saved}, or begin anew in another --checkpoint-dir"
+                )
+
+    def _warn_of_changes(self, metadata: dict[str, Any]) -> None:
+        arguments, there = vars(self._job.arguments), metadata.get("arguments", {})
         for argument in SCHEDULED:
             saved, own = there.get(argument), arguments[argument]
             if self._job.world.rank == 0 and saved is not None and saved != own:
-                name = f"--{argument.replace('_', '-')}"
+                name = _option(argument)
                 print(
                     f"{self._job.name}: warning: --resume: the checkpoint was saved with {name} "
                     f"{saved}; what follows from {name} {own}, such as a schedule of the learning "
@@ -228,6 +236,20 @@ def _newest_of(manager: Manager) -> int:
             return manager.latest or (there[0].step if there else 0)
     except OSError as error:
         raise JobError(f"--checkpoint-dir {manager.directory}: {error.strerror}") from error
+
+
+def _newest_metadata(manager: Manager) -> dict[str, Any]:
+    """Return what was saved with the newest checkpoint that can tell; all are of one job."""
+    for found in newest_first(listed(manager.directory)):
+        with contextlib.suppress(DamagedCheckpointError, OSError):  # which loading tells
+            metadata = found.manifest().metadata
+            return metadata if isinstance(metadata, dict) and "arguments" in metadata else {}
+    return {}
+
+
+def _option(argument: str) -> str:
+    """Return an argument as it is given on the command line."""
+    return f"--{argument.replace('_', '-')}"
 
 
 def _keeps_state(leaf: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +65,35 @@ def test_generators_that_ranks_drew_from_differently_are_named_and_rank_0s_are_s
     for _ in range(world.rank):
         generator.uniform(())
 
-    if world.size == 1:
+    with said_once("generators draws have drawn differently" if world.size > 1 else None):
         dg.checkpoint.save(directory, state, step=1)
-    else:
-        with pytest.warns(CheckpointWarning, match="generators draws have drawn differently"):
-            dg.checkpoint.save(directory, state, step=1)
     dg.checkpoint.load(directory, state)
 
     assert generator.state == [3, 0, 0]
+
+
+def test_what_all_ranks_know_of_a_damaged_checkpoint_is_said_once(directory):
+    dg.checkpoint.save(directory, {"n": 1}, step=1)
+    where = dg.checkpoint.save(directory, {"n": 2}, step=2)
+    if dist.world().rank == 0:
+        (where / "manifest.json").unlink()
+    dist.world().barrier()
+
+    with said_once(f"passed over: {where}"):
+        loaded = dg.checkpoint.load(directory)
+
+    assert loaded.step == 1
+
+
+@contextmanager
+def said_once(text):
+    """Expect one warning of all ranks, on rank 0, or none of this text."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    said = [str(each.message) for each in caught if each.category is CheckpointWarning]
+    assert len(said) == int(text is not None and dist.world().rank == 0)
+    assert all(text in each for each in said)
 
 
 def raised(function):
@@ -187,7 +210,7 @@ def test_what_one_rank_finds_damaged_all_pass_over(directory):
     world.barrier()
 
     # Only one rank reads the damaged file: each reads its own rows.
-    with pytest.warns(CheckpointWarning, match="'moment', do not have the checksum"):
+    with said_once("'moment', do not have the checksum"):
         checkpoint = dg.checkpoint.load(directory, {"moment": own_shard(world)})
 
     assert checkpoint.step == 1

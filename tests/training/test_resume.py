@@ -180,7 +180,10 @@ def test_where_nothing_can_be_saved_nothing_is_begun(jobs, tmp_path, place):
     ("change", "message"),
     [
         (("--seed", 1), "was saved with --seed 0, not 1"),
-        (("--dtype", "float64"), "the checkpoint is of another job"),
+        (
+            ("--dtype", "float64"),
+            "was saved with --dtype float32, not float64; go on with --dtype float32, or begin",
+        ),
         (("--global-batch", 8), "was saved with --global-batch 7, not 8"),
         (("--steps", 10), "the checkpoint is of step 20 already"),
     ],

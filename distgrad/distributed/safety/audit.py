@@ -160,7 +160,8 @@ class DivergenceAudit:
                 groups,
             )
         self._give_all_the_majority(comm, places, everyone, text, names, groups)
-        warnings.warn(f"{text}; all ranks have the majority's values now", RuntimeWarning, 3)
+        if comm.rank == 0:
+            warnings.warn(f"{text}; all ranks have the majority's values now", RuntimeWarning, 3)
         return Divergence(names, groups, text, True)
 
     def _described(
