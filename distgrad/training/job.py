@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import sys
@@ -148,6 +149,12 @@ class Job:
     def speaks(self) -> bool:
         """Whether this rank prints what is no error: the first one, unless it is to be quiet."""
         return self.world.rank == 0 and not self.arguments.quiet
+
+    def warn(self, text: str) -> None:
+        """Print a warning on standard error, on the first rank; even if the job is to be quiet."""
+        if self.world.rank == 0:
+            with contextlib.suppress(OSError):
+                print(f"{self.name}: warning: {text}", file=sys.stderr, flush=True)
 
     # --- batches ----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from errno import ENOENT
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +29,8 @@ class MetricsFile:
     ----------
     kept : list of dict
         The lines that were kept.
+    lost : list of range
+        The steps up to there of which the file has no line that can be read.
 
     Raises
     ------
@@ -38,6 +41,7 @@ class MetricsFile:
     def __init__(self, path: str | Path, *, up_to: int = 0) -> None:
         self._path = Path(path)
         self.kept = _lines(self._path, up_to) if up_to else []
+        self.lost = _gaps([record["step"] for record in self.kept], up_to)
         if self.kept:  # a job that is killed here has not lost the lines before
             with replacing(path) as file:
                 file.writelines(map(_line, self.kept))
@@ -84,21 +88,28 @@ def _line(record: Mapping[str, object]) -> str:
 
 
 def _lines(path: Path, up_to: int) -> list[dict[str, Any]]:
-    """Return the records of a metrics file up to a step; the last line may be cut short."""
+    """Return the records of a metrics file up to a step; a line may be cut short or damaged."""
     found: list[dict[str, Any]] = []
     if not path.is_file():
         return found
+    last = 0
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 record = json.loads(line)
             except ValueError:
-                break
+                continue
             step = record.get("step") if isinstance(record, dict) else None
-            if not isinstance(step, int) or step > up_to:
-                break
-            found.append(record)
+            if isinstance(step, int) and last < step <= up_to:
+                found.append(record)
+                last = step
     return found
+
+
+def _gaps(steps: Iterable[int], up_to: int) -> list[range]:
+    """Return which whole numbers from 1 up to the last one are not among some that rise."""
+    edges = [0, *steps, up_to + 1]
+    return [range(low + 1, high) for low, high in pairwise(edges) if high > low + 1]
 
 
 def variables_sha256(variables: Iterable[Variable]) -> str:

@@ -20,6 +20,8 @@ from distgrad.training.report import write_report
 from distgrad.training.summary import show_summary
 from distgrad.training.terminal import terminal_columns
 
+_SHOWN = 5  # gaps in a message
+
 
 class Outlets:
     """All that a training writes, on the first rank; the others keep the history alone.
@@ -55,6 +57,7 @@ class Outlets:
         if self._metrics is not None:
             for record in self._metrics.kept:
                 self.history.add(record)
+            self._warn_of_lost(self._metrics.lost)
         if arguments.tensorboard is not None:
             self._events = job.first_rank(
                 lambda: _opened_events("--tensorboard", begun, arguments.tensorboard)
@@ -86,6 +89,15 @@ class Outlets:
             figures |= {n: f(record[n]) for n, f in self._show.items() if n in record}
             step, examples = record["step"], record["examples"]
             self._tell(lambda: self._progress.update(step, examples=examples, figures=figures))
+
+    def _warn_of_lost(self, lost: Sequence[range]) -> None:
+        if lost:
+            steps = ", ".join(f"{each[0]} to {each[-1]}" for each in lost[:_SHOWN])
+            more = f" and {len(lost) - _SHOWN} more gaps" if len(lost) > _SHOWN else ""
+            self._job.warn(
+                f"--metrics {self._job.arguments.metrics}: has no lines of steps {steps}{more}, "
+                "which are before the resumed one; they stay missing there and in a report"
+            )
 
     def say(self, text: str) -> None:
         """Print a line, unless the job is to be quiet."""
@@ -139,12 +151,7 @@ class Outlets:
         except OSError as error:
             self._unsaid = f"standard output: {error.strerror or error}"
             _discard(sys.stdout)
-            with contextlib.suppress(OSError):
-                print(
-                    f"{self._job.name}: warning: {self._unsaid}; the training goes on",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            self._job.warn(f"{self._unsaid}; the training goes on")
 
     def _put(self, line: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
         if self._metrics is not None:

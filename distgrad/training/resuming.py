@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -158,14 +157,12 @@ class Checkpoints:
         arguments, there = vars(self._job.arguments), metadata.get("arguments", {})
         for argument in SCHEDULED:
             saved, own = there.get(argument), arguments[argument]
-            if self._job.world.rank == 0 and saved is not None and saved != own:
+            if saved is not None and saved != own:
                 name = _option(argument)
-                print(
-                    f"{self._job.name}: warning: --resume: the checkpoint was saved with {name} "
-                    f"{saved}; what follows from {name} {own}, such as a schedule of the learning "
-                    f"rate, holds from here on alone: the curve is not that of one run with {own}",
-                    file=sys.stderr,
-                    flush=True,
+                self._job.warn(
+                    f"--resume: the checkpoint was saved with {name} {saved}; what follows from "
+                    f"{name} {own}, such as a schedule of the learning rate, holds from here on "
+                    f"alone: the curve is not that of one run with {own}"
                 )
 
     # --- save -------------------------------------------------------------------------------------

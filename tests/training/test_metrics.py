@@ -48,6 +48,22 @@ def test_a_resumed_job_goes_on_in_the_file_that_a_link_leads_to(tmp_path):
     assert sorted(tmp_path.iterdir()) == [link, path]
 
 
+def test_lines_behind_a_damaged_one_are_kept_and_those_that_lack_are_known(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1}\n{"st\0\n{"step": 3}\n{"step": 4}\n{"step": 5}\n{"final": true}\n')
+    with MetricsFile(path, up_to=4) as metrics:
+        assert metrics.kept == [{"step": 1}, {"step": 3}, {"step": 4}]
+        assert metrics.lost == [range(2, 3)]
+
+
+@pytest.mark.parametrize(("steps", "lost"), [([], [range(1, 8)]), ([1, 2], [range(3, 8)])])
+def test_a_file_that_ends_before_the_resumed_step_has_lost_the_rest(tmp_path, steps, lost):
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in steps))
+    with MetricsFile(path, up_to=7) as metrics:
+        assert metrics.lost == lost
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_what_json_cannot_say_is_refused(tmp_path, number):
     with MetricsFile(tmp_path / "m.jsonl") as metrics, pytest.raises(ValueError, match="JSON"):

@@ -157,6 +157,19 @@ def test_ranks_killed_at_different_moments_leave_nothing_wrong(jobs, tmp_path):
 # --- what is refused ------------------------------------------------------------------------------
 
 
+def test_lines_that_the_metrics_lost_are_told_of(jobs, tmp_path):
+    metrics = tmp_path / "m.jsonl"
+    arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved", "--metrics", metrics)
+    jobs.wait(jobs.start(*arguments, "--steps", 9))
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:6]))
+
+    assert jobs.wait(jobs.start(*arguments, "--steps", 9, "--resume")) == 0
+    assert jobs.output() == (
+        f"job: warning: --metrics {metrics}: has no lines of steps 7 to 9, which are before the "
+        "resumed one; they stay missing there and in a report\n"
+    )
+
+
 def test_a_directory_with_a_checkpoint_is_not_overwritten(jobs, tmp_path):
     arguments = (*ALL, "--checkpoint-dir", tmp_path / "saved")
     jobs.wait(jobs.start(*arguments))
