@@ -18,14 +18,16 @@ import distgrad.distributed as dist
 from distgrad import tree
 from distgrad.data import Dataset, Loader
 from distgrad.distributed.averaging.ordered import own_range
-from distgrad.distributed.batches.logical import LOGICAL_SHARDS
+from distgrad.distributed.batches.logical import LOGICAL_SHARDS, last_cut
 from distgrad.distributed.launching.launch import detect
 from distgrad.distributed.launching.supervision import AGAIN
 from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import DistgradError
+from distgrad.random import Generator
 from distgrad.training.arguments import JobParser
 from distgrad.training.averages import Averaged, Sums
 from distgrad.training.meter import MeteredCommunicator
+from distgrad.training.pieces import drawn_apart, kept_states
 from distgrad.training.preemption import Preemption
 
 EVALUATION_BATCH = 1024
@@ -124,6 +126,9 @@ class Job:
     ----------
     generator : Generator
         Of the seed, the same on every rank. Take a child for each purpose: ``fold_in(number)``.
+    saved_generators : sequence of Generator
+        Those in the state that `train` was given, as of layers. With ``--deterministic`` they draw
+        by the piece, so that ranks with unlike numbers of pieces draw alike.
 
     Raises
     ------
@@ -142,6 +147,7 @@ class Job:
         self.preemption = Preemption() if preemption is None else preemption
         _use_backend(arguments.backend)
         self.generator = dg.random.Generator(arguments.seed)
+        self.saved_generators: Sequence[Generator] = ()
         self.is_troubled = False  # all ranks are to stop, without a wish from outside
         self.asked_to_stop: bool | None = None  # what the ranks have said in this step, if they did
 
@@ -196,9 +202,15 @@ class Job:
         With ``--deterministic`` they are as many for any number of ranks (`dist.logical_shards`),
         so that ``--micro-batches`` changes nothing; else `dist.micro_batches`.
         """
-        if self.arguments.deterministic:
-            return dist.logical_shards(batch, self.world)
-        return dist.micro_batches(batch, self.arguments.micro_batches, self.world)
+        if not self.arguments.deterministic:
+            return dist.micro_batches(batch, self.arguments.micro_batches, self.world)
+        shards = dist.logical_shards(batch, self.world)
+        if not self.saved_generators:
+            return shards
+        own = own_range(LOGICAL_SHARDS, self.world.size, self.world.rank)
+        sizes = last_cut("pieces", self.world, LOGICAL_SHARDS).sizes
+        numbers = [number for number, size in zip(own, sizes, strict=True) if size]
+        return drawn_apart(shards, numbers, self.saved_generators)
 
     # --- averages ---------------------------------------------------------------------------------
 
@@ -269,11 +281,16 @@ class Job:
 
         Notes
         -----
-        All ranks call it together, and get the same numbers.
+        All ranks call it together, and get the same numbers. With ``--deterministic`` what is drawn
+        here from `saved_generators` leaves them as they were: to look changes nothing.
         """
         totals: dict[str, float] = {}
         waiting: list[Sums] = []
-        with Loader(dataset, batch, seed=0, shuffle=False, last="keep", rows=self.rows) as loader:
+        own = self.saved_generators if self.arguments.deterministic else ()
+        with (
+            kept_states(own),
+            Loader(dataset, batch, seed=0, shuffle=False, last="keep", rows=self.rows) as loader,
+        ):
             for start in range(0, len(dataset), batch):
                 sums = Sums()
                 for piece in self.pieces(next(loader)):

@@ -93,6 +93,7 @@ def train(
     started = time.perf_counter()
     kept = {"state": state, "stopping": early_stopping} if early_stopping else {"state": state}
     checkpoints = Checkpoints(job, kept, variables)
+    job.saved_generators = checkpoints.generators
     dist.broadcast_variables(list(variables))
     # A job that `distgrad run` starts again after a preemption goes on without being told.
     again = os.environ.get(RESTARTS_VARIABLE, "0") != "0"

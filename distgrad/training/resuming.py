@@ -54,6 +54,12 @@ class Checkpoints:
         self._manager = None if directory is None else Manager(directory, keep=KEPT, comm=job.world)
         self._saved: int | None = None
 
+    @property
+    def generators(self) -> list[Generator]:
+        """The generators that a checkpoint holds, each once: also those of layers."""
+        found = (leaf.value for leaf in collect(_nest(self._state)).values())
+        return list({id(each): each for each in found if isinstance(each, Generator)}.values())
+
     def _check(self, variables: Sequence[Variable]) -> None:
         for path, leaf in zip(tree.paths(self._state), tree.flatten(self._state)[0], strict=True):
             if isinstance(leaf, (Optimizer, DistributedOptimizer)) and not leaf.variables:

@@ -30,6 +30,7 @@ def add_arguments(parser):
     parser.add_argument("--signal", default="")  # number:rank:step
     parser.add_argument("--patience", type=int, default=0)
     parser.add_argument("--fail", default="")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--examples", type=int, default=45)
     parser.add_argument("--evaluation-batch", type=int, default=10)
 
@@ -44,6 +45,7 @@ def body(job):
     optimizer = dg.optimizers.Adam(job.arguments.learning_rate)
     optimizer.build(variables)
     noise = dg.random.Generator(job.arguments.seed)
+    dropout = dg.nn.Dropout(job.arguments.dropout, generator=dg.random.Generator(9))
 
     def jitter(examples, draws):
         return examples[0] + 0.01 * draws.normal((3,)).astype(examples[0].dtype), examples[1]
@@ -52,7 +54,8 @@ def body(job):
     batches = job.loader(data.map(jitter, random=True))
 
     def errors(piece):
-        return dg.square(dg.asarray(piece[0]) @ weights + offset - piece[1])
+        x = dropout(dg.asarray(piece[0]), training=True)
+        return dg.square(x @ weights + offset - piece[1])
 
     def loss(piece):
         found = errors(piece)
@@ -73,7 +76,8 @@ def body(job):
 
     train(
         job, step, variables=variables,
-        state={"model": variables, "optimizer": optimizer, "data": batches, "noise": noise},
+        state={"model": variables, "optimizer": optimizer, "data": batches, "noise": noise,
+               "dropout": dropout},
         evaluate=lambda: job.evaluate(lambda piece: {"error": errors(piece)}, data,
                                       batch=job.arguments.evaluation_batch),
         evaluate_every=5,

@@ -141,6 +141,21 @@ def test_a_signal_to_one_rank_stops_all_and_other_ranks_go_on(jobs, tmp_path):
 
 
 @needs_mpirun
+def test_a_layer_draws_alike_on_any_number_of_ranks_and_after_a_resume(jobs, tmp_path):
+    noisy = (*ALL, "--dropout", 0.3, "--steps", 8, "--metrics")
+    assert jobs.wait(jobs.start(*noisy, tmp_path / "whole.jsonl")) == 0, jobs.output()
+
+    arguments = (*noisy, tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved", "--resume")
+    # 7 examples in 24 logical shards: of 5 ranks one has one piece, others two.
+    first = jobs.run(5, *arguments, "--signal", f"{int(signal.SIGUSR1)}:1:4")
+    second = jobs.run(2, *arguments)
+
+    assert (first.returncode, second.returncode) == (75, 0), first.stderr + second.stderr
+    assert "CheckpointWarning" not in first.stderr
+    assert jobs.curve(tmp_path / "m.jsonl") == jobs.curve(tmp_path / "whole.jsonl")
+
+
+@needs_mpirun
 def test_ranks_killed_at_different_moments_leave_nothing_wrong(jobs, tmp_path):
     arguments = (*ALL, "--metrics", tmp_path / "m.jsonl", "--checkpoint-dir", tmp_path / "saved")
     jobs.wait(jobs.start(*ALL, "--metrics", tmp_path / "whole.jsonl"))
