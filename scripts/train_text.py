@@ -20,6 +20,7 @@ import numpy as np
 import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.data import Dataset
+from distgrad.data.memory import refuse_larger
 from distgrad.data.packaged import MissingDataError, python_reference
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS
 from distgrad.distributed.sharded.exact_sums import exact_sum
@@ -183,6 +184,10 @@ class Writer:
                 "--width, --heads, --blocks, --context, --bucket-mib: 1 or more, and heads share "
                 "the width"
             )
+        numbers = width * (12 * width * arguments.blocks + BYTES + context)
+        refuse_larger(
+            f"a model of {numbers:,} parameters", numbers * np.dtype(arguments.dtype).itemsize
+        )
         pieces = 1 if arguments.deterministic else job.world.size * arguments.micro_batches
         if arguments.zero and arguments.global_batch < pieces:
             raise JobError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from distgrad import tree
 from distgrad.data.datasets import Dataset
+from distgrad.data.memory import refuse_larger
 from distgrad.data.order import Order
 from distgrad.errors import ShapeError
 
@@ -71,6 +72,8 @@ class Loader:
     ValueError
         If a number makes no sense, or ``last="drop"`` leaves no batch. From `next`, if a map does
         not return a row for each example (a ShapeError).
+    MemoryError
+        From `next`, if a batch over several epochs takes more than the machine has.
 
     Notes
     -----
@@ -291,6 +294,8 @@ class _Work:
             until = min(end, (epoch + 1) * length)
             chosen = self.order.places(place, until)
             parts.append(self._taken(chosen, epoch))
+            if place == batch.start + first and until < end:  # epochs over epochs may follow
+                self._refuse_huge(parts[0], len(chosen), stop - first, size)
             place = until
         whole = parts[0]
         if len(parts) > 1:
@@ -298,6 +303,12 @@ class _Work:
         if self.rows is None:
             return whole
         return tree.map(lambda leaf: PartialRows(leaf, first, size), whole)
+
+    def _refuse_huge(self, part: Any, examples: int, rows: int, size: int) -> None:
+        """Refuse rows that together take more memory than there is, by what some of them take."""
+        each = sum(getattr(leaf, "nbytes", 0) for leaf in tree.flatten(part)[0]) / examples
+        # Those read so far, and all in a row.
+        refuse_larger(f"Loader: a batch of {size} examples, {rows} of them here,", 2 * each * rows)
 
     def _taken(self, chosen: Any, epoch: int) -> Any:
         """Return the examples at some places, once there is one for each."""

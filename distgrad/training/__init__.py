@@ -3,12 +3,13 @@
 from distgrad.training.arguments import JobParser
 from distgrad.training.averages import Averaged
 from distgrad.training.history import History, Trained
-from distgrad.training.job import Job, JobError, Preempted, run_job
+from distgrad.training.job import Job, JobError, Preempted
 from distgrad.training.loop import train
 from distgrad.training.meter import Cost, MeteredCommunicator
 from distgrad.training.metrics import MetricsFile, variables_sha256
 from distgrad.training.outlets import percent
 from distgrad.training.progress import Progress
+from distgrad.training.running import run_job
 from distgrad.training.stopping import EarlyStopping
 from distgrad.training.summary import show_summary
 from distgrad.training.terminal import terminal_columns

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+_NO_SIZES = ("steps", "seed", "checkpoint_every")  # numbers that take no memory
+
 
 class JobParser(argparse.ArgumentParser):
     """A parser of the arguments of a training job, which are the same for all jobs.
@@ -101,9 +103,23 @@ class JobParser(argparse.ArgumentParser):
             self.error("argument --resume: there is nothing to resume without --checkpoint-dir")
         return found
 
+    def sizes_of(self, arguments: argparse.Namespace) -> str:
+        """Return the sizes that were asked for, other than the job's own, as they were given."""
+        given = {
+            name: value
+            for name, value in vars(arguments).items()
+            if type(value) is int and name not in _NO_SIZES and value != self.get_default(name)
+        }
+        return " ".join(f"{option(name)} {value}" for name, value in given.items())
+
     def _print_message(self, message: str, file: Any = None) -> None:
         if self._is_first:
             super()._print_message(message, file)
+
+
+def option(name: str) -> str:
+    """Return an argument as it is given on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _count(text: str) -> int:

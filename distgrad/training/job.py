@@ -19,12 +19,9 @@ from distgrad import tree
 from distgrad.data import Dataset, Loader
 from distgrad.distributed.averaging.ordered import own_range
 from distgrad.distributed.batches.logical import LOGICAL_SHARDS, last_cut
-from distgrad.distributed.launching.launch import detect
-from distgrad.distributed.launching.supervision import AGAIN
 from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import DistgradError
 from distgrad.random import Generator
-from distgrad.training.arguments import JobParser
 from distgrad.training.averages import Averaged, Sums
 from distgrad.training.meter import MeteredCommunicator
 from distgrad.training.pieces import drawn_apart, kept_states
@@ -43,69 +40,6 @@ class JobError(DistgradError):
 
 class Preempted(DistgradError):
     """The job was asked to make room; it has saved its state and leaves with exit code 75."""
-
-
-def run_job(
-    body: Callable[[Job], None],
-    *,
-    name: str,
-    description: str,
-    steps: int,
-    global_batch: int,
-    learning_rate: float,
-    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Run a job as one of its ranks and return the exit status.
-
-    Parameters
-    ----------
-    body : callable
-        ``body(job)``: does the work; every rank calls it.
-    name, description : str
-        Of the job, in messages and help.
-    steps, global_batch, learning_rate : int, int, float
-        The job's defaults of the arguments that all jobs take.
-    add_arguments : callable, optional
-        Adds the job's own arguments to the parser.
-    argv : sequence of str, optional
-        The words of the command line; those of this process by default.
-
-    Returns
-    -------
-    int
-        0; 1 after a `JobError`, which the first rank prints in one line; 75 (EX_TEMPFAIL) if the
-        job was asked to make room and has saved its state.
-    """
-    try:
-        world = MeteredCommunicator(dist.init())
-        dist.init(communicator=world)
-        parser = JobParser(
-            name,
-            description,
-            is_first=world.rank == 0,
-            steps=steps,
-            global_batch=global_batch,
-            learning_rate=learning_rate,
-        )
-        if add_arguments is not None:
-            add_arguments(parser)
-        arguments = parser.parse_args(argv)
-        preemption = Preemption()
-        if arguments.checkpoint_dir is None:  # nothing can be saved: signals end the job
-            body(Job(name, arguments, world, preemption))
-        else:
-            with preemption:
-                body(Job(name, arguments, world, preemption))
-    except Preempted as asked:
-        if detect().rank == 0:
-            print(f"{name}: {asked}", file=sys.stderr, flush=True)
-        return AGAIN
-    except (JobError, dist.LaunchError) as error:  # on every rank alike: nobody waits for another
-        if detect().rank == 0:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
 
 
 class Job:

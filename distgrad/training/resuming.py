@@ -17,6 +17,7 @@ from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import CheckpointError, DamagedCheckpointError
 from distgrad.optimizers import Optimizer
 from distgrad.random import Generator
+from distgrad.training.arguments import option
 from distgrad.training.job import Job, JobError
 from distgrad.variable import Variable
 
@@ -151,7 +152,7 @@ class Checkpoints:
         metadata = _newest_metadata(manager)
         arguments, there = vars(self._job.arguments), metadata.get("arguments", {})
         pairs = [("job", metadata.get("job"), self._job.name)]
-        pairs += [(_option(name), there.get(name), arguments[name]) for name in FIXED]
+        pairs += [(option(name), there.get(name), arguments[name]) for name in FIXED]
         for name, saved, own in pairs:
             if saved is not None and saved != own:
                 raise JobError(
@@ -164,7 +165,7 @@ class Checkpoints:
         for argument in SCHEDULED:
             saved, own = there.get(argument), arguments[argument]
             if saved is not None and saved != own:
-                name = _option(argument)
+                name = option(argument)
                 self._job.warn(
                     f"--resume: the checkpoint was saved with {name} {saved}; what follows from "
                     f"{name} {own}, such as a schedule of the learning rate, holds from here on "
@@ -248,11 +249,6 @@ def _newest_metadata(manager: Manager) -> dict[str, Any]:
             metadata = found.manifest().metadata
             return metadata if isinstance(metadata, dict) and "arguments" in metadata else {}
     return {}
-
-
-def _option(argument: str) -> str:
-    """Return an argument as it is given on the command line."""
-    return f"--{argument.replace('_', '-')}"
 
 
 def _keeps_state(leaf: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import distgrad.distributed as dist
-from distgrad.data import Dataset, Draws, Loader, PartialRows, from_arrays
+from distgrad.data import Dataset, Draws, Loader, PartialRows, from_arrays, memory
 from distgrad.errors import ShapeError
 
 NUMBERS = from_arrays(np.arange(10))
@@ -48,6 +48,28 @@ def test_a_batch_may_be_larger_than_the_data():
         counts = np.bincount(next(loader), minlength=10)
 
     assert set(counts) == {2, 3}
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_batch_larger_than_the_memory_is_refused_at_once(threads):
+    with (
+        Loader(
+            NUMBERS, 10**14, seed=0, rows=lambda size: (0, size // 2), threads=threads
+        ) as loader,
+        pytest.raises(
+            MemoryError, match=r"50000000000000 of them here, takes 745,058 GiB at least"
+        ),
+    ):
+        next(loader)
+
+
+def test_the_limit_of_a_container_counts_as_the_memory(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "limit").write_text("1048576\n")
+    paths = (tmp_path / "memory.max", tmp_path / "limit", tmp_path / "missing")
+    monkeypatch.setattr(memory, "_LIMITS", paths)
+
+    assert memory.machine_memory() == 2**20
 
 
 @pytest.mark.parametrize("last", ["across", "keep", "drop"])

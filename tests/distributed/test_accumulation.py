@@ -31,7 +31,7 @@ def gradients_on(comm, examples, pieces, average="examples"):
     return accumulator.gradients()["w"].numpy()
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 3, 50])
+@pytest.mark.parametrize("pieces", [1, 2, 3, 50, 10**15])
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 7), (2, 8), (3, 10), (4, 3)])
 @pytest.mark.parametrize("average", ["examples", "sum"])
 def test_pieces_give_the_gradient_of_the_whole_batch(on_ranks, ranks, examples, pieces, average):

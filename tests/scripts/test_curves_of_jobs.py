@@ -151,6 +151,7 @@ def test_parameters_that_were_cut_over_two_ranks_go_on_in_one(tmp_path, alone):
         (("--zero", 3, "--deterministic"), "expected --global-batch 24 or more"),
         (("--zero", 2, "--micro-batches", 8), "expected 8 or more"),
         (("--heads", 3), "and heads share the width"),
+        (("--blocks", 10**9), "a model of 768,000,002,304 parameters takes"),
     ],
 )
 def test_what_the_text_s_model_cannot_do_is_said_in_a_line(words, message):

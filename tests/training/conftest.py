@@ -72,6 +72,8 @@ def body(job):
         drawn = float(noise.uniform(()))
         if job.arguments.fail == "step" and number == 3:
             raise JobError("step 3 does not please")
+        if job.arguments.fail == "memory" and number == 3 and job.world.rank == 1:
+            np.empty(2**50)
         return {**averaged.record(), "drawn": drawn}
 
     train(

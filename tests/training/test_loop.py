@@ -213,6 +213,22 @@ def test_an_error_of_the_job_is_said_once_by_all_ranks(jobs):
     assert "Traceback" not in result.stderr
 
 
+@needs_mpirun
+def test_a_rank_without_memory_says_so_in_a_line_with_the_sizes_asked_for(jobs):
+    result = jobs.run(2, "--fail", "memory", "--global-batch", 9)
+
+    assert result.returncode == 1
+    (said,) = [line for line in result.stderr.splitlines() if "not enough memory" in line]
+    assert "rank 1 has not enough memory: Unable to allocate 8.00 PiB for an array" in said
+    assert "; asked for --global-batch 9; take a smaller --global-batch" in said
+
+
+def test_a_batch_that_no_machine_holds_ends_the_job_at_once(jobs):
+    assert jobs.wait(jobs.start("--global-batch", 10**14)) == 1
+    assert "a batch of 100000000000000 examples" in jobs.output()
+    assert jobs.output().count("\n") == 1
+
+
 # --- event files ----------------------------------------------------------------------------------
 
 

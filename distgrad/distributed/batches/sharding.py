@@ -103,10 +103,11 @@ def micro_batches(batch: Nest, count: int, comm: Communicator | None = None) -> 
     check_count("micro_batches", count)
     leaves, treedef = tree.flatten(shard(batch, comm))
     examples = int(leaves[0].shape[0])
+    most = min(count, max(examples, 1))  # of more pieces the others would be empty
 
     def pieces() -> Iterator[Nest]:
-        for piece in range(count):
-            start, stop = piece * examples // count, (piece + 1) * examples // count
+        for piece in range(most):
+            start, stop = piece * examples // most, (piece + 1) * examples // most
             if stop > start:
                 remember_examples(comm, stop - start)
                 part: Nest = tree.unflatten(treedef, [leaf[start:stop] for leaf in leaves])
