@@ -232,6 +232,26 @@ def test_a_timeline_that_cannot_be_written_is_an_error(tmp_path):
         recording.close()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_full_disk_ends_the_recording_and_not_what_is_recorded(tmp_path, fails):
+    path = tmp_path / "t.json"
+    partial_path(path, 0).symlink_to("/dev/full")
+    error, message = (ArithmeticError, "own") if fails else (dist.TimelineError, "No space left")
+
+    ended = []
+
+    def work():
+        with dist.timeline(path, comm=dist.SerialCommunicator()):
+            ended.append("all of it")
+            if fails:
+                raise ArithmeticError("own")
+
+    with pytest.raises(error, match=message):
+        work()
+
+    assert ended
+
+
 def test_the_command_shows_where_the_time_went(tmp_path, capsys):
     path = recorded(tmp_path, 2)
     merge(path)

@@ -28,16 +28,29 @@ class Timeline:
         Where rank 0 puts the timeline; the ranks' parts lie beside it until then.
     comm : Communicator
         The ranks; all make their timelines together.
+
+    Raises
+    ------
+    TimelineError
+        On every rank, if one of them cannot write its part.
     """
 
     def __init__(self, path: str | os.PathLike[str], comm: Any) -> None:
         self.path = Path(path)
         self._comm = comm
-        if comm.rank == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        comm.barrier()
-        self._recorder = Recorder(self.path, comm.rank, comm.size)
-        self._recorder.note_clock(compare_clocks(comm))
+        self._recorder: Recorder | None = None
+        failure = ""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # ranks may not share a disk
+            self._recorder = Recorder(self.path, comm.rank, comm.size)
+        except OSError as error:
+            failure = str(error)
+        try:
+            self._agree(failure)
+        except TimelineError:
+            self._stop()
+            raise
+        self._note_clock()
 
     def __enter__(self) -> Timeline:
         return self
@@ -51,7 +64,7 @@ class Timeline:
         if error is None:
             self.close()
         else:  # the others may not come: what was recorded stays in the parts
-            self._recorder.close()
+            self._stop()
 
     def close(self) -> None:
         """Stop, and write the timeline on rank 0; all ranks call this.
@@ -59,20 +72,36 @@ class Timeline:
         Raises
         ------
         TimelineError
-            On every rank, if rank 0 cannot write it; the ranks' parts stay then.
+            On every rank, if a rank could not write its part, or rank 0 cannot write the whole;
+            the ranks' parts stay then.
         """
-        self._recorder.note_clock(compare_clocks(self._comm))
-        self._recorder.close()
-        self._comm.barrier()
+        self._note_clock()
+        self._agree(self._stop())
         failure = ""
         if self._comm.rank == 0:
             try:
                 self._merge()
             except (TimelineError, OSError) as error:
                 failure = f"{error}"
-        failure = exchange_json(self._comm, failure)[0]
-        if failure:
-            raise TimelineError(failure)
+        self._agree(failure)
+
+    def _note_clock(self) -> None:
+        reading = compare_clocks(self._comm)
+        if self._recorder is not None:
+            self._recorder.note_clock(reading)
+
+    def _stop(self) -> str:
+        """End the recording; return why this rank's part is not whole, empty if it is."""
+        if self._recorder is None:
+            return ""
+        self._recorder.close()
+        return self._recorder.failure
+
+    def _agree(self, failure: str) -> None:
+        """Raise a `TimelineError` on every rank if one of them has failed."""
+        for rank, said in enumerate(exchange_json(self._comm, failure)):
+            if said:
+                raise TimelineError(f"rank {rank}: {said}" if self._comm.size > 1 else said)
 
     def _merge(self) -> None:
         missing = merge(self.path)["missing"]
@@ -100,7 +129,13 @@ def start_if_asked(comm: Any) -> None:
     path = os.environ.get(VARIABLE)
     if path and _of_the_job is None:
         _of_the_job = Timeline(path, comm)
-        atexit.register(_of_the_job._recorder.close)
+        atexit.register(_stop_at_exit, _of_the_job)
+
+
+def _stop_at_exit(timeline: Timeline) -> None:
+    failure = timeline._stop()
+    if failure:
+        print(f"timeline: {failure}", file=sys.stderr)
 
 
 def _merge_at_exit(process: int) -> None:

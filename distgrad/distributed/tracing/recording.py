@@ -37,12 +37,19 @@ class Recorder:
         The timeline; this rank's part goes into a file beside it.
     rank, size : int
         Which rank this is, and of how many.
+
+    Attributes
+    ----------
+    failure : str
+        Why the file could not be written to its end, empty if it could: a full disk ends the
+        recording, and nothing that is recorded.
     """
 
     def __init__(self, path: Path, rank: int, size: int) -> None:
         self.path = path
         self.rank = rank
         self.file = partial_path(path, rank)
+        self.failure = ""
         self._lines: list[tuple[str, str, int, int, dict[str, Any], int]] = []
         self._written = self._left_out = 0
         self._wakes = threading.Event()
@@ -96,9 +103,16 @@ class Recorder:
 
     def _put(self, lines: list[str]) -> None:
         with self._writing:
-            if not self._stream.closed:
+            if self._stream.closed or self.failure:
+                return
+            try:
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
+            except OSError as error:
+                self._note(error)
+
+    def _note(self, error: OSError) -> None:
+        self.failure = self.failure or f"{self.file}: {error.strerror or error}"
 
     def _run(self) -> None:
         while not self._wakes.wait(_FLUSH_SECONDS):
@@ -114,4 +128,7 @@ class Recorder:
         self._put([json.dumps({"end": time.perf_counter_ns(), "left_out": self._left_out})])
         atexit.unregister(self.flush)
         with self._writing:
-            self._stream.close()
+            try:
+                self._stream.close()
+            except OSError as error:  # of what is left in its buffer
+                self._note(error)
