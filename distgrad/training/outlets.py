@@ -128,16 +128,7 @@ class Outlets:
         memory = job.peak_memory()
         if arguments.report is not None:
             told["report"] = f"{arguments.report}"
-            job.first_rank(
-                lambda: write_report(
-                    arguments.report,
-                    title=self._title,
-                    facts=told,
-                    arguments=vars(arguments),
-                    trained=trained,
-                    memory=memory,
-                )
-            )
+            job.first_rank(lambda: self._report(trained, told, memory))
         if job.speaks:
             self._tell(lambda: show_summary(self._title, told, hints, columns=self._columns))
         job.first_rank(self._raise_unsaid)
@@ -170,6 +161,18 @@ class Outlets:
         if self._events is not None:
             with _naming("--tensorboard", self._job.arguments.tensorboard):
                 self._events.close()
+
+    def _report(self, trained: Trained, facts: Mapping[str, str], memory: int) -> None:
+        arguments = self._job.arguments
+        with _naming("--report", arguments.report):
+            write_report(
+                arguments.report,
+                title=self._title,
+                facts=facts,
+                arguments=vars(arguments),
+                trained=trained,
+                memory=memory,
+            )
 
     def _raise_failure(self) -> None:
         if self._failure:

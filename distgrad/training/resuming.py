@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from distgrad import tree
 from distgrad.checkpoint import CheckpointMismatchError, Manager
-from distgrad.checkpoint.files import make_directories
+from distgrad.checkpoint.files import make_directories, make_hidden, remove_whole
 from distgrad.checkpoint.leaves import collect
 from distgrad.checkpoint.listing import listed, newest_first
 from distgrad.distributed import DistributedOptimizer
@@ -104,6 +106,7 @@ class Checkpoints:
         if self._manager is None:
             return 0
         manager = self._manager
+        self._try_to_write(manager.directory)
         newest = self._job.first_rank(lambda: _newest_of(manager))
         if self._job.world.size > 1:
             newest = int(self._job.sum_over_ranks([newest or 0])[0])
@@ -131,6 +134,27 @@ class Checkpoints:
         self._load_states(found.nest["job"])
         self._saved = found.step
         return found.step
+
+    def _try_to_write(self, directory: Path) -> None:
+        """Refuse, before the first step, a directory that is not one that all ranks write to."""
+        world = self._job.world
+        with contextlib.ExitStack() as stack:
+
+            def begin() -> str:
+                try:
+                    make_directories(directory)
+                    hidden, lock = make_hidden(directory, "trial")
+                except OSError as error:
+                    raise JobError(f"--checkpoint-dir {directory}: {error.strerror}") from error
+                stack.callback(os.close, lock)
+                stack.callback(remove_whole, hidden)
+                return hidden.name
+
+            name = exchange_json(world, self._job.first_rank(begin))[0]
+            for rank, wrong in enumerate(exchange_json(world, _refusal(directory / name))):
+                if wrong:
+                    where = f"--checkpoint-dir {directory}"
+                    raise JobError(f"{where}: {f'rank {rank}: ' if world.size > 1 else ''}{wrong}")
 
     def _load_states(self, nest: Any) -> None:
         """Hand their states to the objects that keep some; what one refuses, all ranks refuse."""
@@ -228,18 +252,25 @@ def _nest(state: Any) -> Any:
     return tree.map(lambda leaf: leaf.state() if _keeps_state(leaf) else leaf, state)
 
 
+def _refusal(hidden: Path) -> str:
+    """Return why this rank cannot write into a directory that rank 0 has made; empty if it can."""
+    try:
+        with tempfile.TemporaryFile(dir=hidden) as file:
+            file.write(b"0")
+    except FileNotFoundError:
+        return "does not see what rank 0 writes there; expected a directory that all ranks share"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _newest_of(manager: Manager) -> int:
-    """Return the step of the newest checkpoint, 0 for none, once one is known to be writable.
+    """Return the step of the newest checkpoint, 0 for none.
 
     Where none is whole it is that of a damaged one: a new start would forget them without a word.
     """
-    try:
-        make_directories(manager.directory)
-        with tempfile.TemporaryFile(dir=manager.directory):
-            there = newest_first(listed(manager.directory))
-            return manager.latest or (there[0].step if there else 0)
-    except OSError as error:
-        raise JobError(f"--checkpoint-dir {manager.directory}: {error.strerror}") from error
+    there = newest_first(listed(manager.directory))
+    return manager.latest or (there[0].step if there else 0)
 
 
 def _newest_metadata(manager: Manager) -> dict[str, Any]:

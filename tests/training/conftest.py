@@ -36,6 +36,10 @@ def add_arguments(parser):
 
 
 def body(job):
+    if job.arguments.fail == "folders":  # as of machines without a disk in common
+        own = os.path.join(os.path.dirname(__file__), f"machine-{job.world.rank}")
+        os.makedirs(own)
+        os.chdir(own)
     numbers = np.random.default_rng(3)
     x = numbers.normal(size=(job.arguments.examples, 3)).astype(job.arguments.dtype)
     y = (x @ [1.0, -2.0, 0.5] + 0.25).astype(job.arguments.dtype)

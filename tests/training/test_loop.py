@@ -185,6 +185,11 @@ def test_a_step_without_a_loss_is_refused():
         train(job_of(), lambda number: {"norm": 1.0}, variables=[w], state=w)
 
 
+def test_a_report_that_cannot_be_written_is_named(jobs):
+    assert jobs.wait(jobs.start("--report", "/dev/full", "--steps", 1)) == 1
+    assert jobs.output() == "job: --report /dev/full: No space left on device\n"
+
+
 def test_a_file_that_cannot_be_written_is_known_before_the_first_step(tmp_path):
     for argument in ("metrics", "report"):
         with pytest.raises(JobError, match=f"--{argument} .*No such file or directory"):

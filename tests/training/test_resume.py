@@ -204,6 +204,20 @@ def test_where_nothing_can_be_saved_nothing_is_begun(jobs, tmp_path, place):
     assert lines(metrics) == 0
 
 
+@needs_mpirun
+def test_a_folder_that_ranks_do_not_share_is_known_before_the_first_step(jobs, tmp_path):
+    metrics = tmp_path / "m.jsonl"
+    result = jobs.run(2, "--fail", "folders", "--checkpoint-dir", "saved", "--metrics", metrics)
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        "job: --checkpoint-dir saved: rank 1: does not see what rank 0 writes there; expected a "
+        "directory that all ranks share\n"
+    )
+    assert not metrics.exists()
+    assert list((tmp_path / "machine-0" / "saved").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
