@@ -117,10 +117,13 @@ class _Minimizer:
         result = optimize.minimize(
             problem.value_and_gradient, problem.vector(), method=self.method, **given
         )
+        gradient = result.jac
+        if gradient is None:  # SciPy's Newton-CG has none where it finds no first direction
+            gradient = problem.value_and_gradient(result.x)[1]
         problem.place(result.x)
         return Minimum(
             float(result.fun),
-            float(np.max(np.abs(result.jac), initial=0.0)),
+            float(np.max(np.abs(gradient), initial=0.0)),
             int(result.nit),
             problem.evaluations,
             problem.products,
