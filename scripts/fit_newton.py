@@ -13,6 +13,7 @@ examples of all ranks; SciPy decides on numbers that are the same everywhere.
 
 import argparse
 import contextvars
+import math
 import sys
 from dataclasses import dataclass
 
@@ -168,8 +169,10 @@ def fit(job: Job) -> None:
                 f"--{name.replace('_', '-')}: Newton's method takes all examples and searches for "
                 "the length of a step; leave it out"
             )
-    if not arguments.l2 > 0:
-        raise JobError(f"--l2 {arguments.l2}: expected more than 0, or there may be no minimum")
+    if not 0 < arguments.l2 < math.inf:
+        raise JobError(
+            f"--l2 {arguments.l2}: expected more than 0, or there may be no minimum, and finite"
+        )
     examples = load(arguments.data, arguments.dtype)
     arguments.global_batch, arguments.learning_rate = len(examples.labels), 1.0
     model = Regression(examples, arguments.l2)

@@ -18,6 +18,7 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.data import Dataset, from_arrays
+from distgrad.data.memory import refuse_larger
 from distgrad.data.packaged import (
     MissingDataError,
     fashion_mnist,
@@ -169,6 +170,8 @@ def train_classifier(job: Job) -> None:
     if arguments.width < 1:
         raise JobError(f"--width {arguments.width}: expected a whole number of at least 1")
     name, train_set, test_set = load(job)
+    weights = 90 * arguments.width**2  # of the convolutions in both blocks
+    refuse_larger(f"a model of {weights:,} parameters", 4 * weights)
     model = Network(arguments.width)
     model.build(dg.asarray(train_set[:1]["images"]), seed=job.generator.fold_in(1))
     variables = model.trainable_variables

@@ -19,6 +19,7 @@ import numpy as np
 
 import distgrad as dg
 from distgrad.data import Dataset, from_arrays
+from distgrad.data.memory import refuse_larger
 from distgrad.data.packaged import MissingDataError, carbon_dioxide
 from distgrad.training import Job, JobError, Trained, run_job, train
 
@@ -114,6 +115,8 @@ def train_forecaster(job: Job) -> None:
     if arguments.units < 1:
         raise JobError(f"--units {arguments.units}: expected a whole number of at least 1")
     train_set, test_set = load(arguments.dtype)
+    weights = 3 * arguments.units**2  # from units to units, in each of three gates
+    refuse_larger(f"a model of {weights:,} parameters", 4 * weights)
     model = Forecaster(arguments.cell, arguments.units)
     model.build(dg.asarray(train_set[:1]["past"]), seed=job.generator.fold_in(1))
     rate = dg.optimizers.schedules.cosine(arguments.learning_rate, arguments.steps)

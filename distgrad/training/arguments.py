@@ -2,9 +2,11 @@
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+_FILES = ("metrics", "timeline", "report")  # of which each takes the place of what was there
 _NO_SIZES = ("steps", "seed", "checkpoint_every")  # numbers that take no memory
 
 
@@ -101,7 +103,21 @@ class JobParser(argparse.ArgumentParser):
         found = super().parse_args(args, namespace)
         if found.resume and found.checkpoint_dir is None:
             self.error("argument --resume: there is nothing to resume without --checkpoint-dir")
+        self._refuse_one_file_for_two(found)
         return found
+
+    def _refuse_one_file_for_two(self, found: argparse.Namespace) -> None:
+        taken: dict[str, str] = {}
+        for name in _FILES:
+            path = vars(found)[name]
+            if path is None or (path.is_absolute() and path.is_relative_to("/dev")):
+                continue
+            other = taken.setdefault(os.path.abspath(path), name)
+            if other != name:
+                self.error(
+                    f"argument {option(name)}: {option(other)} writes to {path} already; name "
+                    "another file, or what one wrote would be lost"
+                )
 
     def sizes_of(self, arguments: argparse.Namespace) -> str:
         """Return the sizes that were asked for, other than the job's own, as they were given."""

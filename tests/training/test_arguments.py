@@ -66,6 +66,8 @@ def test_every_argument_is_read():
 
 
 REFUSED = [
+    ("--metrics a --report ./a", "argument --report: --metrics writes to a already; name another"),
+    ("--timeline a --metrics a", "argument --timeline: --metrics writes to a already"),
     ("--steps 0", "argument --steps: expected a whole number of at least 1, got '0'"),
     ("--steps 1.5", "argument --steps: expected a whole number of at least 1, got '1.5'"),
     ("--global-batch -4", "argument --global-batch: expected a whole number of at least 1"),
@@ -105,3 +107,9 @@ def test_there_is_nothing_to_resume_without_a_directory(capsys):
         parser().parse_args(["--resume"])
 
     assert "nothing to resume without --checkpoint-dir" in capsys.readouterr().err
+
+
+def test_several_outlets_may_write_to_one_device():
+    found = parser().parse_args("--metrics /dev/stdout --report /dev/stdout".split())
+
+    assert found.metrics == found.report == Path("/dev/stdout")
