@@ -40,15 +40,15 @@ def test_newton_takes_one_step_to_the_minimum_of_a_quadratic():
     np.testing.assert_allclose(x.numpy(), np.linalg.solve(a, b), rtol=1e-6)
 
 
-def test_newton_without_a_first_direction_says_that_it_did_not_converge():
-    w = dg.Variable(np.array([1.0, 3.0]))  # curvatures whose products with vectors overflow
+def test_newton_without_a_first_direction_says_that_it_did_not_converge(monkeypatch):
+    x = dg.Variable(np.zeros(3))
+    monkeypatch.setattr(subject._Problem, "product", lambda *_: np.full(3, np.nan))
 
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = NewtonCG().minimize(lambda: dg.sum(dg.square(w) * [1e200, 2e200]), w)
+    found = NewtonCG().minimize(lambda: dg.sum(dg.square(x - 2.0)), x)
 
     assert not found.converged
-    assert found.gradient_norm == 1.2e201
-    np.testing.assert_array_equal(w.numpy(), [1.0, 3.0])
+    assert found.gradient_norm == 4.0
+    np.testing.assert_array_equal(x.numpy(), np.zeros(3))
 
 
 def test_misuse_is_refused():
