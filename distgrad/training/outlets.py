@@ -92,7 +92,8 @@ class Outlets:
 
     def _warn_of_lost(self, lost: Sequence[range]) -> None:
         if lost:
-            steps = ", ".join(f"{each[0]} to {each[-1]}" for each in lost[:_SHOWN])
+            shown = lost[:_SHOWN]
+            steps = ", ".join(f"{x[0]} to {x[-1]}" if len(x) > 1 else f"{x[0]}" for x in shown)
             more = f" and {len(lost) - _SHOWN} more gaps" if len(lost) > _SHOWN else ""
             self._job.warn(
                 f"--metrics {self._job.arguments.metrics}: has no lines of steps {steps}{more}, "
