@@ -1,7 +1,7 @@
 """Which functions of single elements compilers turn into vector code here.
 
-Those of `sources/vector.hpp` everywhere, and those of the C library's vector mathematics where it
-is there: glibc's libmvec, whose results are off by up to 4 units in the last place.
+Those of `sources/vector.hpp` everywhere, and those of the C library's vector mathematics where gcc
+calls it: glibc's libmvec, whose results are off by up to 4 units in the last place.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from functools import cache
 
 from distgrad.backend.scalar_code import Formula
+from distgrad_numpy.compiled.compiler import CompilerError, compiler_name
 
 _EXACT = frozenset(("fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign", "fmax"))
 OWN = {
@@ -84,8 +85,10 @@ def _of_the_library(dtype: str) -> frozenset[str]:
     if platform.machine() not in ("x86_64", "AMD64") or dtype not in OWN:
         return frozenset()
     try:
+        if "clang" in compiler_name():  # which makes a call for each number
+            return frozenset()
         found = ctypes.CDLL(_LIBRARY)
-    except OSError:
+    except (CompilerError, OSError):
         return frozenset()
     # The names of its functions of 128 bits, as the vector ABI for x86-64 makes them.
     lanes, suffix = (2, "") if dtype == "float64" else (4, "f")

@@ -189,6 +189,16 @@ def test_regions_that_do_not_compile_are_computed_one_by_one(monkeypatch):
     assert library.is_on()  # for all others
 
 
+def test_a_compiler_without_vector_calls_has_the_own_functions_alone(monkeypatch):
+    for cached in (functions._of_the_library, functions.declarations):
+        monkeypatch.setattr(functions, cached.__name__, cached.__wrapped__)
+    monkeypatch.setattr(functions, "compiler_name", lambda: "c++ (/usr/bin/clang++-17)")
+
+    assert functions.available("float32") == functions.OWN["float32"]
+    assert functions.available("float64") == functions.OWN["float64"]
+    assert functions.options() == ()
+
+
 def test_equal_regions_have_one_kernel(monkeypatch):
     texts = []
     from_source = library.from_source
