@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 _BINARY = {
     "add": "add",
@@ -48,6 +48,20 @@ class KernelOperators:
     def compute(self, name: str, operands: Sequence[Any]) -> Any:
         """Return the result of an operation of the vocabulary, by its name."""
         raise TypeError(f"{type(self).__name__} does not compute {name}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Of protocols others ask whether they are there; of an array's own they take it to be one.
+        raise AttributeError(name if name.startswith("__") else self._no_array(f"has no {name!r}"))
+
+    def __array__(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise TypeError(self._no_array("becomes no array of NumPy's"))
+
+    def _no_array(self, what: str) -> str:
+        return (
+            f"a {type(self).__name__}, which stands for an array in dg.function or dg.vmap, "
+            f"{what}: there are no numbers yet; compute with functions of dg's, or call what takes "
+            "t.array, such as a kernel of your own, outside of it"
+        )
 
 
 def _operator(name: str, *, reflected: bool = False) -> Callable[..., Any]:

@@ -223,6 +223,21 @@ def test_asking_for_values_while_tracing_names_the_line(f, message):
         dg.function(f)(X)
 
 
+@pytest.mark.parametrize("transformed", [dg.function, dg.vmap])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (lambda a: a.size, AttributeError),
+        (lambda a: a.copy(), AttributeError),
+        (np.fft.fft, TypeError),
+        (np.asarray, TypeError),
+    ],
+)
+def test_code_for_arrays_is_told_that_there_are_no_numbers_yet(code, error, transformed):
+    with pytest.raises(error, match=r"in dg\.function or dg\.vmap, .*: there are no numbers yet"):
+        transformed(lambda x: dg.asarray(code(x.array)))(dg.ones(3))
+
+
 def test_a_symbolic_value_that_escaped_is_refused_with_the_line():
     kept = []
     dg.function(lambda x: kept.append(x) or x)(X)
