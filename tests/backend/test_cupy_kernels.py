@@ -4,8 +4,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import distgrad as dg
 from distgrad.backend.scalar_code import forward
 from distgrad.ops import VOCABULARY
 from distgrad.testing.formulas import cases
@@ -104,6 +106,30 @@ def test_formulas_over_rows_that_repeat_compile(dtype, architecture):
 
         assert made.count(".entry") == 1
         assert ".local" not in made
+
+
+@pytest.mark.parametrize("dtype", [each for each in ARCHITECTURES if each != "bfloat16"])
+def test_regions_of_traced_functions_compile(dtype):
+    from distgrad.graph.regions import fusion_of
+    from distgrad_cupy.contiguous import element_source, kernel_source
+    from distgrad_cupy.regions import RegionKernels
+
+    def loss(x, y):
+        z = dg.where(x > y, dg.tanh(x * y), dg.exp(-x)) + dg.log1p(x * x)
+        return dg.sum(z * dg.sin(y), axis=0)
+
+    given = [dg.asarray(np.ones((64, 80), dtype)) for _ in range(2)]
+    graph = dg.function(dg.value_and_grad(lambda x, y: dg.sum(loss(x, y)), argnums=(0, 1))).graph(
+        *given
+    )
+    calls = [node for node in graph.needed_for(graph.outputs) if node.op is not None]
+    parts = fusion_of(calls, graph.outputs, RegionKernels(None)).parts
+
+    assert max(len(part.members) for part in parts) > 20
+    for part in parts:
+        formula = part.region.formula
+        made = compiled(element_source(formula) + kernel_source(formula, "f"), ARCHITECTURES[dtype])
+        assert made.count(".entry") == 1
 
 
 @pytest.mark.parametrize("dtype", ARCHITECTURES)
