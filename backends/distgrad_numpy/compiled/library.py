@@ -85,7 +85,9 @@ def from_source(
                 _state.libraries[name] = compiler.library(name, source, SOURCES, exact, further)
             except (compiler.CompilerError, CacheError, OSError) as error:
                 _state.refused.add(name)
-                _state.failed = not alone or isinstance(error, compiler.NoCompilerError)
+                refused = isinstance(error, compiler.CompilerError)
+                found_none = isinstance(error, compiler.NoCompilerError)
+                _state.failed = found_none or not (alone and refused)
                 warnings.warn(
                     f"{error}; until then NumPy computes in several passes what a compiled kernel "
                     f"does in one. {SWITCH}=0 in the environment keeps this quiet",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.errors import CacheError
 from distgrad_numpy.compiled import compiler, crew, library
 from distgrad_numpy.compiled import vector_functions as functions
 
@@ -246,3 +247,20 @@ def test_functions_that_nobody_calls_any_more_leave_the_cache(tmp_path, monkeypa
     assert not old.exists()
     assert young.exists()
     assert other.exists()
+
+
+def test_a_cache_that_cannot_be_used_is_told_of_once(monkeypatch):
+    state = library._State()
+    state.libraries.update(library._state.libraries)
+    monkeypatch.setattr(library, "_state", state)
+
+    def refuse(name):
+        raise CacheError("the cache is somebody else's")
+
+    monkeypatch.setattr(compiler, "cache_folder", refuse)
+    x = dg.asarray(np.ones(SHAPE, np.float32))
+
+    with pytest.warns(library.CompilerWarning, match="somebody else's"):
+        dg.function(lambda x: dg.exp(x) * 3.25 - x)(x)
+
+    dg.function(lambda x: dg.exp(x) * 4.25 - x)(x)  # a second warning would be an error
