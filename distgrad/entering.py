@@ -45,7 +45,9 @@ def kernels_owning(values: list[Any]) -> Kernels | None:
                 return kernels
         module = type(value).__module__.partition(".")[0]
         if module in backends.known():
-            return kernels_of(module)
+            kernels = kernels_of(module)
+            if kernels.backend.owns(value):  # and not one of the module's dtypes
+                return kernels
     return None
 
 

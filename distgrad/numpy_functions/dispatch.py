@@ -108,8 +108,8 @@ def call(
     if implementation is not None:
         kernels = home_of(arguments, options)
         token = HOME.set((kernels, function) if kernels is not None else HOME.get())
-        arguments, options = arrays_entered(tuple(arguments)), arrays_entered(options)
         try:
+            arguments, options = arrays_entered(tuple(arguments)), arrays_entered(options)
             return implementation(*arguments, **options)
         finally:
             HOME.reset(token)
@@ -162,8 +162,8 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: Any, options: dict[str, Any
     """
     kernels = home_of(inputs, options)
     token = HOME.set((kernels, ufunc) if kernels is not None else HOME.get())
-    inputs, options = arrays_entered(tuple(inputs)), arrays_entered(options)
     try:
+        inputs, options = arrays_entered(tuple(inputs)), arrays_entered(options)
         if method == "__call__":
             return _call(ufunc, *inputs, **options)
         call = partial(_call, ufunc)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import distgrad as dg
+from distgrad.entering import HOME, kernels_owning
 from distgrad.errors import MixedBackendError
+from distgrad.numpy_functions import dispatch
 
 from .cases import CALLS, MASK, A, B, V, W
 
@@ -134,3 +136,21 @@ def test_constants_follow_the_tensors_and_not_the_backend_in_force(strict):
         given = np.convolve(dg.asarray(V, backend="numpy"), [1.0, 2.0])
 
     assert given.backend.name == "numpy"
+
+
+@pytest.mark.parametrize("function", [np.take, np.add.outer])
+def test_arguments_that_cannot_enter_leave_nothing_in_force(function, monkeypatch):
+    def refuse(arguments):
+        raise ValueError("no such array")
+
+    monkeypatch.setattr(dispatch, "arrays_entered", refuse)
+
+    with pytest.raises(ValueError, match="no such array"):
+        function(dg.ones(3), 1)
+
+    assert HOME.get() is None
+
+
+def test_a_dtype_among_the_arguments_is_no_array():
+    assert kernels_owning([np.dtype(np.float32)]) is None
+    assert np.add(dg.ones(3), 1, dtype=np.dtype(np.float64)).dtype == np.float64
