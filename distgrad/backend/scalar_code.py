@@ -221,11 +221,7 @@ class ScalarCode:
         return self._number(float(np.finfo(self.computed_in).max))
 
     def _constants_of(self, name: str) -> tuple[str, ...]:
-        if name == "sign":
-            return (self._number(1.0),)
-        if name == "logaddexp":
-            return (self._number(math.log(2.0)),)
-        return ()
+        return (self._number(1.0),) if name == "sign" else ()
 
     def _chosen(self, condition: Any, a: Any, b: Any) -> Scalar:
         dtype = np.dtype(bool) if _is_truth(a) and _is_truth(b) else self.dtype

@@ -43,10 +43,8 @@ TEMPLATES: dict[str, Template] = {
     "maximum": Template("({0} >= {1} || {0} != {0}) ? {0} : {1}"),
     "minimum": Template("({0} <= {1} || {0} != {0}) ? {0} : {1}"),
     "round": Template("rint({0})"),
-    # Not inf - inf where both are the same infinity.
-    "logaddexp": Template(
-        "({0} == {1}) ? {0} + {2} : fmax({0}, {1}) + log1p(exp(-fabs({0} - {1})))"
-    ),
+    # Not inf - inf where both are the same infinity. Vector code has no calls in branches.
+    "logaddexp": Template("fmax({0}, {1}) + log1p(exp(-fabs({0} == {1} ? 0 : {0} - {1})))"),
     "atan2": Template("atan2({0}, {1})"),
     "hypot": Template("hypot({0}, {1})"),
     "copysign": Template("copysign({0}, {1})"),

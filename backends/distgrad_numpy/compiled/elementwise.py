@@ -19,7 +19,7 @@ from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
 from distgrad_numpy.compiled import crew, library
-from distgrad_numpy.compiled.vector_functions import OWN, called
+from distgrad_numpy.compiled import vector_functions as functions
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
@@ -60,9 +60,7 @@ def source_of(formula: Formula, numbers: Sequence[str] = ()) -> Source | None:
         The inputs that are one number for all elements; the last ones.
     """
     floating = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
-    if len(floating) != 1 or not floating <= OWN.keys():
-        return None
-    if not called(formula) <= OWN[floating.copy().pop()]:
+    if not floating or not functions.are_there(formula):
         return None
     text = _text(formula, frozenset(numbers))
     pointers = [f"const {C_TYPES[dtype.name]}*" for _, dtype in formula.inputs]
@@ -96,7 +94,9 @@ def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
 
     def kernel(inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
         if not ready:
-            found = library.from_source(source.name, source.text, exact=exact)
+            found = library.from_source(
+                source.name, source.text, exact=exact, further=functions.options()
+            )
             if found is None:
                 return False
             found.run.argtypes, found.run.restype = types, None
@@ -134,8 +134,8 @@ def _text(formula: Formula, numbers: frozenset[str]) -> str:
         *(f"to_{name}[i] = {name};" for name, _ in formula.outputs),
     ]
     return (
-        '#include "crew.hpp"\nusing namespace distgrad;\n'
-        f"KERNEL void run(index_t begin, index_t end, {', '.join(parameters)}) {{\n"
+        functions.head()
+        + f"KERNEL void run(index_t begin, index_t end, {', '.join(parameters)}) {{\n"
         "#pragma omp simd\nfor (index_t i = begin; i < end; ++i) {\n"
         + "\n".join(lines)
         + "\n}\n}\nSHARED(run)\n"
@@ -158,8 +158,10 @@ def _asking(op: Op, own: Kernel) -> Kernel:
 
     def kernel(*operands: Any, **params: Any) -> Any:
         first = operands[0]
-        if first.size < _FEW or not library.is_on() or not _alike(operands, first.shape):
-            if first.size >= _FEW and first.ndim > 1 and _turned(operands):
+        if first.__class__ is not np.ndarray or first.size < _FEW or not library.is_on():
+            return own(*operands, **params)
+        if not _alike(operands, first.shape):
+            if first.ndim > 1 and _turned(operands):
                 return kernel(*[each.T for each in operands], **params).T
             return own(*operands, **params)
         signature = (tuple([each.dtype for each in operands]), *params.items())

@@ -35,21 +35,13 @@ class RegionKernels:
 
     def takes(self, formula: Formula) -> bool:
         """Return whether a formula is of single or double precision, and all of it vector code."""
-        dtypes = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
-        return (
-            library.is_on()
-            and len(dtypes) <= 1
-            and all(functions.called(formula) <= functions.available(each) for each in dtypes)
-            and dtypes <= functions.OWN.keys()
-            and not functions.calls_in_a_branch(formula)
-        )
+        return library.is_on() and functions.are_there(formula)
 
     def kernels(self, name: str, regions: Sequence[Region]) -> list[Kernel] | None:
         """Return kernels for the regions of a plan; None where they cannot be compiled."""
         codes = [_text(region) for region in regions]  # the same for the same formula
         names = {code: f"run{i}" for i, code in enumerate(dict.fromkeys(codes))}
-        head = f'#include "crew.hpp"\n#include "region.hpp"\n{functions.declarations()}'
-        text = head + "using namespace distgrad;\n"
+        text = functions.head()
         text += "".join(code.replace(_NAME, each) for code, each in names.items())
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         found = library.from_source(

@@ -12,6 +12,7 @@ from distgrad.backend.scalar_code import Formula
 from distgrad.optimizers.fused import Kernel, Repeated, Steps
 from distgrad.optimizers.in_place import Change
 from distgrad_numpy.compiled import crew, library
+from distgrad_numpy.compiled import vector_functions as functions
 from distgrad_numpy.compiled.elementwise import PIECE, Source, source_of
 
 _TYPES = [ctypes.c_longlong] * 3 + [ctypes.c_void_p] * 2
@@ -90,7 +91,9 @@ class _Kernel:
         return True
 
     def _load(self) -> bool:
-        found = library.from_source(self._source.name, self._text, exact=True)
+        found = library.from_source(
+            self._source.name, self._text, exact=True, further=functions.options()
+        )
         if found is None:
             return False
         found.steps.argtypes = _TYPES + [self._source.scalar] * self._count

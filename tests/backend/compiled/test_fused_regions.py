@@ -13,115 +13,21 @@ from distgrad_numpy.compiled import vector_functions as functions
 
 SHAPE = (64, 127)
 
-# For each function of one number where its argument is drawn from.
-DOMAINS = {
-    "exp": (-80.0, 80.0),
-    "expm1": (-5.0, 5.0),
-    "log": (1e-30, 1e30),
-    "log2": (1e-30, 1e30),
-    "log10": (1e-30, 1e30),
-    "log1p": (-0.99, 1e3),
-    "sin": (-1e4, 1e4),
-    "cos": (-1e4, 1e4),
-    "tan": (-100.0, 100.0),
-    "asin": (-1.0, 1.0),
-    "acos": (-1.0, 1.0),
-    "atan": (-1e3, 1e3),
-    "sinh": (-20.0, 20.0),
-    "cosh": (-20.0, 20.0),
-    "tanh": (-12.0, 12.0),
-    "asinh": (-1e4, 1e4),
-    "acosh": (1.0, 1e4),
-    "atanh": (-0.999, 0.999),
-    "sqrt": (0.0, 1e6),
-    "erf": (-5.0, 5.0),
-    "erfc": (-3.0, 9.0),
-}
 DTYPES = ("float32", "float64")
-UNITS = 6  # in the last place: 4 of the vector functions, and those of what they are compared with
-
-
-def of_region(name):
-    """Return an operation in a region, with one that changes nothing but that it is there."""
-    operation = getattr(dg, name, None) or getattr(dg.special, name)
-    return operation, dg.function(lambda *x: (operation(*x), dg.negative(operation(*x))))
-
-
-def outcome(traced, *operands):
-    found, negated = traced(*operands)
-    assert traced.explain().traces[0].fused
-    assert np.array_equal(found.numpy(), -negated.numpy(), equal_nan=True)
-    return found.numpy()
-
-
-def available(name, dtype):
-    return name in functions.available(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DOMAINS)
-def test_vector_functions_are_right_to_a_few_units(name, dtype):
-    low, high = DOMAINS[name]
-    generator = np.random.default_rng(0)
-    if low > 0 and high / low > 1e9:
-        x = np.exp(generator.uniform(np.log(low), np.log(high), SHAPE))
-    else:
-        x = generator.uniform(low, high, SHAPE)
-    x = x.astype(dtype)
-    operation, traced = of_region(name)
-    if not available(name, dtype):
-        traced(x)
-        assert f"there is no code for it in {dtype}" in str(traced.explain())
-        return
-
-    wide = operation(dg.asarray(x.astype(np.float64))).numpy()
-    found = outcome(traced, dg.asarray(x))
-
-    units = np.abs(found - wide) / np.spacing(np.abs(wide).astype(dtype))
-    assert units.max() <= UNITS
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DOMAINS)
-def test_vector_functions_have_the_limits_of_numpy(name, dtype):
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 1e-40, 5e-324, 1e38, 1e300, 710.0]
-    with np.errstate(all="ignore"):
-        x = np.resize(np.array(special), SHAPE).astype(dtype)
-        operation, traced = of_region(name)
-        expected = operation(dg.asarray(x)).numpy()
-        traced(dg.asarray(x))
-        found = traced(dg.asarray(x))[0].numpy()
-
-    np.testing.assert_allclose(found, expected, rtol=2e-6 if dtype == "float32" else 2e-15)
-    zeros = (expected == 0) & (np.abs(x) < 1e-30)
-    assert np.array_equal(np.signbit(found[zeros]), np.signbit(x[zeros]))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["pow", "atan2", "hypot"])
-def test_vector_functions_of_two_numbers(name, dtype):
-    generator = np.random.default_rng(1)
-    x, y = (dg.asarray(generator.uniform(0.1, 9.0, SHAPE).astype(dtype)) for _ in range(2))
-    operation, traced = of_region(name)
-    expected = operation(dg.astype(x, "float64"), dg.astype(y, "float64")).numpy()
-    if not available(name, dtype):
-        np.testing.assert_allclose(traced(x, y)[0].numpy(), expected, rtol=1e-5)
-        return
-
-    found = outcome(traced, x, y)
-
-    units = np.abs(found - expected) / np.spacing(np.abs(expected).astype(dtype))
-    assert units.max() <= UNITS
-
-
-def test_a_function_that_a_branch_calls_has_no_vector_code():
+def test_logarithms_of_sums_are_vector_code(dtype):
+    x = np.resize(np.array([0.5, np.inf, -np.inf, np.nan, 3.0, -700.0]), SHAPE).astype(dtype)
+    y = np.resize(np.array([0.5, 1.0, np.inf, -np.inf, -np.inf]), SHAPE).astype(dtype)
     f = dg.function(lambda x, y: dg.logaddexp(x, y) * 2.0)
-    x = dg.asarray(np.ones(SHAPE))
-    f(x, x)
 
-    (trace,) = f.explain().traces
-    assert trace.fused == ()
-    assert any(line.startswith("logaddexp") for line in trace.alone)
+    found = f(dg.asarray(x), dg.asarray(y)).numpy()
+
+    with np.errstate(invalid="ignore"):
+        expected = np.logaddexp(x, y) * 2.0
+    assert f.explain().traces[0].fused
+    np.testing.assert_allclose(found, expected, rtol=4 * np.finfo(dtype).eps)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
@@ -188,16 +94,6 @@ def test_regions_that_do_not_compile_are_computed_one_by_one(monkeypatch):
     np.testing.assert_allclose(found.numpy(), np.exp(x.numpy()) * 3 - np.log(x.numpy()), rtol=1e-5)
     assert f.explain().traces[0].fused == ()
     assert library.is_on()  # for all others
-
-
-def test_a_compiler_without_vector_calls_has_the_own_functions_alone(monkeypatch):
-    for cached in (functions._of_the_library, functions.declarations):
-        monkeypatch.setattr(functions, cached.__name__, cached.__wrapped__)
-    monkeypatch.setattr(functions, "compiler_name", lambda: "c++ (/usr/bin/clang++-17)")
-
-    assert functions.available("float32") == functions.OWN["float32"]
-    assert functions.available("float64") == functions.OWN["float64"]
-    assert functions.options() == ()
 
 
 def test_equal_regions_have_one_kernel(monkeypatch):
