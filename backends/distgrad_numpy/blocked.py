@@ -18,6 +18,8 @@ from distgrad.ops.elementwise import error_function
 from distgrad.ops.neural import activations as smooth
 from distgrad.ops.neural import dropping, kinks
 from distgrad.ops.neural.softmax import SIGMOID
+from distgrad.ops.special import information
+from distgrad.ops.special.normal import LOGIT
 from distgrad_numpy import activations, gaussian, threads
 
 Array = np.ndarray[Any, Any]
@@ -63,8 +65,8 @@ def elementwise(
 
     def kernel(*arrays: Any, **params: Any) -> Any:
         first = arrays[0]
-        size = first.size
-        if size <= _FEW or any(a.shape != first.shape for a in arrays[1:]):
+        size = getattr(first, "size", 1)  # of a number
+        if size <= _FEW or any(getattr(a, "shape", ()) != first.shape for a in arrays[1:]):
             return compose(vocabulary(), *arrays, **params)
         formula = in_place
         if formula is None or not _fits(arrays, dtypes):
@@ -130,7 +132,10 @@ def _kernel_of(name: str, compose: Callable[..., Array]) -> Callable[..., Array]
 
 KERNELS: dict[str, Callable[..., Any]] = {
     op.name: _kernel_of(op.name, op.compose)
-    for op in (*smooth.OPS, *kinks.OPS, *error_function.OPS, *dropping.OPS)
+    for op in (
+        *(*smooth.OPS, *kinks.OPS, *error_function.OPS, *dropping.OPS),
+        *(*information.OPS, LOGIT),
+    )
     if op.compose is not None
 }
 KERNELS["softplus"] = elementwise(_softplus)

@@ -31,8 +31,7 @@ def _sigmoid_compose(xp: Namespace, x: Array) -> Array:
     # (1 + tanh(x / 2)) / 2 would round to 0 far below 0, and its logarithm be -inf.
     x = lifted(xp, x)
     e = xp.exp(-xp.abs(x))
-    tail = e / (1 + e)
-    return xp.where(x < 0, tail, 1 - tail)
+    return xp.where(x < 0, e, 1.0) / (1 + e)
 
 
 SIGMOID = unary(
