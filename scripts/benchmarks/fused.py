@@ -4,9 +4,10 @@ Such programs take the time in which memory is read and written. distgrad runs t
 written, and traced (`dg.function`), where the C++ compiler of this machine makes one pass of many
 operations; so do JAX's `jit`, TensorFlow's `tf.function` with XLA, and `torch.compile`, while
 PyTorch and HIPS autograd run one operation after the other. All libraries run in turn, round after
-round, on one thread; each figure is the median over the rounds, in milliseconds, and the ratio is
-distgrad's traced one to the best peer: above 1 is a loss, and marked so. A peer that is not
-installed, or fails, is said to be missing. What compiling takes at the first call stands beside.
+round; each figure is the median over the rounds, in milliseconds of processor time (JAX takes
+further threads, whatever it is told), and the ratio is distgrad's traced one to the best peer:
+above 1 is a loss, and marked so. A peer that is not installed, or fails, is said to be missing.
+What compiling takes at the first call stands beside.
 """
 
 from __future__ import annotations
@@ -239,9 +240,9 @@ def main() -> None:
             times: dict[str, list[float]] = {library: [] for library in programs}
             for _ in range(rounds):
                 for library, made in programs.items():
-                    start = time.perf_counter()
+                    start = time.process_time()
                     made[kind]()
-                    times[library].append(time.perf_counter() - start)
+                    times[library].append(time.process_time() - start)
             rows.append((f"{name}, {kind}", {k: statistics.median(v) for k, v in times.items()}))
         compiling = ", ".join(
             f"{k} {first[k]:.1f} s" for k in first if k not in ("eager", "PyTorch")

@@ -45,6 +45,11 @@ def steps_of(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
     return _MAKERS[library](function, arrays)
 
 
+def _cotangent(arrays: tuple[Any, ...], shape: tuple[int, ...]) -> np.ndarray:
+    floating = next(x.dtype for x in arrays if x.dtype.kind == "f")
+    return draw(*shape).astype(floating, copy=False)
+
+
 def _distgrad(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
     import distgrad as dg
 
@@ -52,7 +57,7 @@ def _distgrad(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:
     tensors = [dg.asarray(x) for x in arrays]
     sources = [t for t in tensors if t.dtype.kind == "f"]
     f = partial(function, dg)
-    g = dg.asarray(draw(*f(*tensors).shape))
+    g = dg.asarray(_cotangent(arrays, f(*tensors).shape))
 
     def forward() -> Any:
         switch()
@@ -75,7 +80,7 @@ def _torch(function: Any, arrays: tuple[Any, ...]) -> Steps:
     watched = [t.clone().requires_grad_() if t.is_floating_point() else t for t in plain]
     sources = [t for t in watched if t.requires_grad]
     f = partial(function, torch)
-    g = torch.from_numpy(draw(*f(*plain).shape))
+    g = torch.from_numpy(_cotangent(arrays, f(*plain).shape))
 
     def forward() -> Any:
         with torch.no_grad():
@@ -90,7 +95,7 @@ def _tensorflow(function: Any, arrays: tuple[Any, ...]) -> Steps:
     tensors = [tf.constant(x) for x in arrays]
     sources = [t for t in tensors if t.dtype.is_floating]
     f = tf.function(partial(function, tf))
-    g = tf.constant(draw(*f(*tensors).shape))
+    g = tf.constant(_cotangent(arrays, f(*tensors).shape))
 
     @tf.function
     def gradients() -> Any:
