@@ -204,6 +204,15 @@ def test_logaddexp_of_minus_infinities_has_no_slope():
     np.testing.assert_array_equal(second, [0, 1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [1, 5000])
+def test_erf_keeps_the_sign_of_zero(dtype, length):
+    y = dg.special.erf(dg.asarray(np.full(length, -0.0, dtype))).numpy()
+
+    assert np.all(y == 0)
+    assert np.all(np.signbit(y))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_cross_entropy_of_extreme_logits_neither_overflows_nor_warns(dtype):
     size = 1e4

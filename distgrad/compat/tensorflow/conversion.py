@@ -202,6 +202,19 @@ _OF_KIND = {
 }
 
 
+def refuse_zero_divisor(name: str, divisor: Any, dtype: np.dtype[Any]) -> None:
+    """Raise where integers are divided by 0 on the host; what a trace computes has no value yet.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a divisor is 0; NumPy, and TensorFlow on a GPU, compute something instead.
+    """
+    numbers = divisor.array if isinstance(divisor, dg.Tensor) else divisor
+    if dtype.kind in "iu" and isinstance(numbers, (int, np.ndarray)) and not np.all(numbers):
+        raise InvalidArgumentError(f"Integer division by zero: {name} has a divisor that is 0")
+
+
 def quotients(a: Any, b: Any) -> tuple[Any, Any]:
     """Return operands of a true division: those of integers are divided as floating numbers.
 

@@ -17,6 +17,7 @@ from distgrad.compat.tensorflow.conversion import (
     of_kinds,
     operands,
     quotients,
+    refuse_zero_divisor,
     together,
 )
 from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
@@ -52,12 +53,16 @@ def _floating(function: Callable[..., Any]) -> _Unary:
     return _any(function, "fc")
 
 
-def _of_two(function: Callable[..., Any], kinds: str = _NUMBERS) -> Callable[..., Tensor]:
+def _of_two(
+    function: Callable[..., Any], kinds: str = _NUMBERS, *, divides: bool = False
+) -> Callable[..., Tensor]:
     """Return a function of two tensors of one dtype, which is of one of the kinds."""
 
     def binary(x: Any, y: Any, name: str | None = None) -> Tensor:
         both = operands(function.__name__, x, y)
-        of_kinds(function.__name__, kinds, _leading(both))
+        leading = of_kinds(function.__name__, kinds, _leading(both))
+        if divides:
+            refuse_zero_divisor(function.__name__, both[1], leading.dtype)
         return compute(function, *both)
 
     return _named(binary, function)
@@ -135,8 +140,8 @@ subtract = _of_two(dg.subtract)
 multiply = _of_two(dg.multiply)
 pow = _of_two(dg.pow)
 maximum, minimum = _of_two(dg.maximum, _ORDERED), _of_two(dg.minimum, _ORDERED)
-floormod = mod = _of_two(dg.remainder, _ORDERED)
-floordiv = _of_two(dg.floor_divide, _ORDERED)
+floormod = mod = _of_two(dg.remainder, _ORDERED, divides=True)
+floordiv = _of_two(dg.floor_divide, _ORDERED, divides=True)
 equal, not_equal = (_of_two(of, _NUMBERS + _TRUTH) for of in (dg.equal, dg.not_equal))
 less, less_equal = _of_two(dg.less, _ORDERED), _of_two(dg.less_equal, _ORDERED)
 greater, greater_equal = _of_two(dg.greater, _ORDERED), _of_two(dg.greater_equal, _ORDERED)

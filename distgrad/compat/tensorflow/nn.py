@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import nan, prod
 from typing import Any
 
 import distgrad as dg
@@ -315,11 +315,11 @@ def _table(params: Any) -> Any:
 
 
 def zero_fraction(value: Any, name: str | None = None) -> Tensor:
-    """Return the share of elements that are 0, as float32."""
+    """Return the share of elements that are 0, as float32; NaN of no elements."""
 
     def of(x: dg.Tensor) -> Any:
         zeros = dg.sum(dg.astype(dg.equal(x, 0), "float32"))
-        return zeros / max(prod(x.shape), 1)
+        return zeros / (prod(x.shape) or nan)
 
     return compute(of, convert_to_tensor(value))
 

@@ -101,12 +101,12 @@ def stack(values: Any, axis: int = 0, name: str = "stack") -> Tensor:
     Raises
     ------
     ValueError
-        If there is none, or the result has no such axis.
+        If the result has no such axis; of no tensors it has one.
     """
     given = list(values)
-    if not given:
-        raise ValueError("stack: values is empty; expected one tensor or more")
     place = axes(axis)
+    if not given and place:
+        raise ValueError(f"stack: values is empty; expected one tensor or more for axis {axis}")
     if place == 0 and not any(map(holds_tensors, given)):
         with suppress(TypeError, ValueError):  # of unlike shapes: refused below
             # As one list, of which the first number decides the dtype.

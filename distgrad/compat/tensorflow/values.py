@@ -22,6 +22,7 @@ from distgrad.compat.tensorflow.conversion import (
     of_kinds,
     operands,
     quotients,
+    refuse_zero_divisor,
 )
 from distgrad.compat.tensorflow.dtypes import as_dtype, spoken
 from distgrad.compat.tensorflow.errors import InvalidArgumentError
@@ -52,6 +53,7 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
     op = VOCABULARY[name]
     unfit = _REFUSED.get(name, _BOOL)
     kinds = "iufc" if unfit is _BOOL else "iuf"
+    divides = name in ("floor_divide", "remainder")
 
     def operator(self: Any, other: Any) -> Any:
         x = self.read()
@@ -67,6 +69,8 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
             x, y = operands(name, y, x) if reflected else operands(name, x, y)
         elif reflected:
             x, y = y, x
+        if divides:
+            refuse_zero_divisor(name, y, dtype)
         try:
             return Tensor(apply(op, x, y))
         except ValueError as error:

@@ -78,7 +78,7 @@ def _erf_compose(xp: Namespace, x: Array) -> Array:
     near = xp.minimum(size, _NEAR_END)
     rest = 1 - _complement(xp, xp.minimum(size, 6.0))  # from 5.9 on it is 1
     y = xp.where(size <= _NEAR_END, near * _ratio(near * near, _NEAR), rest)
-    return xp.where(x < 0, -y, y)
+    return xp.copysign(y, x)
 
 
 def _erfc_compose(xp: Namespace, x: Array) -> Array:

@@ -3,6 +3,7 @@
 Misuse of the tape is in `tests/tape/behaviour/test_misuse.py`, for all spellings.
 """
 
+import numpy as np
 import pytest
 
 import distgrad.compat.tensorflow as tf
@@ -67,3 +68,32 @@ def test_what_tensorflow_does_not_have_is_an_ordinary_missing_attribute():
 def test_a_custom_gradient_says_what_its_function_has_to_return(function, words):
     with pytest.raises(TypeError, match=words):
         tf.custom_gradient(function)(tf.constant([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "divided",
+    [
+        lambda: tf.constant([5, 3]) // tf.constant([2, 0]),
+        lambda: 5 % tf.constant([0]),
+        lambda: tf.constant([5], tf.uint8) // 0,
+        lambda: tf.math.floordiv([5], 0),
+        lambda: tf.math.floormod(5, tf.constant([0, 1])),
+        lambda: tf.Variable([5]) // 0,
+    ],
+)
+def test_integers_are_not_divided_by_zero(divided):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Integer division by zero"):
+        divided()
+
+
+def test_floats_are_divided_by_zero():
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert (tf.constant(5.0) // 0.0).numpy() == np.inf
+        assert np.isnan((tf.constant([5.0]) % 0.0).numpy()[0])
+
+
+def test_what_there_is_of_no_elements():
+    assert np.isnan(tf.math.zero_fraction(tf.zeros([0])).numpy())
+    assert tf.stack([]).shape == (0,)
+    with pytest.raises(ValueError, match="axis 1"):
+        tf.stack([], axis=1)
