@@ -94,7 +94,7 @@ def pullbacks(run: Runner) -> dict[str, Callable[..., Any]]:
 
 
 def _pullback(
-    run: Runner, is_rectified: bool, g: Array, y: Any, xs: Any, needs: Sequence[Any]
+    run: Runner, is_rectified: bool, g: Array, y: Any, xs: Any, params: Any, needs: Sequence[Any]
 ) -> list[Any] | None:
     """Return what the rule does; None where an array is not there, or of another kind."""
     x, kernel = xs[:2]

@@ -53,7 +53,9 @@ def _affine(x: Array, kernel: Array, bias: Array | None, *, rectified: bool) -> 
 # --- cotangents -----------------------------------------------------------------------------------
 
 
-def _pullback(g: Array, y: Array | None, xs: Any, needs: Sequence[Any]) -> list[Any] | None:
+def _pullback(
+    g: Array, y: Array | None, xs: Any, params: Any, needs: Sequence[Any]
+) -> list[Any] | None:
     """Return what the rule of `linear` does, with each question asked once.
 
     A factor whose values no cotangent reads is a spec, or None.
@@ -65,7 +67,7 @@ def _pullback(g: Array, y: Array | None, xs: Any, needs: Sequence[Any]) -> list[
 
 
 def _pullback_rectified(
-    g: Array, y: Array | None, xs: Any, needs: Sequence[Any]
+    g: Array, y: Array | None, xs: Any, params: Any, needs: Sequence[Any]
 ) -> list[Any] | None:
     """Return what the rule of `linear_relu` does; the bias' sums are made on the way."""
     if y is None or not _takes(g):

@@ -45,12 +45,13 @@ class NumPyBackend(ArrayModuleBackend):
     def __init__(self) -> None:
         super().__init__("numpy", np, _kernels())
         self._kernels["random_normal"] = drawing.preferred(partial(ADAPTERS["random_normal"], self))
-        for name in ("cumulative_sum", "cumulative_prod"):
-            self._kernels[name] = halves.in_single(partial(ADAPTERS[name], self))
+        running = {name: partial(ADAPTERS[name], self) for name in compiled.RUNNING}
+        for name, own in compiled.preferred(running).items():
+            self._kernels[name] = halves.in_single(own)
         slow = ((name, self.kernel(name)) for name in (*blocked.KERNELS, *SLOW_IN_NUMPY))
         self._kernels |= elementwise.preferred({name: own for name, own in slow if own})
         self.change_in_place = steps()
-        self.pullback = elementwise.pullbacks(affine.PULLBACKS)
+        self.pullback = elementwise.pullbacks(affine.PULLBACKS | compiled.PULLBACKS)
         self.fusion = RegionKernels()
         keep_what_is_freed()
 

@@ -31,7 +31,7 @@ class Pullbacks:
         Elements below which rules compute; the walk back does not ask then.
     others : mapping of str to callable, optional
         For names of operations that are not elementwise, and have one output: ``pullback(g, y, xs,
-        needs)`` returns the cotangents, or None where the rule has to compute them.
+        params, needs)`` returns the cotangents, or None where the rule has to compute them.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Pullbacks:
         if g.size < self.fewest:
             return None
         if op in self._others:
-            return self._others[op](g, y, xs, needs)
+            return self._others[op](g, y, xs, params, needs)
         reads = () if xs is None else xs
         if y is None and not reads:
             return None  # the cotangent itself, or its negative

@@ -12,6 +12,7 @@ from distgrad_numpy.compiled import (
     pooling,
     recurrent,
     rows,
+    running,
     sums,
 )
 
@@ -21,8 +22,12 @@ OFFERS: dict[str, Callable[..., Any]] = {
     **pooling.OFFERS,
     **attention.OFFERS,
     **recurrent.OFFERS,
+    **running.OFFERS,
     **sums.OFFERS,
 }
+
+PULLBACKS = running.PULLBACKS
+RUNNING = ("cumulative_sum", "cumulative_prod")
 
 
 def preferred(kernels: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
