@@ -17,6 +17,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from distgrad.backend.powers import is_product
 from distgrad.backend.pullbacks import Pullbacks
 from distgrad.backend.scalar_code import C_TYPES, Formula, NoScalarCode, forward
 from distgrad.backend.templates import TEMPLATES
@@ -139,8 +140,8 @@ def _kind_of(name: str, operand: Any) -> Any:
     dtype = getattr(operand, "dtype", None)
     if dtype is not None:
         return np.dtype(dtype)
-    # These powers are a product and a quotient; each number has a kernel of its own, so no others.
-    if name == "pow" and isinstance(operand, (int, float)) and operand in (2, -1):
+    # These powers are products; each number has a kernel of its own, so no others.
+    if name == "pow" and is_product(operand):
         return operand
     return next((kind for kind in (bool, int, float) if isinstance(operand, kind)), None)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from distgrad.backend.adapters import ADAPTERS
 from distgrad.backend.kit import ArrayModuleBackend
+from distgrad.backend.powers import is_product, product_of
 from distgrad_numpy import (
     affine,
     attention,
@@ -76,8 +77,12 @@ class NumPyBackend(ArrayModuleBackend):
         add_weighed(first, second, factors)
 
 
+_FLOATING = (np.dtype(np.float32), np.dtype(np.float64))
+
 # Of which NumPy's own loops take 2 to 20 times as long as vector code does.
-SLOW_IN_NUMPY = "copysign cos exp2 hypot logaddexp reciprocal sign sin".split()
+SLOW_IN_NUMPY = (
+    "copysign cos exp2 hypot logaddexp maximum minimum reciprocal sign sin where".split()
+)
 
 
 def _kernels() -> dict[str, Callable[..., Any]]:
@@ -160,7 +165,13 @@ def _astype(x: Array, dtype: Any) -> Array:
     return x.astype(dtype)
 
 
-# --- selection ----------------------------------------------------------------------------------
+# --- arithmetic and selection --------------------------------------------------------------------
+
+
+def _pow(x: Any, exponent: Any) -> Any:
+    if x.__class__ is np.ndarray and x.dtype in _FLOATING and is_product(exponent):
+        return product_of(x, exponent)
+    return np.pow(x, exponent)
 
 
 def _multiply_no_nan(x: Any, y: Any) -> Any:
@@ -185,4 +196,5 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "matrix_transpose": _matrix_transpose,
     "astype": _astype,
     "multiply_no_nan": _multiply_no_nan,
+    "pow": _pow,
 }

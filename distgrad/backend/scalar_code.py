@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distgrad.backend.operators import KernelOperators
+from distgrad.backend.powers import is_product, product_of
 from distgrad.backend.templates import TEMPLATES
 from distgrad.core.op import Keep, Kind, Op
 from distgrad.dtypes import as_dtype
@@ -230,9 +231,10 @@ class ScalarCode:
         return self._named(f"{self._code(condition)} ? {one} : {other}", dtype)
 
     def _power(self, base: Any, exponent: Any) -> Scalar:
-        if isinstance(exponent, _SCALARS) and exponent in (2, 0.5, -1):
-            name = {2: "square", 0.5: "sqrt", -1: "reciprocal"}[exponent]
-            return self.compute(name, (base,), {})
+        if isinstance(base, Scalar) and is_product(exponent):
+            return product_of(base, exponent)
+        if isinstance(exponent, _SCALARS) and exponent == 0.5:
+            return self.compute("sqrt", (base,), {})
         return self._named(f"pow({self._code(base)}, {self._code(exponent)})", self.dtype)
 
     def _composed(self, name: str, operands: Sequence[Any], params: Mapping[str, Any]) -> Any:
