@@ -37,6 +37,13 @@ def matmul(a: Any, b: Any) -> Any:
     if a.dtype is _HALF and b.dtype is _HALF:
         # BLAS knows no such numbers, and NumPy's own loops take hundreds of times as long.
         return matmul(a.astype(np.float32), b.astype(np.float32)).astype(_HALF)
+    if a.ndim > 1 and b.ndim > 1 and a.shape[-1] == 1 == b.shape[-2]:
+        return np.multiply(a, b)  # of one term each: NumPy's loop takes five times as long
+    # One number seen as many, as the cotangent of a sum: BLAS takes no such arrays.
+    if 0 in a.strides:
+        a = a.copy()
+    if 0 in b.strides:
+        b = b.copy()
     return _by_blas(a, b)
 
 

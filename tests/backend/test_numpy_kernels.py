@@ -275,3 +275,27 @@ def test_the_direction_of_complex_numbers_is_numpys(odd, dtype):
 
     assert found.dtype == dtype
     np.testing.assert_allclose(found, expected, rtol=4 * precision, atol=precision)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.float16, np.float32, np.complex128])
+@pytest.mark.parametrize(
+    ("a", "b"), [((5, 1), (1, 4)), ((3, 5, 1), (1, 4)), ((2, 1, 5, 1), (3, 1, 4)), ((1, 1), (1, 1))]
+)
+def test_products_of_one_term_are_those_of_numpy(a, b, dtype):
+    draw = np.random.default_rng(5)
+    x, y = (draw.integers(-3, 4, shape).astype(dtype) for shape in (a, b))
+
+    found = kernels_of("numpy").matmul(x, y)
+
+    assert found.dtype == dtype
+    assert np.array_equal(found, np.matmul(x, y))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 5, 4), (5,)])
+def test_products_of_one_number_that_is_seen_as_many(shape):
+    x = np.random.default_rng(6).standard_normal((4, 5))
+    seen = np.broadcast_to(np.float64(1.5), shape)
+
+    assert np.array_equal(kernels_of("numpy").matmul(x, seen), x @ seen.copy())
+    if len(shape) == 2:
+        assert np.array_equal(kernels_of("numpy").matmul(seen, x), seen.copy() @ x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,22 +49,23 @@ class Source(NamedTuple):
     pointers: tuple[str, ...]
 
 
-def source_of(formula: Formula, numbers: Sequence[str] = ()) -> Source | None:
+def source_of(formula: Formula, numbers: Iterable[str] = ()) -> Source | None:
     """Return a formula in C++; None where NumPy has to do.
 
     Parameters
     ----------
     formula : Formula
         What to compute. Outputs may be inputs' own memory.
-    numbers : sequence of str
-        The inputs that are one number for all elements; the last ones.
+    numbers : iterable of str
+        The inputs that are one number for all elements, beside those that the formula names.
     """
+    numbers = formula.numbers.union(numbers)
     floating = {dtype.name for _, dtype in formula.inputs + formula.outputs if dtype.kind != "b"}
     if not floating or not functions.are_there(formula):
         return None
-    text = _text(formula, frozenset(numbers))
-    pointers = [f"const {C_TYPES[dtype.name]}*" for _, dtype in formula.inputs]
-    pointers = pointers[: len(pointers) - len(numbers)]
+    text = _text(formula, numbers)
+    arrays = [dtype for name, dtype in formula.inputs if name not in numbers]
+    pointers = [f"const {stored_type(dtype)}*" for dtype in arrays]
     pointers += [f"{C_TYPES[dtype.name]}*" for _, dtype in formula.outputs]
     scalar = ctypes.c_float if floating == {"float32"} else ctypes.c_double
     name = f"{formula.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -72,7 +73,7 @@ def source_of(formula: Formula, numbers: Sequence[str] = ()) -> Source | None:
 
 
 def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
-    """Return ``kernel(inputs, outputs)`` for a formula; None where NumPy has to do.
+    """Return ``kernel(inputs, outputs, *numbers)`` for a formula; None where NumPy has to do.
 
     Parameters
     ----------
@@ -84,15 +85,17 @@ def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
     Returns
     -------
     callable or None
-        It takes C-contiguous arrays of one size and of the formula's dtypes.
+        It takes C-contiguous arrays of one size and of the formula's dtypes, and the numbers that
+        the formula names.
     """
     source = source_of(formula)
     if source is None:
         return None
-    types = [ctypes.c_longlong] * 2 + [ctypes.c_void_p] * len(source.pointers)
+    given = [source.scalar] * len(formula.numbers) + [ctypes.c_void_p] * len(source.pointers)
+    types = [ctypes.c_longlong] * 2 + given
     ready: list[Any] = []
 
-    def kernel(inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
+    def kernel(inputs: Sequence[Array], outputs: Sequence[Array], *numbers: float) -> bool:
         if not ready:
             found = library.from_source(
                 source.name, source.text, exact=exact, further=functions.options()
@@ -106,12 +109,27 @@ def compiled(formula: Formula, *, exact: bool = False) -> Kernel | None:
         places = [library.address(each) for each in (*inputs, *outputs)]
         size = outputs[0].size
         if size <= PIECE:
-            run(0, size, *places)
+            run(0, size, *numbers, *places)
         else:
-            run_shared(size, PIECE, *places)
+            run_shared(size, PIECE, *numbers, *places)
         return True
 
     return kernel
+
+
+def stored_type(dtype: Any) -> str:
+    """Return the C++ type of an input's elements in memory."""
+    return "unsigned char" if dtype.kind == "b" else C_TYPES[dtype.name]
+
+
+def reading(name: str, dtype: Any, element: str) -> str:
+    """Return C++ that reads an element of an input.
+
+    What loads a bool is not made vector code by gcc; what compares a number with 0 is.
+    """
+    if dtype.kind == "b":
+        return f"const int {name}_byte = {element}; const bool {name} = {name}_byte != 0;"
+    return f"const {C_TYPES[dtype.name]} {name} = {element};"
 
 
 def _text(formula: Formula, numbers: frozenset[str]) -> str:
@@ -120,13 +138,17 @@ def _text(formula: Formula, numbers: frozenset[str]) -> str:
 
     parameters = [
         *(f"{typed(dtype)} {name}" for name, dtype in formula.inputs if name in numbers),
-        *(f"const {typed(d)}* from_{name}" for name, d in formula.inputs if name not in numbers),
+        *(
+            f"const {stored_type(dtype)}* from_{name}"
+            for name, dtype in formula.inputs
+            if name not in numbers
+        ),
         *(f"{typed(dtype)}* to_{name}" for name, dtype in formula.outputs),
     ]
     lines = [
         *(
-            f"const {typed(d)} {name} = from_{name}[i];"
-            for name, d in formula.inputs
+            reading(name, dtype, f"from_{name}[i]")
+            for name, dtype in formula.inputs
             if name not in numbers
         ),
         *(f"{typed(dtype)} {name};" for name, dtype in formula.outputs),
@@ -163,26 +185,42 @@ def _asking(op: Op, own: Kernel) -> Kernel:
         if not _alike(operands, first.shape):
             if first.ndim > 1 and _turned(operands):
                 return kernel(*[each.T for each in operands], **params).T
-            return own(*operands, **params)
-        signature = (tuple([each.dtype for each in operands]), *params.items())
+            operands = tuple([_dense(each, first.shape) for each in operands])
+            if not _alike(operands, first.shape):
+                return own(*operands, **params)
+        arrays, numbers = operands, tuple[float, ...]()
+        kinds = tuple([getattr(each, "dtype", float) for each in operands])
+        if float in kinds:
+            arrays = tuple([each for each in operands if each.__class__ is np.ndarray])
+            numbers = tuple([float(each) for each in operands if each.__class__ is not np.ndarray])
+        signature = (kinds, *params.items())
         try:
             found = known[signature]
         except KeyError:
-            found = known[signature] = _forward(op, signature[0], params)
+            found = known[signature] = _forward(op, kinds, params)
         if found is None:
             return own(*operands, **params)
         run, dtype = found
         out = np.empty(first.shape, dtype)
-        return out if run(operands, (out,)) else own(*operands, **params)
+        return out if run(arrays, (out,), *numbers) else own(*operands, **params)
 
     return kernel
 
 
-def _alike(arrays: Sequence[Any], shape: tuple[int, ...]) -> bool:
+def _alike(operands: Sequence[Any], shape: tuple[int, ...]) -> bool:
     return all(
-        isinstance(each, np.ndarray) and each.shape == shape and each.flags.c_contiguous
-        for each in arrays
+        each.shape == shape and each.flags.c_contiguous
+        if each.__class__ is np.ndarray
+        else each.__class__ in (float, int)
+        for each in operands
     )
+
+
+def _dense(operand: Any, shape: tuple[int, ...]) -> Any:
+    """Return an operand with all its elements, if it is one number that is seen as many."""
+    if operand.__class__ is not np.ndarray or operand.shape != shape or any(operand.strides):
+        return operand
+    return operand.copy()
 
 
 def _turned(arrays: Sequence[Any]) -> bool:
@@ -193,9 +231,9 @@ def _turned(arrays: Sequence[Any]) -> bool:
     )
 
 
-def _forward(op: Op, dtypes: Sequence[Any], params: dict[str, Any]) -> tuple[Kernel, Any] | None:
+def _forward(op: Op, kinds: Sequence[Any], params: dict[str, Any]) -> tuple[Kernel, Any] | None:
     try:
-        formula = forward(op, VOCABULARY, dtypes, params)
+        formula = forward(op, VOCABULARY, kinds, params)
     except NoScalarCode:
         return None
     made = compiled(formula)

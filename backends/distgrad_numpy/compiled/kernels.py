@@ -11,9 +11,9 @@ from distgrad_numpy.compiled import (
     offers,
     pooling,
     recurrent,
+    reducing,
     rows,
     running,
-    sums,
 )
 
 OFFERS: dict[str, Callable[..., Any]] = {
@@ -22,8 +22,8 @@ OFFERS: dict[str, Callable[..., Any]] = {
     **pooling.OFFERS,
     **attention.OFFERS,
     **recurrent.OFFERS,
+    **reducing.OFFERS,
     **running.OFFERS,
-    **sums.OFFERS,
 }
 
 PULLBACKS = running.PULLBACKS

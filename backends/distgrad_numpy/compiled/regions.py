@@ -20,7 +20,7 @@ from distgrad.backend.scalar_code import C_TYPES, Formula
 from distgrad.graph.compiling import MOST_LOOPS, Region, loops_of
 from distgrad_numpy.compiled import compiler, crew, library
 from distgrad_numpy.compiled import vector_functions as functions
-from distgrad_numpy.compiled.elementwise import PIECE
+from distgrad_numpy.compiled.elementwise import PIECE, reading, stored_type
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
@@ -70,17 +70,17 @@ def _text(region: Region) -> str:
     copies, reads, steps = [], [], 0
     parameters = ["const Piece& piece", "const index_t* loops"]
     for (x, dtype), way in zip(formula.inputs, _ways(region), strict=True):
-        kind = C_TYPES[dtype.name]
+        kind = stored_type(dtype)
         parameters.append(f"const {kind}* from_{x}")
         if way == _ONE:
-            copies.append(f"const {kind} {x} = *from_{x};")
+            copies.append(reading(x, dtype, f"*from_{x}"))
             continue
         place = f"whole(copy_{x}, from_{x}, at, n)"
         if way == _REPEATED:
             steps += 1
             place = f"repeated(copy_{x}, from_{x}, at, n, loops, {steps})"
         copies.append(f"{kind} copy_{x}[LANES]; const {kind}* at_{x} = {place};")
-        reads.append(f"const {kind} {x} = at_{x}[i];")
+        reads.append(reading(x, dtype, f"at_{x}[i]"))
     before, results, writes, after, at_end = [], [], [], [], []
     for (y, dtype), total in zip(formula.outputs, region.totals, strict=True):
         kind = C_TYPES[dtype.name]

@@ -1,4 +1,4 @@
-"""Sums and means over axes before the last, as of a bias' gradient: columns stay in registers.
+"""Sums and means of columns in float32, as of a bias' gradient: they stay in registers.
 
 NumPy adds row by row to a result in memory, which takes up to seven times as long.
 """
@@ -56,23 +56,35 @@ def _sums(x: Array, axis: Any, keepdims: bool, *, mean: bool) -> Any:
     return out
 
 
-@lru_cache(maxsize=1024)
 def _plan(
     shape: tuple[int, ...], axis: int | tuple[int, ...], keepdims: bool
 ) -> tuple[int, int, int, tuple[int, ...]] | None:
     """Return how many outer parts, rows and columns there are, and the shape of the sums."""
-    ndim = len(shape)
+    found = lines_of(shape, axis, keepdims)
+    if found is None or min(found[1:3]) < _FEW:
+        return None
     axes = (axis,) if isinstance(axis, int) else axis
+    return None if -1 in axes or len(shape) - 1 in axes else found
+
+
+@lru_cache(maxsize=1024)
+def lines_of(
+    shape: tuple[int, ...], axis: int | tuple[int, ...] | None, keepdims: bool
+) -> tuple[int, int, int, tuple[int, ...]] | None:
+    """Return an array as (outer, rows, columns), whose rows are reduced, and the result's shape.
+
+    None where the axes are not neighbours. Without an axis all of it is one line.
+    """
+    ndim = len(shape)
+    axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     places = sorted(each + ndim if each < 0 else each for each in axes)
-    if not places or not 0 <= places[0] <= places[-1] < ndim - 1:
+    if not places or not 0 <= places[0] <= places[-1] < ndim:
         return None
     first, behind = places[0], places[-1] + 1
-    rows, columns = prod(shape[first:behind]), prod(shape[behind:])
     if behind - first != len(set(places)) or len(set(places)) != len(places):
         return None  # others between them, or one twice
-    if min(rows, columns) < _FEW:
-        return None
     kept = (1,) * len(places) if keepdims else ()
+    rows, columns = prod(shape[first:behind]), prod(shape[behind:])
     return prod(shape[:first]), rows, columns, (*shape[:first], *kept, *shape[behind:])
 
 
@@ -115,6 +127,3 @@ def _function() -> Callable[..., None] | None:
     if _Compiled.run is None:
         _Compiled.run = crew.shared("sums", "sum_rows", _ARGUMENTS)
     return _Compiled.run
-
-
-OFFERS: dict[str, Callable[..., Any]] = {"sum": sum_over, "mean": mean_over}

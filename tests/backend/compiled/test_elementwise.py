@@ -157,3 +157,42 @@ def test_residuals_on_disk_are_read_by_the_rule(tmp_path):
     found = tape.gradient(y, x).numpy()
 
     np.testing.assert_allclose(found, 1 - np.tanh(x.numpy()) ** 2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "operands",
+    [
+        lambda mask, x: (mask, x, 0),
+        lambda mask, x: (mask, 2.5, x),
+        lambda mask, x: (mask, -np.inf, x),
+        lambda mask, x: (mask, x, x * 2),
+        lambda mask, x: (mask, np.broadcast_to(x[0, 0], x.shape), 0),
+        lambda mask, x: (mask, np.broadcast_to(x[0, 0], x.shape), x),
+        lambda mask, x: (mask.T, x.T, 0),
+        lambda mask, x: (mask, x[0], x),
+        lambda mask, x: (np.broadcast_to(mask[0, 0], mask.shape), x, 0),
+        lambda mask, x: (mask, np.float32(2), x),
+    ],
+)
+def test_choices_with_numbers_and_what_is_seen_as_many(operands, dtype):
+    x = values((60, 90), -2.0, 2.0).astype(dtype)
+    x[0, :4] = [-0.0, np.nan, np.inf, 0.0]
+    given = operands(x > 0.3, x)
+
+    found = KERNELS.where(*given)
+
+    expected = np.where(*given)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected, equal_nan=True)
+    assert np.array_equal(np.signbit(found), np.signbit(expected))
+
+
+def test_choices_of_other_numbers_are_left_to_numpy():
+    mask = np.arange(6000) % 3 == 0
+
+    assert KERNELS.where(mask, 1, 0).dtype == np.where(mask, 1, 0).dtype
+    assert np.array_equal(
+        KERNELS.where(mask, np.arange(6000), -1), np.where(mask, np.arange(6000), -1)
+    )
+    assert KERNELS.where(mask, 1.5, True).dtype == np.where(mask, 1.5, True).dtype
