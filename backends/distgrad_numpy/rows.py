@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,31 @@ def scatter_add(
         if rows.ndim == len(shape):
             result = np.zeros(shape, values.dtype)
             return add_rows(result, arrays[0].reshape(-1), rows)
+    if index == _ROWS * len(shape) and len(shape) > 1 and values.size >= _SMALL:
+        places = _in_one_line(arrays, shape)
+        if places is not None and places.shape == values.shape:
+            # Of one axis NumPy adds in an eighth of the time.
+            line = np.zeros(prod(shape), values.dtype)
+            np.add.at(line, places.reshape(-1), values.reshape(-1))
+            return line.reshape(shape)
     found: Array = scatter("add", HOST, values, *arrays, index=index, shape=shape)
+    return found
+
+
+def _in_one_line(positions: tuple[Array, ...], shape: tuple[int, ...]) -> Array | None:
+    """Return where positions along all axes lie in an array's memory; None if one is outside."""
+    places: Any = 0
+    for each, length in zip(positions, shape, strict=True):
+        if each.dtype.kind == "b":
+            return None
+        lowest, highest = int(each.min()), int(each.max())
+        if lowest < -length or highest >= length:
+            return None
+        own = each.astype(np.intp, copy=False)
+        if lowest < 0:
+            own = np.where(own < 0, own + length, own)
+        places = places * length + own
+    found: Array = places
     return found
 
 

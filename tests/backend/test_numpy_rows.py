@@ -78,3 +78,38 @@ def test_rows_of_any_integers_are_picked():
 
     for dtype in (np.uint8, np.int32, np.uint64):
         np.testing.assert_array_equal(gather(params, np.array([3, 0], dtype)), params[[3, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.int16])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((60, 1), (60, 70)),
+        ((60, 70), (70,)),
+        ((60, 70), (60, 70)),
+        ((1, 1), (60, 70)),
+    ],
+)
+def test_single_places_are_scattered(first, second, dtype):
+    draw = np.random.default_rng(3)
+    rows, columns = draw.integers(-40, 40, first), draw.integers(0, 30, second).astype(np.uint8)
+    values = draw.integers(-9, 9, (60, 70)).astype(dtype)
+    expected = np.zeros((40, 30), dtype)
+    np.add.at(expected, (rows, columns), values)
+
+    found = scatter_add(values, rows, columns, index=(Placeholder.ARRAY,) * 2, shape=(40, 30))
+
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("position", [40, -41])
+def test_single_places_outside_are_refused(position):
+    rows = np.zeros((60, 70), int)
+    rows[3, 4] = position
+    columns = np.zeros((60, 70), int)
+
+    with pytest.raises(PositionError, match=f"{position} is out of bounds"):
+        scatter_add(
+            np.ones((60, 70)), rows, columns, index=(Placeholder.ARRAY,) * 2, shape=(40, 30)
+        )

@@ -16,7 +16,7 @@ import numpy as np
 from distgrad_numpy import threads
 from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import function, takes
+from distgrad_numpy.compiled.offers import dense, function, takes
 
 Array = np.ndarray[Any, Any]
 
@@ -204,7 +204,7 @@ def normalize_vjp(
     g: Array, x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float
 ) -> Any:
     """Return the cotangents of the operands of `normalize`."""
-    given = (mean, variance, *affine)
+    g, given = dense(g), (mean, variance, *affine)
     if not takes(g) or g.shape != x.shape or (seen := _seen_with(x, given)) is None:
         return None
     run = _function("normalize_vjp")
@@ -286,6 +286,7 @@ def batch_norm_vjp(
     epsilon: float,
 ) -> Any:
     """Return the cotangents of x, scale and shift; x and g are gone through twice."""
+    g = dense(g)
     if not takes(g) or g.shape != x.shape or (seen := _seen_with(x, (mean, *affine))) is None:
         return None
     if any(each.shape != mean.shape for each in affine):

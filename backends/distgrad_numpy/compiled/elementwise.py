@@ -20,6 +20,7 @@ from distgrad.core.op import Op
 from distgrad.ops import VOCABULARY
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled import vector_functions as functions
+from distgrad_numpy.compiled.offers import dense
 
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
@@ -185,7 +186,9 @@ def _asking(op: Op, own: Kernel) -> Kernel:
         if not _alike(operands, first.shape):
             if first.ndim > 1 and _turned(operands):
                 return kernel(*[each.T for each in operands], **params).T
-            operands = tuple([_dense(each, first.shape) for each in operands])
+            operands = tuple(
+                [dense(each) if each.__class__ is np.ndarray else each for each in operands]
+            )
             if not _alike(operands, first.shape):
                 return own(*operands, **params)
         arrays, numbers = operands, tuple[float, ...]()
@@ -214,13 +217,6 @@ def _alike(operands: Sequence[Any], shape: tuple[int, ...]) -> bool:
         else each.__class__ in (float, int)
         for each in operands
     )
-
-
-def _dense(operand: Any, shape: tuple[int, ...]) -> Any:
-    """Return an operand with all its elements, if it is one number that is seen as many."""
-    if operand.__class__ is not np.ndarray or operand.shape != shape or any(operand.strides):
-        return operand
-    return operand.copy()
 
 
 def _turned(arrays: Sequence[Any]) -> bool:
@@ -266,9 +262,7 @@ def _pulling(formula: Formula) -> Kernel | None:
     def kernel(*arrays: Array) -> list[Array] | None:
         if not library.is_on():
             return None
-        g = arrays[0]
-        if not any(g.strides):  # of a sum: one number, seen as many
-            arrays = (g.copy(), *arrays[1:])
+        arrays = (dense(arrays[0]), *arrays[1:])
         if not all(each.flags.c_contiguous for each in arrays):
             return None
         ends = [np.empty(arrays[0].shape, dtype) for dtype in dtypes]

@@ -60,6 +60,11 @@ def takes(*arrays: Any) -> bool:
     )
 
 
+def dense(g: Array) -> Array:
+    """Return a cotangent with all its elements; that of a sum is one number, seen as many."""
+    return g.copy() if g.ndim and not any(g.strides) else g
+
+
 def function(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., None] | None:
     """Return a function of a source file, compiled; None where there is no compiler.
 

@@ -12,7 +12,7 @@ import numpy as np
 from distgrad.windows import Pairs, counts
 from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import takes
+from distgrad_numpy.compiled.offers import dense, takes
 from distgrad_numpy.pooling import weights_of
 
 Array = np.ndarray[Any, Any]
@@ -102,6 +102,7 @@ def max_pool_vjp(
     g: Array, places: Array, shape: Shape, window: Shape, stride: Shape, padding: Pairs
 ) -> Any:
     """Return cotangents of windows laid where the chosen taps are."""
+    g = dense(g)
     if not takes(g) or places.dtype != np.uint8 or places.shape != g.shape:
         return None
     if not places.flags.c_contiguous or (run := _function("max_pool_vjp", window)) is None:
@@ -138,6 +139,7 @@ def avg_pool_vjp(
     g: Array, shape: Shape, window: Shape, stride: Shape, padding: Pairs, counted: Pairs
 ) -> Any:
     """Return cotangents of windows shared out among what they see."""
+    g = dense(g)
     if not takes(g) or (run := _function("avg_pool_vjp", window)) is None:
         return None
     x = np.empty((g.shape[0], *shape, g.shape[-1]), g.dtype)

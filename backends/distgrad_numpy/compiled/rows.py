@@ -11,7 +11,7 @@ import numpy as np
 
 from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import takes
+from distgrad_numpy.compiled.offers import dense, takes
 from distgrad_numpy.threads import scratch
 
 Array = np.ndarray[Any, Any]
@@ -72,6 +72,7 @@ def _softmax(name: str, x: Array, axis: int) -> Any:
 
 def softmax_vjp(g: Array, y: Array, axis: int) -> Any:
     """Return y (g - sum(g y)) along the last axis."""
+    g = dense(g)
     if not (takes(g, y) and g.shape == y.shape and _is_last(g, axis)):
         return None
     return _by_rows("softmax_vjp", (g, y), g.shape, g.shape[-1])
@@ -91,8 +92,7 @@ def label_cross_entropy(logits: Array, labels: Array) -> Any:
 def label_cross_entropy_vjp(g: Array, logits: Array, labels: Array) -> Any:
     """Return the cotangent of the logits."""
     places = _classes(logits, labels)
-    if g.ndim and not any(g.strides):  # of a mean: one number, seen as many
-        g = g.copy()
+    g = dense(g)
     if places is None or not takes(g) or g.shape != labels.shape:
         return None
     width = logits.shape[-1]
@@ -133,6 +133,7 @@ def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
 
 
 def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
+    g = dense(g)
     if not takes(g, x, *affine) or x.ndim == 0 or g.shape != x.shape:
         return None
     if any(a.shape != x.shape[-1:] for a in affine):

@@ -8,6 +8,7 @@ from typing import Any
 
 from distgrad.core.op import Array, Kind, Namespace, Op, Spec
 from distgrad.core.seam import apply, operands
+from distgrad.dtypes import is_complex
 from distgrad.errors import ShapeError
 from distgrad.ops.elementwise.complex_numbers import conj
 from distgrad.ops.rules import batching
@@ -186,7 +187,8 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
         If that axis differs in length, or the others do not broadcast.
     """
     x1, x2 = operands(x1, x2)
-    rows = expand_dims(conj(_axis_to_back("vecdot", x1, axis)), axis=-2)
+    x1 = conj(x1) if is_complex(x1.dtype) else x1
+    rows = expand_dims(_axis_to_back("vecdot", x1, axis), axis=-2)
     columns = expand_dims(_axis_to_back("vecdot", x2, axis), axis=-1)
     return squeeze(matmul(rows, columns), axis=(-2, -1))
 

@@ -141,3 +141,21 @@ def test_without_a_compiler_nothing_is_offered(name, monkeypatch):
     arrays, params = large(name)
 
     assert MINE[name](*arrays, **params) is None
+
+
+@pytest.mark.parametrize("name", [name for name in LARGE if name.endswith("_vjp")])
+def test_a_cotangent_that_is_one_number_is_taken(name):
+    shapes, params = LARGE[name]
+    arrays = [
+        each if isinstance(each, np.ndarray) else np.ones(each, np.float32) for each in shapes
+    ]
+    if name == "max_pool_vjp":
+        arrays[1] = np.zeros(arrays[1].shape, np.uint8)  # which of a window's places
+    seen = np.broadcast_to(np.float32(0.25), arrays[0].shape)
+
+    found = MINE[name](seen, *arrays[1:], **params)
+
+    expected = MINE[name](seen.copy(), *arrays[1:], **params)
+    assert expected is not None
+    for mine, own in zip(each_of(found), each_of(expected), strict=True):
+        assert np.array_equal(mine, own, equal_nan=True)

@@ -67,6 +67,19 @@ def test_what_is_no_number_goes_on_to_its_line(name, axis, place):
     assert np.array_equal(np.isnan(found), np.arange(found.size) == place[1 - axis])
 
 
+@pytest.mark.parametrize("number", [1.5, -0.25, np.inf, np.nan])
+@pytest.mark.parametrize("axis", [None, 1, (0, 1)])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_number_that_is_seen_as_many(name, axis, number):
+    x = np.broadcast_to(np.float32(number), (20, 30, 40))
+
+    found = getattr(KERNELS, name)(x, axis=axis)
+
+    expected = getattr(np, name)(x.copy(), axis=axis)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_other_arrays_are_left_to_numpy(name):
     offer = reducing.OFFERS[name]
