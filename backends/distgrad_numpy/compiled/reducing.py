@@ -38,7 +38,7 @@ def mean_over(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def _reduced(name: str, x: Array, axis: Any = None, keepdims: bool = False) -> Any:
-    if x.size < _FEW or x.dtype not in (np.float32, np.float64):
+    if x.__class__ is not np.ndarray or x.size < _FEW or x.dtype not in (np.float32, np.float64):
         return None
     plan = sums.lines_of(x.shape, axis, keepdims)
     if plan is None:

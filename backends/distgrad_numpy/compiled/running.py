@@ -35,7 +35,9 @@ def cumulative_prod(x: Array, *, axis: int | None = None) -> Array | None:
 
 
 def _cumulative(name: str, x: Array, axis: int | None) -> Array | None:
-    if x.ndim == 0 or (axis is None and x.ndim != 1) or not -x.ndim <= (axis or 0) < x.ndim:
+    if not isinstance(x, np.ndarray) or not x.ndim or (axis is None and x.ndim > 1):
+        return None
+    if not -x.ndim <= (axis or 0) < x.ndim:
         return None
     place = (axis or 0) % x.ndim
     # What passes back through a running sum is one from the end: an array that is turned round.
@@ -56,7 +58,7 @@ def cumulative_prod_pullback(
     """Return what the rule of `cumulative_prod` does, in two steps for each number."""
     x = xs[0]
     g = np.ascontiguousarray(g)
-    if not (library.is_on() and isinstance(x, np.ndarray) and _takes(x) and _takes(g)):
+    if not (library.is_on() and _takes(x) and _takes(g)):
         return None
     if g.dtype != x.dtype or g.shape != x.shape:
         return None
@@ -88,8 +90,11 @@ OFFERS = {
 }
 
 
-def _takes(x: Array) -> bool:
-    return x.dtype in (np.float32, np.float64) and x.size >= _FEW and x.flags.c_contiguous
+def _takes(x: Any) -> bool:
+    """Return whether these are many numbers side by side; a scalar of NumPy's has no memory."""
+    if not isinstance(x, np.ndarray) or x.size < _FEW:
+        return False
+    return x.dtype in (np.float32, np.float64) and x.flags.c_contiguous
 
 
 def _run(name: str, x: Array, place: int, turned: bool, *others: Array) -> bool:

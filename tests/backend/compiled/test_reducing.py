@@ -90,6 +90,7 @@ def test_other_arrays_are_left_to_numpy(name):
     assert offer(x.transpose(1, 0, 2), axis=1) is None
     assert offer(x, axis=(0, 2)) is None
     assert offer(x[:0], axis=1) is None
+    assert offer(np.float64(3.0), axis=None) is None
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])

@@ -76,6 +76,7 @@ def test_other_arrays_are_left_to_numpy(name):
     assert offer(np.ones((30, 40), complex), axis=1) is None
     assert offer(np.ones((30, 0)), axis=1) is None
     assert offer(np.ones((30, 40)).T, axis=1) is None
+    assert offer(np.float64(3.0), axis=None) is None
 
 
 @pytest.mark.parametrize("keepdims", [False, True])
