@@ -129,7 +129,7 @@ def test_cotangents_are_those_of_the_rule(name, lead, width, dtype, kernels, hos
     g = np.random.default_rng(3).standard_normal(y.shape).astype(y.dtype)
     host_runner.launched.clear()
 
-    found = affine.pullbacks(host_runner)[name](g, y, (x, kernel, bias), (1, 1, 1))
+    found = affine.pullbacks(host_runner)[name](g, y, (x, kernel, bias), {}, (1, 1, 1))
 
     expected = by_rule(name, g, y, (x, kernel, bias), (1, 1, 1))
     reach = 20 * TOLERANCES[dtype] * np.sqrt(prod(lead))
@@ -144,7 +144,9 @@ def test_sums_of_columns_in_many_parts_are_exact_where_numbers_are_whole(host_ru
     g = np.arange(5000 * 40, dtype=np.float32).reshape(5000, 40) % 17
     y = np.arange(5000 * 40, dtype=np.float32).reshape(5000, 40) % 3 - 1
 
-    _, _, sums = affine.pullbacks(host_runner)["linear_relu"](g, y, (None, None, None), (0, 0, 1))
+    _, _, sums = affine.pullbacks(host_runner)["linear_relu"](
+        g, y, (None, None, None), {}, (0, 0, 1)
+    )
 
     np.testing.assert_array_equal(sums, np.where(y > 0, g, 0).sum(axis=0))
     assert host_runner.launched[-2:] == ["sum_columns", "join_columns"]
@@ -158,7 +160,7 @@ def test_what_nobody_needs_is_not_computed(name, needs, kernels, host_runner):
     y = kernels[name](*xs)
     g = np.ones_like(y)
 
-    found = affine.pullbacks(host_runner)[name](g, y, xs, needs)
+    found = affine.pullbacks(host_runner)[name](g, y, xs, {}, needs)
 
     expected = by_rule(name, g, y, xs, needs)
     assert [each is None for each in found[:2]] == [each is None for each in expected[:2]]
@@ -174,7 +176,9 @@ def test_maps_of_no_inputs_have_cotangents(name, lead, kernels, host_runner):
     bias = np.ones(5, np.float32)
     y = kernels[name](x, kernel, bias)
 
-    found = affine.pullbacks(host_runner)[name](np.ones_like(y), y, (x, kernel, bias), (1, 1, 1))
+    found = affine.pullbacks(host_runner)[name](
+        np.ones_like(y), y, (x, kernel, bias), {}, (1, 1, 1)
+    )
 
     assert [each.shape for each in found] == [x.shape, kernel.shape, bias.shape]
     np.testing.assert_array_equal(found[2], np.full(5, prod(lead)))
@@ -186,9 +190,9 @@ def test_the_rule_computes_what_the_kernels_do_not_take(host_runner):
     pull = affine.pullbacks(host_runner)["linear_relu"]
     spec = Spec((7, 6), np.dtype(np.float32))
 
-    assert pull(g, y, (spec, kernel, bias), (1, 1, 1)) is None  # not kept, or elsewhere
-    assert pull(g, spec, (x, kernel, bias), (1, 1, 1)) is None
-    assert pull(g.astype(np.float64), y, (x, kernel, bias), (1, 1, 1)) is None
-    assert pull(g[0], y[0], (x[0], kernel, bias), (1, 1, 1)) is None
-    assert pull(g[:0], y[:0], (x[:0], kernel, bias), (1, 1, 1)) is None
-    assert pull(g.astype("c8"), y.astype("c8"), (x, kernel, bias), (1, 1, 1)) is None
+    assert pull(g, y, (spec, kernel, bias), {}, (1, 1, 1)) is None  # not kept, or elsewhere
+    assert pull(g, spec, (x, kernel, bias), {}, (1, 1, 1)) is None
+    assert pull(g.astype(np.float64), y, (x, kernel, bias), {}, (1, 1, 1)) is None
+    assert pull(g[0], y[0], (x[0], kernel, bias), {}, (1, 1, 1)) is None
+    assert pull(g[:0], y[:0], (x[:0], kernel, bias), {}, (1, 1, 1)) is None
+    assert pull(g.astype("c8"), y.astype("c8"), (x, kernel, bias), {}, (1, 1, 1)) is None
