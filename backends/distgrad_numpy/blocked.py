@@ -132,10 +132,8 @@ def _kernel_of(name: str, compose: Callable[..., Array]) -> Callable[..., Array]
 
 KERNELS: dict[str, Callable[..., Any]] = {
     op.name: _kernel_of(op.name, op.compose)
-    for op in (
-        *(*smooth.OPS, *kinks.OPS, *error_function.OPS, *dropping.OPS),
-        *(*information.OPS, LOGIT),
-    )
+    for ops in (smooth.OPS, kinks.OPS, error_function.OPS, dropping.OPS, information.OPS, (LOGIT,))
+    for op in ops
     if op.compose is not None
 }
 KERNELS["softplus"] = elementwise(_softplus)

@@ -193,7 +193,7 @@ def _asking(op: Op, own: Kernel) -> Kernel:
                 return own(*operands, **params)
         arrays, numbers = operands, tuple[float, ...]()
         kinds = tuple([getattr(each, "dtype", float) for each in operands])
-        if float in kinds:
+        if any(each is float for each in kinds):  # a dtype may be equal to it
             arrays = tuple([each for each in operands if each.__class__ is np.ndarray])
             numbers = tuple([float(each) for each in operands if each.__class__ is not np.ndarray])
         signature = (kinds, *params.items())

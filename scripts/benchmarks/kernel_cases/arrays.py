@@ -1,4 +1,4 @@
-"""What NumPy programs call on long arrays: orders, moduli, filters, products."""
+"""What NumPy programs call on long arrays: orders, moduli, filters, powers, choices, reductions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kernel_cases import Steps, draw, steps_of
 LENGTH = 100_000
 TAPS = 50
 ROWS, FEATURES = 1000, 100
+WIDE = 512
 
 
 def _convolved_by_torch(torch: Any, x: Any, taps: Any) -> Any:
@@ -33,6 +34,12 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "prod": lambda dg, x: dg.prod(x, axis=1),
         "cumulative_sum": lambda dg, x: dg.cumulative_sum(x, axis=1),
         "cumulative_prod": lambda dg, x: dg.cumulative_prod(x, axis=1),
+        "x**3": lambda dg, x: x**3,
+        "clip": lambda dg, x: dg.clip(x, -0.5, 0.5),
+        "where": lambda dg, x, y: dg.where(x > 0.5, x, y),
+        "sum": lambda dg, x: dg.sum(x, axis=1),
+        "max": lambda dg, x: dg.max(x, axis=1),
+        "matrix": lambda dg, x, y: x @ y,
     },
     "torch": {
         "sort": lambda torch, x: torch.sort(x, stable=True).values,
@@ -41,6 +48,12 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "prod": lambda torch, x: torch.prod(x, 1),
         "cumulative_sum": lambda torch, x: torch.cumsum(x, 1),
         "cumulative_prod": lambda torch, x: torch.cumprod(x, 1),
+        "x**3": lambda torch, x: x**3,
+        "clip": lambda torch, x: torch.clamp(x, -0.5, 0.5),
+        "where": lambda torch, x, y: torch.where(x > 0.5, x, y),
+        "sum": lambda torch, x: torch.sum(x, 1),
+        "max": lambda torch, x: torch.amax(x, 1),
+        "matrix": lambda torch, x, y: x @ y,
     },
     "tensorflow": {
         "sort": lambda tf, x: tf.sort(x),
@@ -49,10 +62,16 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "prod": lambda tf, x: tf.reduce_prod(x, 1),
         "cumulative_sum": lambda tf, x: tf.cumsum(x, 1),
         "cumulative_prod": lambda tf, x: tf.math.cumprod(x, 1),
+        "x**3": lambda tf, x: x**3,
+        "clip": lambda tf, x: tf.clip_by_value(x, -0.5, 0.5),
+        "where": lambda tf, x, y: tf.where(x > 0.5, x, y),
+        "sum": lambda tf, x: tf.reduce_sum(x, 1),
+        "max": lambda tf, x: tf.reduce_max(x, 1),
+        "matrix": lambda tf, x, y: tf.linalg.matvec(x, y),
     },
 }
 
-_SIGNAL, _TABLE = (LENGTH,), (ROWS, FEATURES)
+_SIGNAL, _TABLE, _LARGE = (LENGTH,), (ROWS, FEATURES), (ROWS, WIDE)
 _SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "sort": (_SIGNAL,),
     "modulus": (_SIGNAL, _SIGNAL),
@@ -60,6 +79,12 @@ _SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "prod": (_TABLE,),
     "cumulative_sum": (_TABLE,),
     "cumulative_prod": (_TABLE,),
+    "x**3": (_LARGE,),
+    "clip": (_LARGE,),
+    "where": (_LARGE, _LARGE),
+    "sum": (_LARGE,),
+    "max": ((64, 250, 32),),
+    "matrix": (_LARGE, (WIDE,)),
 }
 
 
