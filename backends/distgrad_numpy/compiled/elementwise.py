@@ -254,13 +254,16 @@ def _pulling(formula: Formula) -> Kernel | None:
     # A product for each output is what NumPy computes in one pass as well.
     if formula.body.count("const ") - len(formula.inputs) <= len(formula.outputs):
         return None
-    made = compiled(formula, exact=True)
-    if made is None:
-        return None
     dtypes = [dtype for _, dtype in formula.outputs]
+    ready: list[Kernel | None] = []
 
     def kernel(*arrays: Array) -> list[Array] | None:
         if not library.is_on():
+            return None
+        if not ready:  # what is there is found out by compiling
+            ready.append(compiled(formula, exact=True))
+        made = ready[0]
+        if made is None:
             return None
         arrays = (dense(arrays[0]), *arrays[1:])
         if not all(each.flags.c_contiguous for each in arrays):

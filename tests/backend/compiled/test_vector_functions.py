@@ -2,6 +2,9 @@
 
 import ctypes
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,3 +180,22 @@ def test_compilers_without_vector_calls_have_the_own_functions_alone(name, value
         assert {"exp", "log", "log1p", "tanh", "erf"} <= functions.available(dtype)
         assert "sin" not in functions.available(dtype)
     assert functions.options() == ()
+
+
+def test_what_is_switched_off_compiles_nothing(tmp_path):
+    program = (
+        "import numpy as np, distgrad as dg\n"
+        "x = dg.Variable(np.linspace(0.1, 1, 6000))\n"
+        "f = lambda x: dg.sum(dg.special.erf(x) * dg.sin(x) + x**2.5 + dg.sigmoid(x))\n"
+        "_, gradient = dg.value_and_grad(f)(x.value())\n"
+        "dg.function(f)(x.value())\n"
+        "dg.optimizers.Adam(0.1).apply([gradient], [x])\n"
+    )
+    settings = {"DISTGRAD_C_KERNELS": "0", "DISTGRAD_CACHE_DIR": str(tmp_path)}
+
+    job = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | settings, capture_output=True, text=True
+    )
+
+    assert job.stderr == ""
+    assert not list(tmp_path.rglob("*.so"))
