@@ -283,7 +283,8 @@ def test_every_kernel_of_every_source_is_run_by_a_sample(host, host_runner):
     host.kernel("scatter_add")(values, positions, index=ROWS, shape=(2,))
     copying.copy_all(host_runner, [values], [np.zeros_like(values)])
     rows = np.ones((5000, 40), np.float32)
-    affine.pullbacks(host_runner)["linear"](rows, None, (None, None, None), (0, 0, 1))
+    needs, xs = (0, 0, 1), (None, None, None)
+    affine.pullbacks(host_runner)["linear"](rows, None, xs, {}, needs)
 
     written = {
         name
