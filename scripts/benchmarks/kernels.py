@@ -27,6 +27,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kernel_cases
+import numpy as np
+
 Step = Callable[[], Any]
 LIBRARIES = ("numpy", "compiled", "onednn", "torch", "tensorflow", "blas")
 REST = 0.05  # seconds: OpenBLAS' threads look for work for 30 ms after a product
@@ -121,7 +124,15 @@ def run_with(threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     command = [sys.executable, __file__, "--threads", str(threads), "--rounds"]
-    command += [str(arguments.rounds), "--only", arguments.only, "--worker", *arguments.families]
+    command += [
+        str(arguments.rounds),
+        "--dtype",
+        arguments.dtype,
+        "--only",
+        arguments.only,
+        "--worker",
+        *arguments.families,
+    ]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -185,6 +196,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help=f"of cases; all by default: {', '.join(known)}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="how many; 1 2")
     parser.add_argument("--rounds", type=int, default=11, help="how often each step runs")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--only", default="", help="cases with this in their names")
     parser.add_argument("--markdown", action="store_true", help="print the table of the docs")
     parser.add_argument("--json", type=Path, help="a file for the figures")
@@ -196,6 +208,7 @@ def main() -> None:
     if arguments.rounds < 1 or min(arguments.threads) < 1:
         parser.error("--rounds and --threads must be 1 or more")
     if arguments.worker:
+        kernel_cases.dtype = np.dtype(arguments.dtype)
         found = measure(arguments.families, arguments.only, arguments.threads[0], arguments.rounds)
         print(json.dumps(found))
         return

@@ -32,9 +32,13 @@ def switched(library: str) -> Callable[[], None]:
     return switch
 
 
-def draw(*shape: int) -> np.ndarray:
-    """Return normal numbers in float32, the same in every call."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+dtype = np.dtype("float32")  # of the arrays; `kernels.py --dtype` sets another one
+
+
+def draw(*shape: int, generator: np.random.Generator | None = None) -> np.ndarray:
+    """Return normal numbers; the same in every call, but for those of a generator."""
+    generator = generator or np.random.default_rng(0)
+    return generator.standard_normal(shape, dtype=dtype)
 
 
 def steps_of(library: str, function: Any, arrays: tuple[Any, ...]) -> Steps:

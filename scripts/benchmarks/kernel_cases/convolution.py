@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel_cases import OURS, Steps, switched
+from kernel_cases import OURS, Steps, draw, switched
 
 _ROWS = 4096  # of one product in bare BLAS: enough that more would not be quicker
 
@@ -32,11 +32,11 @@ class Convolution:
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return an input, a kernel and a cotangent of the output."""
-        draw = np.random.default_rng(0).standard_normal
-        x = draw((self.examples, self.size, self.size, self.channels), dtype=np.float32)
+        generator = np.random.default_rng(0)
+        x = draw(self.examples, self.size, self.size, self.channels, generator=generator)
         shape = (self.window, self.window, self.channels // self.groups, self.outputs)
-        w = draw(shape, dtype=np.float32)
-        g = draw((self.examples, self.windows, self.windows, self.outputs), dtype=np.float32)
+        w = draw(*shape, generator=generator)
+        g = draw(self.examples, self.windows, self.windows, self.outputs, generator=generator)
         return x, w, g
 
     def __call__(self, library: str) -> Steps | None:
@@ -150,10 +150,10 @@ def _blas(case: Convolution) -> Steps | None:
     rows = case.examples * case.windows**2
     depth = case.window**2 * case.channels
     step = min(_ROWS, rows)
-    draw = np.random.default_rng(0).standard_normal
-    columns = draw((step, depth), dtype=np.float32)
-    matrix = draw((depth, case.outputs), dtype=np.float32)
-    g = draw((step, case.outputs), dtype=np.float32)
+    generator = np.random.default_rng(0)
+    columns = draw(step, depth, generator=generator)
+    matrix = draw(depth, case.outputs, generator=generator)
+    g = draw(step, case.outputs, generator=generator)
     y, x, w = np.empty_like(g), np.empty_like(columns), np.empty_like(matrix)
     parts = [slice(0, min(step, rows - at)) for at in range(0, rows, step)]
 
@@ -183,11 +183,11 @@ class Pool:
 
     def __call__(self, library: str) -> Steps | None:
         """Return what to measure in a library."""
-        draw = np.random.default_rng(0).standard_normal
+        generator = np.random.default_rng(0)
         shape = (self.examples, self.size, self.size, self.channels)
-        x = draw(shape, dtype=np.float32)
+        x = draw(*shape, generator=generator)
         windows = (self.size - self.window) // self.stride + 1
-        g = draw((self.examples, windows, windows, self.channels), dtype=np.float32)
+        g = draw(self.examples, windows, windows, self.channels, generator=generator)
         if library in ("numpy", "compiled"):  # which are asked before oneDNN
             import distgrad as dg
 

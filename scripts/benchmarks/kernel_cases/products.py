@@ -32,7 +32,7 @@ _FUNCTIONS: dict[str, Any] = {
 
 
 def _bare_products(x: np.ndarray, kernel: np.ndarray) -> Steps:
-    y = np.empty((len(x), kernel.shape[1]), np.float32)
+    y = np.empty((len(x), kernel.shape[1]), x.dtype)
     to_x, to_kernel = np.empty_like(x), np.empty_like(kernel)
 
     def forward() -> None:

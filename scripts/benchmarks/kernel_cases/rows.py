@@ -56,7 +56,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "batch_norm": lambda dg, x, s, b: dg.nn.batch_norm(x, s, b).output,
         "cross entropy": lambda dg, x, c: dg.nn.softmax_cross_entropy(labels=c, logits=x),
         "dropout": _ours_dropout,
-        "normal": lambda dg, x: x + dg.random.Generator(0).normal(x.shape),
+        "normal": lambda dg, x: x + dg.random.Generator(0).normal(x.shape, dtype=x.dtype),
     },
     "torch": {
         "gelu": lambda torch, x: torch.nn.functional.gelu(x),
@@ -88,7 +88,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "batch_norm": _their_batch_norm,
         "cross entropy": lambda tf, x, c: tf.nn.sparse_softmax_cross_entropy_with_logits(c, x),
         "dropout": lambda tf, x: tf.nn.dropout(x, 0.1),
-        "normal": lambda tf, x: x + tf.random.normal(x.shape),
+        "normal": lambda tf, x: x + tf.random.normal(x.shape, dtype=x.dtype),
     },
 }
 

@@ -27,7 +27,7 @@ class Attention:
             return None
         rng = np.random.default_rng(0)
         shape = (self.examples, self.heads, self.tokens, self.width)
-        arrays = tuple(rng.standard_normal(shape, dtype=np.float32) for _ in range(3))
+        arrays = tuple(draw(*shape, generator=rng) for _ in range(3))
         if library == "blas":
             return self._products(*arrays)
         return steps_of(library, getattr(self, "distgrad" if library in OURS else library), arrays)
@@ -52,8 +52,8 @@ class Attention:
     def _products(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Steps:
         """Return the products alone, head by head; of a causal half of the scores, all the same."""
         heads = [each.reshape(-1, self.tokens, self.width) for each in (q, k, v)]
-        scores = np.empty((self.tokens, self.tokens), np.float32)
-        y = np.empty((self.tokens, self.width), np.float32)
+        scores = np.empty((self.tokens, self.tokens), q.dtype)
+        y = np.empty((self.tokens, self.width), q.dtype)
 
         def forward() -> None:
             for a, b, c in zip(*heads, strict=True):
@@ -97,6 +97,8 @@ class Recurrent:
             weights = (np.concatenate(weights[:2]), weights[2])
         elif self.kind == "gru" or library == "torch":
             weights = (*weights, draw(width))
+        if library == "tensorflow" and weights[1].dtype != np.float32:  # its kernel takes no other
+            return None
         return steps_of(library, maker, (draw(self.steps, self.examples, self.inputs), *weights))
 
     def _distgrad_lstm(self, dg: Any, x: Any, *weights: Any) -> Any:
@@ -106,11 +108,11 @@ class Recurrent:
         return dg.nn.gru(x, *weights, time_major=True)[0]
 
     def _torch_lstm(self, torch: Any, x: Any, *weights: Any) -> Any:
-        first = torch.zeros(1, self.examples, self.units)
+        first = torch.zeros(1, self.examples, self.units, dtype=x.dtype)
         return torch.lstm(x, (first, first), weights, True, 1, 0.0, False, False, False)[0]
 
     def _torch_gru(self, torch: Any, x: Any, *weights: Any) -> Any:
-        first = torch.zeros(1, self.examples, self.units)
+        first = torch.zeros(1, self.examples, self.units, dtype=x.dtype)
         return torch.gru(x, first, weights, True, 1, 0.0, False, False, False)[0]
 
     def _tensorflow_lstm(self, tf: Any, x: Any, weights: Any, bias: Any) -> Any:
