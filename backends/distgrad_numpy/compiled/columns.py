@@ -16,7 +16,7 @@ import numpy as np
 from distgrad_numpy import threads
 from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import dense, function, takes
+from distgrad_numpy.compiled.offers import REALS, dense, function, real_of
 
 Array = np.ndarray[Any, Any]
 
@@ -44,10 +44,11 @@ _BETWEEN = {
 }
 
 
-def _function(name: str) -> Callable[..., None] | None:
+def _function(name: str, x: Array) -> Callable[..., None] | None:
+    real = REALS[x.dtype]
     if name in _BETWEEN:
-        return function("columns", name, _BETWEEN[name])
-    return crew.shared("columns", name, (ctypes.c_void_p,) * (1 + _ARRAYS[name]))
+        return function("columns", name, _BETWEEN[name], real)
+    return crew.shared("columns", name, (ctypes.c_void_p,) * (1 + _ARRAYS[name]), real)
 
 
 class _Columns(NamedTuple):
@@ -82,9 +83,9 @@ class _Columns(NamedTuple):
         counts[-1] = self.rows - (self.pieces - 1) * self.step
         return counts
 
-    def memory(self, lines: int) -> Array:
+    def memory(self, lines: int, dtype: np.dtype[Any]) -> Array:
         """Return so many lines of memory for each worker."""
-        return threads.scratch("columns", (crew.workers(), lines, self.length), np.float32)
+        return threads.scratch("columns", (crew.workers(), lines, self.length), dtype)
 
     def reduced(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return a shape with 1 for the axes of the rows."""
@@ -131,14 +132,14 @@ def _columns(shape: tuple[int, ...], free: Iterable[int]) -> _Columns | None:
 
 def moments(x: Array, axes: tuple[int, ...]) -> Any:
     """Return mean and variance over axes, which stay with length 1."""
-    if not takes(x):
+    if real_of(x) is None:
         return None
     chosen = tuple(axis % x.ndim for axis in axes)
     seen = _columns(x.shape, chosen)
-    if seen is None or (run := _function("moments")) is None:
+    if seen is None or (run := _function("moments", x)) is None:
         return None
     found = np.zeros((2, seen.outer * seen.pieces, seen.columns))
-    arrays = (seen.cut(), x, seen.memory(3), found[0], found[1])
+    arrays = (seen.cut(), x, seen.memory(3, x.dtype), found[0], found[1])
     run(*seen.range, *map(address, arrays))
     means, squares = found.reshape(2, seen.outer, -1, seen.columns)
     mean, squares = _merged(means, squares, seen.counts()[:, None], 1)
@@ -165,7 +166,7 @@ def _merged(mean: Array, squares: Array, counts: Array, axes: Any) -> tuple[Arra
 
 def _seen_with(x: Array, given: tuple[Array, ...]) -> _Columns | None:
     """Return an array as rows along which all that is given stays the same."""
-    if not takes(x) or any(a.dtype != x.dtype or a.ndim > x.ndim for a in given):
+    if real_of(x) is None or any(a.dtype != x.dtype or a.ndim > x.ndim for a in given):
         return None
     shapes = [(1,) * (x.ndim - a.ndim) + a.shape for a in given]
     if any(n not in (1, m) for shape in shapes for n, m in zip(shape, x.shape, strict=True)):
@@ -186,7 +187,7 @@ def _factors(variance: Array, epsilon: float) -> Array:
 def normalize(x: Array, mean: Array, variance: Array, *affine: Array, epsilon: float) -> Any:
     """Return scale (x - mean) / sqrt(variance + epsilon) + shift."""
     seen = _seen_with(x, (mean, variance, *affine))
-    if seen is None or (run := _function("normalize")) is None:
+    if seen is None or (run := _function("normalize", x)) is None:
         return None
     factor = _factors(variance, epsilon)
     if affine:
@@ -205,9 +206,9 @@ def normalize_vjp(
 ) -> Any:
     """Return the cotangents of the operands of `normalize`."""
     g, given = dense(g), (mean, variance, *affine)
-    if not takes(g) or g.shape != x.shape or (seen := _seen_with(x, given)) is None:
+    if real_of(g, x) is None or g.shape != x.shape or (seen := _seen_with(x, given)) is None:
         return None
-    run = _function("normalize_vjp")
+    run = _function("normalize_vjp", x)
     if run is None:
         return None
     inverse = _factors(variance, epsilon)
@@ -215,7 +216,7 @@ def normalize_vjp(
     lines = [seen.tiled(_wide(seen, x, each)) for each in (mean, factor)]
     out = np.empty(x.shape, x.dtype)
     sums = np.zeros((seen.outer * seen.pieces, 2, seen.columns))
-    arrays = (seen.cut(), g, x, *lines, out, seen.memory(2), sums)
+    arrays = (seen.cut(), g, x, *lines, out, seen.memory(2, x.dtype), sums)
     run(*seen.range, *map(address, arrays))
     merged = sums.reshape(seen.outer, -1, 2, seen.columns).sum(axis=1)
     lengths = seen.reduced(x.shape)
@@ -248,16 +249,16 @@ def batch_norm(x: Array, *affine: Array, axes: tuple[int, ...], epsilon: float) 
 
 def _batch_norm(x: Array, affine: tuple[Array, ...], axes: tuple[int, ...], epsilon: float) -> Any:
     """Return what `batch_norm` does where all rows are those of one run of axes."""
-    if not takes(x, *affine) or (seen := _columns(x.shape, axes)) is None:
+    if real_of(x, *affine) is None or (seen := _columns(x.shape, axes)) is None:
         return None
     if not _is_one(seen, axes) or any(each.size != seen.columns for each in affine):
         return None
-    add, finish, run = map(_function, ("moments", "finish_moments", "normalize"))
+    add, finish, run = (_function(name, x) for name in ("moments", "finish_moments", "normalize"))
     if add is None or finish is None or run is None:
         return None
     cut = seen.cut()
     found = np.zeros((2, seen.pieces, seen.columns))
-    add(*seen.range, *map(address, (cut, x, seen.memory(3), found[0], found[1])))
+    add(*seen.range, *map(address, (cut, x, seen.memory(3, x.dtype), found[0], found[1])))
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     mean, variance = np.empty(shape, x.dtype), np.empty(shape, x.dtype)
     lines = np.empty((3, seen.length), x.dtype)
@@ -287,19 +288,23 @@ def batch_norm_vjp(
 ) -> Any:
     """Return the cotangents of x, scale and shift; x and g are gone through twice."""
     g = dense(g)
-    if not takes(g) or g.shape != x.shape or (seen := _seen_with(x, (mean, *affine))) is None:
+    if (
+        real_of(g, x) is None
+        or g.shape != x.shape
+        or (seen := _seen_with(x, (mean, *affine))) is None
+    ):
         return None
     if any(each.shape != mean.shape for each in affine):
         return None
-    add = _function("batch_norm_sums")
-    run = _function("batch_norm_vjp")
+    add = _function("batch_norm_sums", x)
+    run = _function("batch_norm_vjp", x)
     if add is None or run is None:
         return None
     cut = seen.cut()
     sums = np.zeros((seen.outer * seen.pieces, 2, seen.columns))
-    arrays = (cut, g, x, seen.tiled(_wide(seen, x, mean)), seen.memory(2), sums)
+    arrays = (cut, g, x, seen.tiled(_wide(seen, x, mean)), seen.memory(2, x.dtype), sums)
     add(*seen.range, *map(address, arrays))
-    if _is_one(seen, tuple(axis % x.ndim for axis in axes)) and takes(mean, variance, *affine):
+    if _is_one(seen, tuple(axis % x.ndim for axis in axes)) and real_of(x, mean, variance, *affine):
         found = _between(seen, sums, to_mean, to_variance, mean, variance, affine, epsilon)
     else:
         found = None
@@ -322,15 +327,15 @@ def _between(
     epsilon: float,
 ) -> list[Array] | None:
     """Return the lines that the last pass reads, and the cotangents of scale and shift."""
-    finish = _function("finish_sums")
+    finish = _function("finish_sums", mean)
     if finish is None:
         return None
     dense = [
-        np.ascontiguousarray(np.broadcast_to(each, mean.shape), np.float32)
+        np.ascontiguousarray(np.broadcast_to(each, mean.shape), mean.dtype)
         for each in (to_mean, to_variance)
     ]
-    lines = np.empty((4, seen.length), np.float32)
-    pulled = [np.empty(mean.shape, np.float32) for _ in range(2)]
+    lines = np.empty((4, seen.length), mean.dtype)
+    pulled = [np.empty(mean.shape, mean.dtype) for _ in range(2)]
     given = [address(each) for each in (seen.cut(), sums, mean, variance, *dense)]
     scale = address(affine[0]) if affine else None
     finish(*given, scale, epsilon, *map(address, (lines, *pulled)))

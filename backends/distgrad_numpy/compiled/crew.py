@@ -120,7 +120,9 @@ os.register_at_fork(after_in_child=_forget)
 # --- kernels --------------------------------------------------------------------------------------
 
 
-def shared(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., None] | None:
+def shared(
+    file: str, name: str, arguments: Sequence[Any], real: str = "float"
+) -> Callable[..., None] | None:
     """Return a function of a source file that a crew does in pieces; None without a compiler.
 
     Parameters
@@ -131,6 +133,8 @@ def shared(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., None
         Of the function, which the source says is ``SHARED``.
     arguments : sequence
         The types of its arguments, of `ctypes`, but for the piece.
+    real : {"float", "double"}, optional
+        The numbers of a source that is written for both.
 
     Returns
     -------
@@ -139,7 +143,7 @@ def shared(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., None
         possibly shorter. That length must follow from shapes alone, for results that do not depend
         on the number of threads.
     """
-    found = library.from_file(file)
+    found = library.from_file(file, real)
     return None if found is None else shared_of(found, name, arguments)
 
 

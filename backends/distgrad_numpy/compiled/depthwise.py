@@ -16,7 +16,7 @@ import numpy as np
 from distgrad.windows import Geometry
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import takes
+from distgrad_numpy.compiled.offers import REALS, real_of
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -118,16 +118,21 @@ def _tables(kind: str, x: Shape, w: Shape, y: Shape, geometry: Geometry) -> tupl
     return axes.numbers, axes.inside(0), axes.inside(1), last
 
 
+def _is_real(x: Array, w: Array, y: Array) -> bool:
+    """Return whether a kernel reads these; that of the convolution may have gaps."""
+    return real_of(x, y) is not None and w.dtype == x.dtype
+
+
 def conv(x: Array, w: Array, y: Array, geometry: Geometry) -> bool:
     """Write the convolution of x and w into y; return whether it is a depthwise one."""
-    if not (_fits(x.shape, w.shape, y.shape, geometry) and takes(x, y) and w.dtype == x.dtype):
+    if not (_fits(x.shape, w.shape, y.shape, geometry) and _is_real(x, w, y)):
         return False
     tables = _tables("inside", x.shape, w.shape, y.shape, geometry)
     return _in_lines("convolve_lines", tables, x, w, y)
 
 
 def _in_lines(name: str, tables: tuple[Array, ...], x: Array, w: Array, y: Array) -> bool:
-    run = crew.shared("depthwise", name, _ARGUMENTS[name])
+    run = crew.shared("depthwise", name, _ARGUMENTS[name], REALS[x.dtype])
     if run is None:
         return False
     arrays = (*tables, x, np.ascontiguousarray(w), y)
@@ -138,7 +143,7 @@ def _in_lines(name: str, tables: tuple[Array, ...], x: Array, w: Array, y: Array
 
 def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the input into x; return whether it is a depthwise one."""
-    if not (_fits(x.shape, w.shape, y.shape, geometry) and takes(x, y) and w.dtype == x.dtype):
+    if not (_fits(x.shape, w.shape, y.shape, geometry) and _is_real(x, w, y)):
         return False
     shapes = (x.shape, w.shape, y.shape)
     if set(geometry.stride) == {1}:
@@ -149,9 +154,9 @@ def conv_transpose(y: Array, w: Array, x: Array, geometry: Geometry) -> bool:
 
 def conv_kernel_vjp(x: Array, y: Array, w: Array, geometry: Geometry) -> bool:
     """Write the adjoint in the kernel into w; return whether it is a depthwise one."""
-    if not (_fits(x.shape, w.shape, y.shape, geometry) and takes(x, y, w)):
+    if not (_fits(x.shape, w.shape, y.shape, geometry) and real_of(x, y, w) is not None):
         return False
-    run = crew.shared("depthwise", "correlate_lines", _ARGUMENTS["correlate_lines"])
+    run = crew.shared("depthwise", "correlate_lines", _ARGUMENTS["correlate_lines"], REALS[x.dtype])
     if run is None:
         return False
     tables = [address(each) for each in _tables("through", x.shape, w.shape, y.shape, geometry)]

@@ -12,6 +12,7 @@ import numpy as np
 from distgrad.backend import philox
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
+from distgrad_numpy.compiled.offers import REALS
 
 Array = np.ndarray[Any, Any]
 
@@ -34,17 +35,17 @@ def normal(streams: Array, *, shape: tuple[int, ...], start: int, dtype: Any) ->
         Of the result.
     """
     count = prod(shape)
-    if count < _FEW or streams.ndim != 1 or np.dtype(dtype) != np.float32:
+    dtype = np.dtype(dtype)
+    if count < _FEW or streams.ndim != 1 or dtype not in REALS:
         return None
-    run = crew.shared("drawing", "normal", [ctypes.c_void_p] * 2)
+    run = crew.shared("drawing", "normal", [ctypes.c_void_p] * 2, REALS[dtype])
     if run is None:
         return None
     first = start - start % 2
     pairs = (start + count + 1) // 2 - first // 2
-    words = np.ascontiguousarray(
-        philox.bits32(philox.Stream(*streams.tolist()), first, 2 * pairs), np.uint32
-    )
-    out = np.empty(2 * pairs, np.float32)
+    bits = philox.bits64 if dtype == np.float64 else philox.bits32
+    words = np.ascontiguousarray(bits(philox.Stream(*streams.tolist()), first, 2 * pairs))
+    out = np.empty(2 * pairs, dtype)
     run(pairs, _PIECE, address(words), address(out))
     return out[start - first : start - first + count].reshape(shape)
 

@@ -97,12 +97,22 @@ def from_source(
     return _state.libraries.get(name)
 
 
-def from_file(name: str) -> ctypes.CDLL | None:
-    """Return the library of a file in the folder of sources; None where there is none."""
-    found = _state.libraries.get(name)
+def from_file(name: str, real: str = "float") -> ctypes.CDLL | None:
+    """Return the library of a file in the folder of sources; None where there is none.
+
+    Parameters
+    ----------
+    name : str
+        The file's, without its ending.
+    real : {"float", "double"}, optional
+        The numbers of a source that is written for both, see sources/real.hpp.
+    """
+    key, further = (name, ()) if real == "float" else (f"{name}-{real}", (f"-DREAL={real}",))
+    found = _state.libraries.get(key)
     if found is not None:
         return found if _state.on else None
-    return from_source(name, (SOURCES / f"{name}.cpp").read_text(encoding="utf-8"))
+    source = (SOURCES / f"{name}.cpp").read_text(encoding="utf-8")
+    return from_source(key, source, further=further)
 
 
 def _read(array: Any) -> int:

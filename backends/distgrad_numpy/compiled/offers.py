@@ -13,6 +13,9 @@ from distgrad_numpy.compiled import library
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 
+# The C types of sources that are written for both, see sources/real.hpp.
+REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
 _FEW = 1 << 7  # elements; below, the call costs more than it saves
 
 
@@ -49,15 +52,21 @@ def _asking(offer: Kernel, own: Kernel) -> Kernel:
     return kernel
 
 
-def takes(*arrays: Any) -> bool:
-    """Return whether a compiled kernel reads these arrays: dense, in float32, and not empty."""
-    return all(
-        isinstance(each, np.ndarray)
-        and each.dtype == np.float32
-        and each.flags.c_contiguous
-        and each.size > 0
-        for each in arrays
-    )
+def real_of(*arrays: Any) -> str | None:
+    """Return the C type of dense arrays, not empty, that are all of one; None of others.
+
+    Returns
+    -------
+    {"float", "double"} or None
+        For float32 and float64.
+    """
+    dtype = arrays[0].dtype
+    for each in arrays:
+        if not isinstance(each, np.ndarray) or each.dtype != dtype:
+            return None
+        if not each.flags.c_contiguous or not each.size:
+            return None
+    return REALS.get(dtype)
 
 
 def dense(g: Array) -> Array:
@@ -65,7 +74,9 @@ def dense(g: Array) -> Array:
     return g.copy() if g.ndim and not any(g.strides) else g
 
 
-def function(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., None] | None:
+def function(
+    file: str, name: str, arguments: Sequence[Any], real: str = "float"
+) -> Callable[..., None] | None:
     """Return a function of a source file, compiled; None where there is no compiler.
 
     Parameters
@@ -76,8 +87,10 @@ def function(file: str, name: str, arguments: Sequence[Any]) -> Callable[..., No
         Of the function; it returns nothing.
     arguments : sequence
         The types of its arguments, of `ctypes`.
+    real : {"float", "double"}, optional
+        The numbers of a source that is written for both.
     """
-    found = library.from_file(file)
+    found = library.from_file(file, real)
     if found is None:
         return None
     run = getattr(found, name)

@@ -12,7 +12,7 @@ import numpy as np
 from distgrad.windows import Pairs, counts
 from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import dense, takes
+from distgrad_numpy.compiled.offers import REALS, dense, real_of
 from distgrad_numpy.pooling import weights_of
 
 Array = np.ndarray[Any, Any]
@@ -32,10 +32,10 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _function(name: str, window: Shape) -> Callable[..., None] | None:
+def _function(name: str, x: Array, window: Shape) -> Callable[..., None] | None:
     if not 1 <= len(window) <= _RANK:
         return None
-    return crew.shared("pooling", name, _ARGUMENTS[name])
+    return crew.shared("pooling", name, _ARGUMENTS[name], REALS[x.dtype])
 
 
 def _pool(x: Shape, y: Shape, window: Shape, stride: Shape, padding: Pairs) -> Array:
@@ -72,7 +72,7 @@ def _lines(x: Shape, each: int = 1) -> tuple[int, int]:
 
 def max_pool(x: Array, window: Shape, stride: Shape, padding: Pairs) -> Any:
     """Return the greatest of each window."""
-    if not takes(x) or (run := _function("max_pool", window)) is None:
+    if real_of(x) is None or (run := _function("max_pool", x, window)) is None:
         return None
     y = np.empty(_pooled(x, window, stride, padding), x.dtype)
     if not y.size:
@@ -85,11 +85,11 @@ def max_pool(x: Array, window: Shape, stride: Shape, padding: Pairs) -> Any:
 
 def pool_places(x: Array, y: Array, window: Shape, stride: Shape, padding: Pairs) -> Any:
     """Return the number of the first tap of each window that sees its greatest."""
-    if not takes(x, y) or prod(window) > _PLACES:
+    if real_of(x, y) is None or prod(window) > _PLACES:
         return None
     if y.shape != _pooled(x, window, stride, padding):
         return None
-    if (run := _function("pool_places", window)) is None:
+    if (run := _function("pool_places", x, window)) is None:
         return None
     chosen = np.empty(y.shape, np.uint8)
     pool = _pool(x.shape, y.shape, window, stride, padding)
@@ -103,9 +103,9 @@ def max_pool_vjp(
 ) -> Any:
     """Return cotangents of windows laid where the chosen taps are."""
     g = dense(g)
-    if not takes(g) or places.dtype != np.uint8 or places.shape != g.shape:
+    if real_of(g) is None or places.dtype != np.uint8 or places.shape != g.shape:
         return None
-    if not places.flags.c_contiguous or (run := _function("max_pool_vjp", window)) is None:
+    if not places.flags.c_contiguous or (run := _function("max_pool_vjp", g, window)) is None:
         return None
     x = np.empty((g.shape[0], *shape, g.shape[-1]), g.dtype)
     if not x.size:
@@ -121,14 +121,14 @@ def max_pool_vjp(
 
 def avg_pool(x: Array, window: Shape, stride: Shape, padding: Pairs, counted: Pairs) -> Any:
     """Return the mean of each window."""
-    if not takes(x) or (run := _function("avg_pool", window)) is None:
+    if real_of(x) is None or (run := _function("avg_pool", x, window)) is None:
         return None
     y = np.empty(_pooled(x, window, stride, padding), x.dtype)
     if not y.size:
         return None
     pool = _pool(x.shape, y.shape, window, stride, padding)
     weights = weights_of(x.dtype, x.shape[1:-1], window, stride, padding, counted)
-    factors = _of_each(weights, y.shape)
+    factors = _of_each(weights, y)
     numbers = [address(each) for each in (factors, x, y)]
     place, single = address(pool), factors.size == 1
     run(*_lines(y.shape, prod(stride)), place, single, *numbers)
@@ -140,25 +140,25 @@ def avg_pool_vjp(
 ) -> Any:
     """Return cotangents of windows shared out among what they see."""
     g = dense(g)
-    if not takes(g) or (run := _function("avg_pool_vjp", window)) is None:
+    if real_of(g) is None or (run := _function("avg_pool_vjp", g, window)) is None:
         return None
     x = np.empty((g.shape[0], *shape, g.shape[-1]), g.dtype)
     if not x.size:
         return None
     pool = _pool(x.shape, g.shape, window, stride, padding)
-    factors = _of_each(weights_of(g.dtype, shape, window, stride, padding, counted), g.shape)
+    factors = _of_each(weights_of(g.dtype, shape, window, stride, padding, counted), g)
     numbers = [address(each) for each in (factors, g, x)]
     place, single = address(pool), factors.size == 1
     run(*_lines(x.shape), place, single, *numbers)
     return x
 
 
-def _of_each(weights: Any, y: Shape) -> Array:
+def _of_each(weights: Any, y: Array) -> Array:
     """Return one factor for all windows, or one for each of an example."""
     weights = np.asarray(weights)
     if weights.ndim:
-        weights = np.broadcast_to(weights[..., 0], y[1:-1])
-    return np.ascontiguousarray(weights, np.float32)
+        weights = np.broadcast_to(weights[..., 0], y.shape[1:-1])
+    return np.ascontiguousarray(weights, y.dtype)
 
 
 OFFERS: dict[str, Callable[..., Any]] = {

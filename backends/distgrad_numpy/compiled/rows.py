@@ -11,7 +11,7 @@ import numpy as np
 
 from distgrad_numpy.compiled import crew
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import dense, takes
+from distgrad_numpy.compiled.offers import dense, real_of
 from distgrad_numpy.threads import scratch
 
 Array = np.ndarray[Any, Any]
@@ -22,7 +22,7 @@ _PIECES = 64  # of a norm's cotangents: each has sums of its own
 _COUNT, _ARRAY, _NUMBER, _FLAG = (
     ctypes.c_longlong,
     ctypes.c_void_p,
-    ctypes.c_float,
+    ctypes.c_double,
     ctypes.c_int,
 )
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
@@ -36,8 +36,8 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _function(name: str) -> Callable[..., Any] | None:
-    return crew.shared("rows", name, _ARGUMENTS[name])
+def _function(name: str, real: str) -> Callable[..., Any] | None:
+    return crew.shared("rows", name, _ARGUMENTS[name], real)
 
 
 def _rows_in(width: int) -> int:
@@ -45,12 +45,14 @@ def _rows_in(width: int) -> int:
     return max(_PIECE // width, 1)
 
 
-def _by_rows(name: str, given: tuple[Array, ...], shape: tuple[int, ...], width: int) -> Any:
+def _by_rows(
+    name: str, real: str, given: tuple[Array, ...], shape: tuple[int, ...], width: int
+) -> Any:
     """Return what a function makes of rows that do not depend on each other."""
-    run = _function(name)
+    run = _function(name, real)
     if run is None:
         return None
-    out = np.empty(shape, np.float32)
+    out = np.empty(shape, given[0].dtype)
     places = [address(each) for each in (*given, out)]
     rows = given[0].size // width if name != "label_cross_entropy_vjp" else given[0].size
     run(rows, _rows_in(width), width, *places)
@@ -65,17 +67,19 @@ def _is_last(x: Array, axis: int) -> bool:
 
 
 def _softmax(name: str, x: Array, axis: int) -> Any:
-    if not (takes(x) and _is_last(x, axis)):
+    real = real_of(x)
+    if real is None or not _is_last(x, axis):
         return None
-    return _by_rows(name, (x,), x.shape, x.shape[-1])
+    return _by_rows(name, real, (x,), x.shape, x.shape[-1])
 
 
 def softmax_vjp(g: Array, y: Array, axis: int) -> Any:
     """Return y (g - sum(g y)) along the last axis."""
     g = dense(g)
-    if not (takes(g, y) and g.shape == y.shape and _is_last(g, axis)):
+    real = real_of(g, y)
+    if real is None or g.shape != y.shape or not _is_last(g, axis):
         return None
-    return _by_rows("softmax_vjp", (g, y), g.shape, g.shape[-1])
+    return _by_rows("softmax_vjp", real, (g, y), g.shape, g.shape[-1])
 
 
 # --- cross-entropy --------------------------------------------------------------------------------
@@ -83,25 +87,27 @@ def softmax_vjp(g: Array, y: Array, axis: int) -> Any:
 
 def label_cross_entropy(logits: Array, labels: Array) -> Any:
     """Return the cross-entropy of rows; labels that are no classes are left to the own kernel."""
-    places = _classes(logits, labels)
-    if places is None:
+    real = real_of(logits)
+    places = None if real is None else _classes(logits, labels)
+    if real is None or places is None:
         return None
-    return _by_rows("label_cross_entropy", (logits, places), labels.shape, logits.shape[-1])
+    return _by_rows("label_cross_entropy", real, (logits, places), labels.shape, logits.shape[-1])
 
 
 def label_cross_entropy_vjp(g: Array, logits: Array, labels: Array) -> Any:
     """Return the cotangent of the logits."""
-    places = _classes(logits, labels)
     g = dense(g)
-    if places is None or not takes(g) or g.shape != labels.shape:
+    real = real_of(g, logits)
+    places = None if real is None else _classes(logits, labels)
+    if real is None or places is None or g.shape != labels.shape:
         return None
     width = logits.shape[-1]
-    return _by_rows("label_cross_entropy_vjp", (g, logits, places), logits.shape, width)
+    return _by_rows("label_cross_entropy_vjp", real, (g, logits, places), logits.shape, width)
 
 
 def _classes(logits: Array, labels: Array) -> Array | None:
     """Return labels as places in rows; None where there is no such place."""
-    if not takes(logits) or labels.shape != logits.shape[:-1] or labels.dtype.kind not in "iu":
+    if labels.shape != logits.shape[:-1] or labels.dtype.kind not in "iu":
         return None
     places = np.ascontiguousarray(labels, np.int64)
     if (
@@ -115,9 +121,10 @@ def _classes(logits: Array, labels: Array) -> Array | None:
 
 
 def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
-    if not takes(x, *affine) or x.ndim == 0 or any(a.shape != x.shape[-1:] for a in affine):
+    real = real_of(x, *affine)
+    if real is None or x.ndim == 0 or any(a.shape != x.shape[-1:] for a in affine):
         return None
-    run = _function("norm")
+    run = _function("norm", real)
     if run is None:
         return None
     out = np.empty(x.shape, x.dtype)
@@ -134,11 +141,12 @@ def _norm(x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
 
 def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool) -> Any:
     g = dense(g)
-    if not takes(g, x, *affine) or x.ndim == 0 or g.shape != x.shape:
+    real = real_of(g, x, *affine)
+    if real is None or x.ndim == 0 or g.shape != x.shape:
         return None
     if any(a.shape != x.shape[-1:] for a in affine):
         return None
-    run = _function("norm_vjp")
+    run = _function("norm_vjp", real)
     if run is None:
         return None
     out = np.empty(x.shape, x.dtype)
@@ -150,7 +158,7 @@ def _norm_vjp(g: Array, x: Array, *affine: Array, epsilon: float, centred: bool)
         run(rows, each, width, epsilon, centred, *given, None, address(out), None, None)
         return (out,)
     sums = np.zeros((-(-rows // each), 2, width))
-    spare = scratch("norm", (crew.workers(), 2, width), np.float32)
+    spare = scratch("norm", (crew.workers(), 2, width), x.dtype)
     ends = (out, spare, sums)
     run(rows, each, width, epsilon, centred, *given, *map(address, (affine[0], *ends)))
     return out, *sums.sum(axis=0).astype(x.dtype)[: len(affine)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
-from distgrad_numpy.compiled.offers import takes
+from distgrad_numpy.compiled.offers import real_of
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +41,7 @@ def mean_over(x: Array, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def _sums(x: Array, axis: Any, keepdims: bool, *, mean: bool) -> Any:
-    if axis is None or x.size < _SMALL or not takes(x):
+    if axis is None or x.size < _SMALL or real_of(x) != "float":
         return None
     plan = _plan(x.shape, axis, keepdims)
     run = _function() if plan is not None else None
@@ -102,7 +102,7 @@ def rectified(g: Array, y: Array) -> tuple[Array, Array] | None:
         None where NumPy has to do.
     """
     rows, columns = y.shape
-    if columns % _LANES or not rows or not (takes(g, y) and library.is_on()):
+    if columns % _LANES or not rows or not library.is_on() or real_of(g, y) != "float":
         return None
     run = _Compiled.rectify
     if run is None:

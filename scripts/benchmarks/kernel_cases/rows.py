@@ -74,7 +74,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
             x, c, reduction="none"
         ),
         "dropout": lambda torch, x: torch.nn.functional.dropout(x, 0.1),
-        "normal": lambda torch, x: x + torch.randn(*x.shape),
+        "normal": lambda torch, x: x + torch.randn(*x.shape, dtype=x.dtype),
     },
     "tensorflow": {
         "gelu": lambda tf, x: tf.nn.gelu(x),

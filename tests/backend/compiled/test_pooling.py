@@ -1,5 +1,7 @@
 """Compiled pooling: odd channels, padding, one to three axes, NaN, and overlapping windows."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -20,50 +22,53 @@ GEOMETRIES = {
     ),
     "padding alone": ((3, 3), {"window": (2, 2), "stride": (2, 2), "padding": ((3, 0), (2, 2))}),
 }
+TOLERANCES = {np.float32: {"rtol": 1e-6, "atol": 1e-6}, np.float64: {"rtol": 1e-14, "atol": 1e-14}}
 CHANNELS = [1, 3, 15, 16, 17, 33, 48, 64, 65, 150]
 
 
-def draw(*shape):
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+def draw(*shape, dtype=np.float32):
     # Few values: many are equal, and which of them comes first matters.
-    return np.random.default_rng(sum(shape)).integers(-3, 4, shape).astype(np.float32)
+    return np.random.default_rng(sum(shape)).integers(-3, 4, shape).astype(dtype)
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # windows of padding alone
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("kind", GEOMETRIES)
-def test_any_geometry_and_number_of_channels(kind, channels):
+def test_any_geometry_and_number_of_channels(kind, channels, dtype):
     spatial, params = GEOMETRIES[kind]
-    x = draw(2, *spatial, channels)
+    x = draw(2, *spatial, channels, dtype=dtype)
 
     y = OFFERS["max_pool"](x, **params)
     np.testing.assert_array_equal(y, OWN["max_pool"](x, **params))
     places = OFFERS["pool_places"](x, y, **params)
     np.testing.assert_array_equal(places, OWN["pool_places"](x, y, **params))
-    g, spread = draw(*y.shape), {**params, "shape": spatial}
+    g, spread = draw(*y.shape, dtype=dtype), {**params, "shape": spatial}
     np.testing.assert_array_equal(
         OFFERS["max_pool_vjp"](g, places, **spread), OWN["max_pool_vjp"](g, places, **spread)
     )
+    close = partial(np.testing.assert_allclose, **TOLERANCES[dtype])
     for counted in (params["padding"], tuple((0, 0) for _ in spatial)):
-        np.testing.assert_allclose(
+        close(
             OFFERS["avg_pool"](x, **params, counted=counted),
             OWN["avg_pool"](x, **params, counted=counted),
-            rtol=1e-6,
-            atol=1e-6,
         )
-        np.testing.assert_allclose(
+        close(
             OFFERS["avg_pool_vjp"](g, **spread, counted=counted),
             OWN["avg_pool_vjp"](g, **spread, counted=counted),
-            rtol=1e-6,
-            atol=1e-6,
         )
 
 
 @pytest.mark.parametrize("channels", [3, 17, 64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_special_numbers_are_chosen_as_by_the_own_kernel(value, channels):
+def test_special_numbers_are_chosen_as_by_the_own_kernel(value, channels, dtype):
     _, params = GEOMETRIES["overlapping"]
-    x = draw(2, 9, 8, channels)
+    x = draw(2, 9, 8, channels, dtype=dtype)
     x[0, 2:5, 3:6, ::2] = value
     x[1, :4, :4] = value  # windows of nothing else, with padding before them
 
@@ -75,7 +80,7 @@ def test_special_numbers_are_chosen_as_by_the_own_kernel(value, channels):
     )
     mean = {**params, "counted": params["padding"]}
     np.testing.assert_allclose(
-        OFFERS["avg_pool"](x, **mean), OWN["avg_pool"](x, **mean), rtol=1e-6, atol=1e-6
+        OFFERS["avg_pool"](x, **mean), OWN["avg_pool"](x, **mean), **TOLERANCES[dtype]
     )
 
 

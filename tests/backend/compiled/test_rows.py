@@ -17,7 +17,8 @@ FORWARD = {
     "rms_norm": {"epsilon": 1e-5},
 }
 INFINITY, NAN = np.inf, np.nan
-SPECIAL = np.float32(
+DTYPES = [np.float32, np.float64]
+SPECIAL = np.array(
     [
         [NAN, 1, 2, 3],
         [1, INFINITY, 2, 3],
@@ -27,32 +28,43 @@ SPECIAL = np.float32(
         [3e38, -3e38, 0, 1],
         [1e-40, 2e-40, 0, -1e-40],
         [0, -90, -100, -110],
+        [0, -700, -740, -800],
     ]
 )
 
 
-def rows_of(width, count=5):
-    return np.random.default_rng(width).standard_normal((count, width), dtype=np.float32) * 3
+@pytest.fixture(params=DTYPES, ids=["float32", "float64"])
+def dtype(request):
+    return request.param
 
 
-def close(found, expected):
+def rows_of(width, count=5, dtype=np.float32):
+    return np.random.default_rng(width).standard_normal((count, width)).astype(dtype) * dtype(3)
+
+
+def close(found, expected, units=25):
+    """Compare with the own kernel in float64, or with the compiled one beside it."""
     size = np.abs(expected[np.isfinite(expected)]).max(initial=0)
-    np.testing.assert_allclose(found, expected, rtol=3e-6, atol=3e-6 * size)
+    rtol = units * np.finfo(found.dtype).eps
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * size)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", FORWARD)
-def test_rows_of_any_length(name, width):
-    x = rows_of(width)
+def test_rows_of_any_length(name, width, dtype):
+    x = rows_of(width, dtype=dtype)
 
-    close(OFFERS[name](x, **FORWARD[name]), OWN[name](x.astype(np.float64), **FORWARD[name]))
+    found = OFFERS[name](x, **FORWARD[name])
+    assert found.dtype == dtype
+    close(found, OWN[name](x.astype(np.float64), **FORWARD[name]))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("operands", [0, 1, 2])
 @pytest.mark.parametrize("name", ["layer_norm_vjp", "rms_norm_vjp"])
-def test_cotangents_of_norms_of_any_length(name, operands, width):
-    g, x, *affine = rows_of(width), rows_of(width)[::-1].copy(), *rows_of(width, 2)
+def test_cotangents_of_norms_of_any_length(name, operands, width, dtype):
+    g, *affine = rows_of(width, dtype=dtype), *rows_of(width, 2, dtype)
+    x = g[::-1].copy()
     arrays = [g, x, *affine[:operands]]
 
     found = OFFERS[name](*arrays, epsilon=1e-3)
@@ -61,17 +73,18 @@ def test_cotangents_of_norms_of_any_length(name, operands, width):
     assert len(found) == len(expected) == 1 + operands
     for mine, own in zip(found, expected, strict=True):
         # Of one number there is nothing but its rounding, times 1 / sqrt(epsilon).
-        atol = 1e-5 * max(np.abs(own).max(), 3)
-        np.testing.assert_allclose(mine, own, rtol=1e-5, atol=atol)
+        assert mine.dtype == dtype
+        rtol = 100 * np.finfo(dtype).eps
+        np.testing.assert_allclose(mine, own, rtol=rtol, atol=rtol * max(np.abs(own).max(), 3))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_cross_entropy_of_any_length(width):
-    x, g = rows_of(width), rows_of(5, 1)[0]
+def test_cross_entropy_of_any_length(width, dtype):
+    x, g = rows_of(width, dtype=dtype), rows_of(5, 1, dtype)[0]
     labels = np.arange(5) % width
 
-    for dtype in (np.int64, np.uint8):
-        given = labels.astype(dtype) if labels.max() < 256 else labels
+    for kind in (np.int64, np.uint8):
+        given = labels.astype(kind) if labels.max() < 256 else labels
         close(
             OFFERS["label_cross_entropy"](x, given),
             OWN["label_cross_entropy"](x.astype(np.float64), labels),
@@ -85,11 +98,12 @@ def test_cross_entropy_of_any_length(width):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of infinities
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 @pytest.mark.parametrize("row", SPECIAL, ids=str)
-def test_special_numbers_come_out_as_of_the_own_kernel(name, row):
-    x = np.tile(row[None], (3, 1))
+def test_special_numbers_come_out_as_of_the_own_kernel(name, row, dtype):
+    x = np.tile(row[None].astype(dtype), (3, 1))
 
+    rtol, least = 25 * np.finfo(dtype).eps, 10 * np.finfo(dtype).smallest_subnormal
     np.testing.assert_allclose(
-        OFFERS[name](x, axis=-1), OWN[name](x, axis=-1), rtol=3e-6, atol=1e-44
+        OFFERS[name](x, axis=-1), OWN[name](x, axis=-1), rtol=rtol, atol=least
     )
 
 
@@ -100,10 +114,15 @@ def test_small_powers_do_not_vanish_all_at_once():
     np.testing.assert_allclose(y[1:3], np.exp([-90.0, -100.0]), rtol=0.02)
     assert 0 < y[3] < 1e-44
 
+    y = OFFERS["softmax"](np.array([[0, -700.0, -740.0, -745.0]]), axis=-1)[0]
+
+    np.testing.assert_allclose(y[1:3], np.exp([-700.0, -740.0]), rtol=0.01)
+    assert 0 < y[3] < 1e-323
+
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_a_nan_stays_in_its_row(name):
-    x = rows_of(33)
+def test_a_nan_stays_in_its_row(name, dtype):
+    x = rows_of(33, dtype=dtype)
     clean = OFFERS[name](x, **FORWARD[name])
     x[2, 30] = NAN
 
@@ -114,8 +133,8 @@ def test_a_nan_stays_in_its_row(name):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_a_row_is_the_same_among_other_rows(name):
-    x = rows_of(65, 2000)
+def test_a_row_is_the_same_among_other_rows(name, dtype):
+    x = rows_of(65, 2000, dtype)
     x[7] *= 30
 
     alone = OFFERS[name](x[1234:1235].copy(), **FORWARD[name])

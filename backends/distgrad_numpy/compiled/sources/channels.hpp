@@ -2,7 +2,7 @@
 // generic in `V` is written once for vectors and for single numbers.
 #pragma once
 
-#include "vector.hpp"
+#include "real.hpp"
 
 namespace distgrad {
 
@@ -15,54 +15,58 @@ namespace distgrad {
 #endif
 
 typedef unsigned char byte_t;
-typedef float floats __attribute__((vector_size(VECTOR)));
-typedef int ints __attribute__((vector_size(VECTOR)));
-typedef short shorts __attribute__((vector_size(VECTOR / 2)));
-typedef byte_t bytes __attribute__((vector_size(VECTOR / 4)));
+typedef real reals __attribute__((vector_size(VECTOR)));
+typedef whole_t wholes __attribute__((vector_size(VECTOR)));
+// As many narrower ones.
+typedef int ints __attribute__((vector_size(VECTOR / sizeof(real) * sizeof(int))));
+typedef short shorts __attribute__((vector_size(VECTOR / sizeof(real) * sizeof(short))));
+typedef byte_t bytes __attribute__((vector_size(VECTOR / sizeof(real))));
 
 template <class V>
 struct Integers {
-    typedef ints type;
+    typedef wholes type;
 };
 template <>
-struct Integers<float> {
-    typedef int type;
+struct Integers<real> {
+    typedef whole_t type;
 };
 template <class V>
 using integers = typename Integers<V>::type;
 
 // How many numbers there are in a V.
 template <class V>
-constexpr index_t LENGTH = sizeof(V) / sizeof(float);
+constexpr index_t LENGTH = sizeof(V) / sizeof(real);
 
 template <class V>
-inline V load(const float* from) {
+inline V load(const real* from) {
     V x;  // by bytes: it may lie anywhere
     __builtin_memcpy(&x, from, sizeof x);
     return x;
 }
 template <class V>
-inline void store(float* to, V x) {
+inline void store(real* to, V x) {
     __builtin_memcpy(to, &x, sizeof x);
 }
 
+// Conversions by twice the width, or by half of it: gcc 12 makes others one by one.
 template <class V>
 inline integers<V> load_bytes(const byte_t* from);
 template <>
-inline ints load_bytes<floats>(const byte_t* from) {
+inline wholes load_bytes<reals>(const byte_t* from) {
     bytes x;
     __builtin_memcpy(&x, from, sizeof x);
-    return __builtin_convertvector(__builtin_convertvector(x, shorts), ints);  // gcc 12: one by one
+    const shorts twice = __builtin_convertvector(x, shorts);
+    return __builtin_convertvector(__builtin_convertvector(twice, ints), wholes);
 }
 template <>
-inline int load_bytes<float>(const byte_t* from) {
+inline whole_t load_bytes<real>(const byte_t* from) {
     return *from;
 }
-inline void store_bytes(byte_t* to, ints x) {
-    const bytes narrow = __builtin_convertvector(x, bytes);
+inline void store_bytes(byte_t* to, wholes x) {
+    const bytes narrow = __builtin_convertvector(__builtin_convertvector(x, ints), bytes);
     __builtin_memcpy(to, &narrow, sizeof narrow);
 }
-inline void store_bytes(byte_t* to, int x) { *to = (byte_t)x; }
+inline void store_bytes(byte_t* to, whole_t x) { *to = (byte_t)x; }
 
 #define INLINE __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 4") for
@@ -71,20 +75,20 @@ inline void store_bytes(byte_t* to, int x) { *to = (byte_t)x; }
 // channel c on. The last vector may cover channels again, so work must not depend on what it wrote.
 template <int WIDEST = 4, class Work>
 inline void over_channels(index_t channels, const Work& work) {
-    const index_t wide = 4 * LENGTH<floats>, narrow = LENGTH<floats>;
+    const index_t wide = 4 * LENGTH<reals>, narrow = LENGTH<reals>;
     index_t c = 0;
     if (WIDEST == 4)
-        for (; c + wide <= channels; c += wide) work.template on<floats, WIDEST>(c);
-    for (; c + 2 * narrow <= channels; c += 2 * narrow) work.template on<floats, 2>(c);
+        for (; c + wide <= channels; c += wide) work.template on<reals, WIDEST>(c);
+    for (; c + 2 * narrow <= channels; c += 2 * narrow) work.template on<reals, 2>(c);
     if (c + narrow <= channels) {
-        work.template on<floats, 1>(c);
+        work.template on<reals, 1>(c);
         c += narrow;
     }
     if (c == channels) return;
     if (channels >= narrow)
-        work.template on<floats, 1>(channels - narrow);
+        work.template on<reals, 1>(channels - narrow);
     else
-        for (; c < channels; ++c) work.template on<float, 1>(c);
+        for (; c < channels; ++c) work.template on<real, 1>(c);
 }
 
 }  // namespace distgrad

@@ -33,17 +33,17 @@ struct Seen {
 // Some windows side by side, whose taps along the last axis are all inside the input.
 template <class V, int N, int WINDOWS>
 static inline INLINE void convolve(
-    const Convolution& p, const float* x, const float* w, float* y, index_t example, const Taps& a,
+    const Convolution& p, const real* x, const real* w, real* y, index_t example, const Taps& a,
     const Taps& b, const Taps* c, index_t at) {
     V sums[WINDOWS][N];
     UNROLLED(int i = 0; i < WINDOWS; ++i) UNROLLED(int j = 0; j < N; ++j) sums[i][j] = V{};
     for (index_t ta = a.first; ta < a.last; ++ta)
         for (index_t tb = b.first; tb < b.last; ++tb) {
             const index_t pa = a.begin + ta * p.dilations[0], pb = b.begin + tb * p.dilations[1];
-            const float* row =
+            const real* row =
                 x + ((example * p.lengths[0] + pa) * p.lengths[1] + pb) * p.lengths[2] * p.channels;
-            const float* weights = w + (ta * p.taps[1] + tb) * p.taps[2] * p.channels;
-            const float* from[WINDOWS];
+            const real* weights = w + (ta * p.taps[1] + tb) * p.taps[2] * p.channels;
+            const real* from[WINDOWS];
             UNROLLED(int i = 0; i < WINDOWS; ++i) from[i] = row + c[i].begin * p.channels + at;
             for (index_t t = c->first; t < c->last; ++t) {
                 V weight[N];
@@ -62,15 +62,15 @@ constexpr int SIDE = 4;  // windows at a time
 
 struct Line {
     const Convolution& p;
-    const float *x, *w;
-    float* y;
+    const real *x, *w;
+    real* y;
     index_t example;
     const Taps &a, &b, *c;
     template <class V, int N>
     inline void on(index_t at) const {
         const index_t whole = p.taps[2], windows = p.windows[2];
         for (index_t n = 0; n < windows;) {
-            float* to = y + n * p.channels;
+            real* to = y + n * p.channels;
             if (n + SIDE <= windows && c[n].first == 0 && c[n].last == whole &&
                 c[n + SIDE - 1].first == 0 && c[n + SIDE - 1].last == whole) {
                 convolve<V, N, SIDE>(p, x, w, to, example, a, b, c + n, at);
@@ -86,7 +86,7 @@ struct Line {
 // Lines of windows: all along the last axis at one place of the axes before.
 static void convolve_lines(
     index_t begin, index_t end, const Convolution* convolution, const Taps* along_a,
-    const Taps* along_b, const Taps* along_c, const float* x, const float* w, float* y) {
+    const Taps* along_b, const Taps* along_c, const real* x, const real* w, real* y) {
     const Convolution& p = *convolution;
     for (index_t line = begin; line < end; ++line) {
         const index_t b = line % p.windows[1], a = line / p.windows[1] % p.windows[0];
@@ -101,8 +101,8 @@ static void convolve_lines(
 
 struct Place {
     const Convolution& p;
-    const float *y, *w;
-    float* x;
+    const real *y, *w;
+    real* x;
     index_t example;
     const Seen *a, *a_end, *b, *b_end, *c, *c_end;
     template <class V, int N>
@@ -111,10 +111,10 @@ struct Place {
         UNROLLED(int j = 0; j < N; ++j) sums[j] = V{};
         for (const Seen* i = a; i < a_end; ++i)
             for (const Seen* k = b; k < b_end; ++k) {
-                const float* from =
+                const real* from =
                     y + ((example * p.windows[0] + i->window) * p.windows[1] + k->window) *
                             p.windows[2] * p.channels + at;
-                const float* weights = w + (i->tap * p.taps[1] + k->tap) * p.taps[2] * p.channels + at;
+                const real* weights = w + (i->tap * p.taps[1] + k->tap) * p.taps[2] * p.channels + at;
                 for (const Seen* l = c; l < c_end; ++l)
                     UNROLLED(int j = 0; j < N; ++j)
                         sums[j] += load<V>(from + l->window * p.channels + j * LENGTH<V>) *
@@ -128,7 +128,7 @@ struct Place {
 static void spread_lines(
     index_t begin, index_t end, const Convolution* convolution, const index_t* starts_a,
     const Seen* seen_a, const index_t* starts_b, const Seen* seen_b, const index_t* starts_c,
-    const Seen* seen_c, const float* y, const float* w, float* x) {
+    const Seen* seen_c, const real* y, const real* w, real* x) {
     const Convolution& p = *convolution;
     for (index_t line = begin; line < end; ++line) {
         const index_t b = line % p.lengths[1], a = line / p.lengths[1] % p.lengths[0];
@@ -148,8 +148,8 @@ static void spread_lines(
 // all of them, and then over the others.
 template <class V, int N, int TAPS>
 static inline INLINE void correlate(
-    const float* row, const float* g, const Windows* taps, index_t stride, index_t channels,
-    float* w) {
+    const real* row, const real* g, const Windows* taps, index_t stride, index_t channels,
+    real* w) {
     V sums[TAPS][N];
     UNROLLED(int i = 0; i < TAPS; ++i) UNROLLED(int j = 0; j < N; ++j) sums[i][j] = V{};
     index_t first = taps[0].first, last = taps[0].last;
@@ -161,7 +161,7 @@ static inline INLINE void correlate(
         V cotangent[N];
         UNROLLED(int j = 0; j < N; ++j) cotangent[j] = load<V>(g + n * channels + j * LENGTH<V>);
         UNROLLED(int i = 0; i < TAPS; ++i) {
-            const float* at = row + (taps[i].begin + n * stride) * channels;
+            const real* at = row + (taps[i].begin + n * stride) * channels;
             UNROLLED(int j = 0; j < N; ++j) sums[i][j] += load<V>(at + j * LENGTH<V>) * cotangent[j];
         }
     }
@@ -169,12 +169,12 @@ static inline INLINE void correlate(
         for (index_t n = taps[i].first; n < taps[i].last; ++n) {
             if (first < last && n == first) n = last;
             if (n >= taps[i].last) break;
-            const float* at = row + (taps[i].begin + n * stride) * channels;
+            const real* at = row + (taps[i].begin + n * stride) * channels;
             UNROLLED(int j = 0; j < N; ++j)
                 sums[i][j] += load<V>(at + j * LENGTH<V>) * load<V>(g + n * channels + j * LENGTH<V>);
         }
         UNROLLED(int j = 0; j < N; ++j) {
-            float* to = w + i * channels + j * LENGTH<V>;
+            real* to = w + i * channels + j * LENGTH<V>;
             store(to, load<V>(to) + sums[i][j]);
         }
     }
@@ -183,8 +183,8 @@ static inline INLINE void correlate(
 // Channels that do not fill the last vector are gone through one by one: sums must not be added twice.
 template <class V, int N>
 static inline void correlate_all(
-    const Convolution& p, const float* row, const float* g, const Windows* taps, index_t stride,
-    float* w) {
+    const Convolution& p, const real* row, const real* g, const Windows* taps, index_t stride,
+    real* w) {
     index_t t = 0;
     for (; t + 3 <= p.taps[2]; t += 3)
         correlate<V, N, 3>(row, g, taps + t, stride, p.channels, w + t * p.channels);
@@ -195,27 +195,27 @@ static inline void correlate_all(
 // Lines of windows; what those of a piece have for the kernel is added to its part of `sums`.
 static void correlate_lines(
     const Piece& piece, const Convolution* convolution, const Taps* along_a, const Taps* along_b,
-    const Windows* taps, index_t stride, const float* x, const float* y, float* sums) {
+    const Windows* taps, index_t stride, const real* x, const real* y, real* sums) {
     const Convolution& p = *convolution;
-    float* w = sums + piece.number * p.taps[0] * p.taps[1] * p.taps[2] * p.channels;
+    real* w = sums + piece.number * p.taps[0] * p.taps[1] * p.taps[2] * p.channels;
     for (index_t line = piece.begin; line < piece.end; ++line) {
         const Taps& b = along_b[line % p.windows[1]];
         const Taps& a = along_a[line / p.windows[1] % p.windows[0]];
         const index_t example = line / p.windows[1] / p.windows[0];
-        const float* g = y + line * p.windows[2] * p.channels;
+        const real* g = y + line * p.windows[2] * p.channels;
         for (index_t ta = a.first; ta < a.last; ++ta)
             for (index_t tb = b.first; tb < b.last; ++tb) {
                 const index_t pa = a.begin + ta * p.dilations[0], pb = b.begin + tb * p.dilations[1];
-                const float* row = x + ((example * p.lengths[0] + pa) * p.lengths[1] + pb) *
+                const real* row = x + ((example * p.lengths[0] + pa) * p.lengths[1] + pb) *
                                            p.lengths[2] * p.channels;
-                float* to = w + (ta * p.taps[1] + tb) * p.taps[2] * p.channels;
+                real* to = w + (ta * p.taps[1] + tb) * p.taps[2] * p.channels;
                 index_t c = 0;
-                for (; c + 2 * LENGTH<floats> <= p.channels; c += 2 * LENGTH<floats>)
-                    correlate_all<floats, 2>(p, row + c, g + c, taps, stride, to + c);
-                for (; c + LENGTH<floats> <= p.channels; c += LENGTH<floats>)
-                    correlate_all<floats, 1>(p, row + c, g + c, taps, stride, to + c);
+                for (; c + 2 * LENGTH<reals> <= p.channels; c += 2 * LENGTH<reals>)
+                    correlate_all<reals, 2>(p, row + c, g + c, taps, stride, to + c);
+                for (; c + LENGTH<reals> <= p.channels; c += LENGTH<reals>)
+                    correlate_all<reals, 1>(p, row + c, g + c, taps, stride, to + c);
                 for (; c < p.channels; ++c)
-                    correlate_all<float, 1>(p, row + c, g + c, taps, stride, to + c);
+                    correlate_all<real, 1>(p, row + c, g + c, taps, stride, to + c);
             }
     }
 }

@@ -49,11 +49,11 @@ struct Window {
 
 // Go through the taps of a window that lie inside the input.
 template <class Tap>
-static inline void over_taps(const Window& seen, const float* x, const Tap& tap) {
+static inline void over_taps(const Window& seen, const real* x, const Tap& tap) {
     const Pool& p = seen.p;
     for (index_t ta = seen.a.first; ta < seen.a.last; ++ta)
         for (index_t tb = seen.b.first; tb < seen.b.last; ++tb) {
-            const float* from = x + row_of(p, seen.example, seen.a.begin + ta, seen.b.begin + tb) +
+            const real* from = x + row_of(p, seen.example, seen.a.begin + ta, seen.b.begin + tb) +
                                 seen.w.begin * p.channels;
             const index_t number = (ta * p.taps[1] + tb) * p.taps[2];
             for (index_t t = seen.w.first; t < seen.w.last; ++t) tap(from + t * p.channels, number + t);
@@ -62,13 +62,13 @@ static inline void over_taps(const Window& seen, const float* x, const Tap& tap)
 
 struct Greatest {
     const Window seen;
-    const float* x;
-    float* y;
+    const real* x;
+    real* y;
     template <class V, int N>
     inline void on(index_t c) const {
         V most[N];
         UNROLLED(int j = 0; j < N; ++j) most[j] = V{} - __builtin_inff();
-        over_taps(seen, x + c, [&](const float* at, index_t) INLINE {
+        over_taps(seen, x + c, [&](const real* at, index_t) INLINE {
             UNROLLED(int j = 0; j < N; ++j) {
                 const V v = load<V>(at + j * LENGTH<V>);
                 most[j] = ((v > most[j]) | (v != v)) ? v : most[j];
@@ -80,14 +80,14 @@ struct Greatest {
 
 struct Average {
     const Window seen;
-    const float* x;
-    float* y;
-    const float factor;
+    const real* x;
+    real* y;
+    const real factor;
     template <class V, int N>
     inline void on(index_t c) const {
         V sum[N];
         UNROLLED(int j = 0; j < N; ++j) sum[j] = V{};
-        over_taps(seen, x + c, [&](const float* at, index_t) INLINE {
+        over_taps(seen, x + c, [&](const real* at, index_t) INLINE {
             UNROLLED(int j = 0; j < N; ++j) sum[j] += load<V>(at + j * LENGTH<V>);
         });
         UNROLLED(int j = 0; j < N; ++j) store(y + c + j * LENGTH<V>, sum[j] * factor);
@@ -110,7 +110,7 @@ static index_t padding_of(const Window& seen) {
 // The number of the first tap that sees the greatest; 255 where none does. Padding is -infinity.
 struct Places {
     const Window seen;
-    const float *x, *y;
+    const real *x, *y;
     byte_t* places;
     const int padding;
     template <class V, int N>
@@ -121,7 +121,7 @@ struct Places {
             place[j] = integers<V>{} + 255;
             most[j] = load<V>(y + c + j * LENGTH<V>);
         }
-        over_taps(seen, x + c, [&](const float* at, index_t number) INLINE {
+        over_taps(seen, x + c, [&](const real* at, index_t number) INLINE {
             const int own = (int)number;
             UNROLLED(int j = 0; j < N; ++j) {
                 const V v = load<V>(at + j * LENGTH<V>);
@@ -153,7 +153,7 @@ static inline void over_windows(index_t begin, index_t end, const Pool& p, const
     }
 }
 
-static void max_pool(index_t begin, index_t end, const Pool* p, const float* x, float* y) {
+static void max_pool(index_t begin, index_t end, const Pool* p, const real* x, real* y) {
     over_windows(begin, end, *p, [=](const Window& seen, index_t number) INLINE {
         over_channels(p->channels, Greatest{seen, x, y + number * p->channels});
     });
@@ -161,17 +161,17 @@ static void max_pool(index_t begin, index_t end, const Pool* p, const float* x, 
 
 // `weights` has a factor for each window of an example, or one for all.
 static void avg_pool(
-    index_t begin, index_t end, const Pool* p, int single, const float* weights, const float* x,
-    float* y) {
+    index_t begin, index_t end, const Pool* p, int single, const real* weights, const real* x,
+    real* y) {
     const index_t each = p->windows[0] * p->windows[1] * p->windows[2];
     over_windows(begin, end, *p, [=](const Window& seen, index_t number) INLINE {
-        const float factor = weights[single ? 0 : number - seen.example * each];
+        const real factor = weights[single ? 0 : number - seen.example * each];
         over_channels(p->channels, Average{seen, x, y + number * p->channels, factor});
     });
 }
 
 static void pool_places(
-    index_t begin, index_t end, const Pool* p, const float* x, const float* y, byte_t* places) {
+    index_t begin, index_t end, const Pool* p, const real* x, const real* y, byte_t* places) {
     const index_t all = p->taps[0] * p->taps[1] * p->taps[2];
     over_windows(begin, end, *p, [=](const Window& seen, index_t number) INLINE {
         const index_t inside = (seen.a.last - seen.a.first) * (seen.b.last - seen.b.first) *
@@ -224,9 +224,9 @@ static inline void over_seers(const Place& at, const See& see) {
 
 struct Chosen {
     const Place at;
-    const float* g;
+    const real* g;
     const byte_t* places;
-    float* x;
+    real* x;
     template <class V, int N>
     inline void on(index_t c) const {
         V sum[N];
@@ -246,16 +246,16 @@ struct Chosen {
 
 struct Shares {
     const Place at;
-    const float *g, *weights;
+    const real *g, *weights;
     const index_t before;  // windows of the examples before, or -1: one weight for all
-    float* x;
+    real* x;
     template <class V, int N>
     inline void on(index_t c) const {
         V sum[N];
         UNROLLED(int j = 0; j < N; ++j) sum[j] = V{};
         over_seers(at, [&](index_t window, index_t) INLINE {
-            const float* from = g + window * at.p.channels + c;
-            const float factor = weights[before < 0 ? 0 : window - before];
+            const real* from = g + window * at.p.channels + c;
+            const real factor = weights[before < 0 ? 0 : window - before];
             UNROLLED(int j = 0; j < N; ++j) sum[j] += load<V>(from + j * LENGTH<V>) * factor;
         });
         UNROLLED(int j = 0; j < N; ++j) store(x + c + j * LENGTH<V>, sum[j]);
@@ -275,15 +275,15 @@ static inline void over_places(index_t begin, index_t end, const Pool& p, const 
 }
 
 static void max_pool_vjp(
-    index_t begin, index_t end, const Pool* p, const float* g, const byte_t* places, float* x) {
+    index_t begin, index_t end, const Pool* p, const real* g, const byte_t* places, real* x) {
     over_places(begin, end, *p, [=](const Place& at, index_t number) INLINE {
         over_channels(p->channels, Chosen{at, g, places, x + number * p->channels});
     });
 }
 
 static void avg_pool_vjp(
-    index_t begin, index_t end, const Pool* p, int single, const float* weights, const float* g,
-    float* x) {
+    index_t begin, index_t end, const Pool* p, int single, const real* weights, const real* g,
+    real* x) {
     const index_t each = p->windows[0] * p->windows[1] * p->windows[2];
     over_places(begin, end, *p, [=](const Place& at, index_t number) INLINE {
         const index_t before = single ? -1 : at.example * each;

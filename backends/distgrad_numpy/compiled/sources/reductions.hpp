@@ -32,25 +32,25 @@ inline double sum_of(index_t count, Term term) {
 
 // The greatest number, -infinity of none; NaN are passed over. By hand: compilers make vectors of sums
 // alone.
-inline float greatest_of(const float* x, index_t count) {
-    constexpr index_t WIDTH = LENGTH<floats>;
-    const float least = -__builtin_inff();
-    floats most[4] = {floats{} + least, floats{} + least, floats{} + least, floats{} + least};
+inline real greatest_of(const real* x, index_t count) {
+    constexpr index_t WIDTH = LENGTH<reals>;
+    const real least = -__builtin_inff();
+    reals most[4] = {reals{} + least, reals{} + least, reals{} + least, reals{} + least};
     index_t i = 0;
     for (; i + 4 * WIDTH <= count; i += 4 * WIDTH)
         UNROLLED(int j = 0; j < 4; ++j) {
-            const floats v = load<floats>(x + i + j * WIDTH);
+            const reals v = load<reals>(x + i + j * WIDTH);
             most[j] = v > most[j] ? v : most[j];
         }
     most[0] = most[0] > most[1] ? most[0] : most[1];
     most[2] = most[2] > most[3] ? most[2] : most[3];
     most[0] = most[0] > most[2] ? most[0] : most[2];
-    float lanes[WIDTH];
+    real lanes[WIDTH];
     store(lanes, most[0]);
     for (index_t half = WIDTH / 2; half; half /= 2)
         for (index_t j = 0; j < half; ++j)
             lanes[j] = lanes[j] > lanes[j + half] ? lanes[j] : lanes[j + half];
-    float top = lanes[0];
+    real top = lanes[0];
     for (; i < count; ++i) top = x[i] > top ? x[i] : top;
     return top;
 }

@@ -55,4 +55,11 @@ INLINED double exp(double x) {
     return (1.0 + expm1_of_rest(rest_of(x, n))) * power * (x < 0.0 ? 1.0 / factor : factor);
 }
 
+// exp(x) for x <= 0.
+INLINED double exp_of_negative(double x) {
+    x = x < -746.0 ? -746.0 : x;  // NaN stays
+    const double n = nearest(x * LOG2E_DOUBLE), power = power_of_two(n + 64.0);
+    return (1.0 + expm1_of_rest(rest_of(x, n))) * power * 5.42101086242752217e-20;  // 2^-64
+}
+
 }  // namespace distgrad
