@@ -1,4 +1,4 @@
-"""Rows of arrays: pick them by position, and add them up at positions."""
+"""What is picked by positions, rows mostly, and what is added up at positions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from distgrad.backend.adapters.host import HOST
 from distgrad.backend.adapters.indexing import explained, scatter
-from distgrad.core.op import Placeholder
-from distgrad_numpy.compiled import adding
+from distgrad.backend.adapters.indexing import getitem as by_subscript
+from distgrad.core.op import Placeholder, Slice
+from distgrad_numpy.compiled import along
 from distgrad_numpy.halves import HALF
 
 Array = np.ndarray[Any, Any]
@@ -19,6 +20,7 @@ Array = np.ndarray[Any, Any]
 _SMALL = 2048  # elements; below, sorting takes longer than `np.add.at`
 _TURNS = 8  # how many rows of one position are added by whole-array steps
 _ROWS = (Placeholder.ARRAY,)  # the index that picks along the first axis
+_WHOLE = Slice(None, None, None)
 
 
 def gather(params: Array, indices: Array) -> Array:
@@ -29,6 +31,27 @@ def gather(params: Array, indices: Array) -> Array:
         return params.take(indices, axis=0)  # a third of the time that a subscript takes
     except IndexError as error:
         raise explained("gather", error, params.shape) from error
+
+
+def getitem(x: Array, *arrays: Array, index: tuple[Any, ...]) -> Any:
+    """Return what a subscript picks; along an axis that is not the first, by a compiled kernel."""
+    if len(arrays) == 1 and x.size >= _SMALL:
+        axis = _axis_of(index, x.ndim)
+        if axis is not None and (found := along.pick(x, arrays[0], axis)) is not None:
+            return found
+    return by_subscript(HOST, x, *arrays, index=index)
+
+
+def _axis_of(index: tuple[Any, ...], ndim: int) -> int | None:
+    """Return the axis along which alone a subscript picks, by positions in an array."""
+    if Placeholder.ARRAY not in index:
+        return None
+    place = index.index(Placeholder.ARRAY)
+    if any(part not in (_WHOLE, Ellipsis) for part in index[:place] + index[place + 1 :]):
+        return None
+    if Ellipsis in index[:place]:
+        return ndim - (len(index) - place)
+    return place
 
 
 def add_rows(array: Array, indices: Array, rows: Array) -> Array:
@@ -65,11 +88,11 @@ def add_rows(array: Array, indices: Array, rows: Array) -> Array:
     if lowest < -length or highest >= length:
         wrong = IndexError(f"index {lowest if lowest < -length else highest} is out of bounds")
         raise explained("add_rows", wrong, array.shape)
+    if along.add(array, indices, rows, 0):
+        return array
     places = indices.astype(np.intp)
     if lowest < 0:
         places = np.where(places < 0, places + length, places)
-    if adding.add_rows(array, places, rows):
-        return array
     order = np.argsort(places, kind="stable")
     ascending = places[order]
     starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
@@ -101,6 +124,12 @@ def scatter_add(
         if rows.ndim == len(shape):
             result = np.zeros(shape, values.dtype)
             return add_rows(result, arrays[0].reshape(-1), rows)
+    if len(arrays) == 1 and values.size >= _SMALL:
+        axis = _axis_of(index, len(shape))
+        if axis is not None:
+            result = np.zeros(shape, values.dtype)
+            if along.add(result, arrays[0], np.ascontiguousarray(values), axis):
+                return result
     if index == _ROWS * len(shape) and len(shape) > 1 and values.size >= _SMALL:
         places = _in_one_line(arrays, shape)
         if places is not None and places.shape == values.shape:
@@ -129,4 +158,8 @@ def _in_one_line(positions: tuple[Array, ...], shape: tuple[int, ...]) -> Array 
     return found
 
 
-KERNELS: dict[str, Callable[..., Any]] = {"gather": gather, "scatter_add": scatter_add}
+KERNELS: dict[str, Callable[..., Any]] = {
+    "gather": gather,
+    "getitem": getitem,
+    "scatter_add": scatter_add,
+}
