@@ -49,6 +49,8 @@ class NumPyBackend(ArrayModuleBackend):
         running = {name: partial(ADAPTERS[name], self) for name in compiled.RUNNING}
         for name, own in compiled.preferred(running).items():
             self._kernels[name] = halves.in_single(own)
+        matrices = {name: partial(ADAPTERS[name], self) for name in compiled.MATRICES}
+        self._kernels |= compiled.preferred(matrices)
         slow = ((name, self.kernel(name)) for name in (*blocked.KERNELS, *SLOW_IN_NUMPY))
         self._kernels |= elementwise.preferred({name: own for name, own in slow if own})
         self.change_in_place = steps()

@@ -156,6 +156,19 @@ def test_the_gradient_of_a_determinant_is_the_matrix_of_cofactors(rank):
     np.testing.assert_allclose(gradient(dg.linalg.det, matrix), cofactors(matrix), atol=1e-12)
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of such determinants
+def test_a_lost_matrix_leaves_the_gradients_of_other_determinants_alone(lost):
+    stack = np.random.default_rng(0).standard_normal((3, 4, 4))
+    stack[1, 2, 3] = lost
+
+    found = gradient(dg.linalg.det, stack)
+
+    assert np.isnan(found[1]).all()
+    for place in (0, 2):
+        np.testing.assert_allclose(found[place], cofactors(stack[place]), atol=1e-12)
+
+
 @pytest.mark.parametrize("rank", [4, 3, 2, 1, 0])
 def test_the_second_derivative_of_a_determinant_is_right_at_any_rank(rank):
     # A determinant is a polynomial: differences of its gradient are good to rounding.

@@ -14,6 +14,7 @@ from distgrad_numpy.compiled import (
     reducing,
     rows,
     running,
+    small_matrices,
 )
 
 OFFERS: dict[str, Callable[..., Any]] = {
@@ -24,10 +25,12 @@ OFFERS: dict[str, Callable[..., Any]] = {
     **recurrent.OFFERS,
     **reducing.OFFERS,
     **running.OFFERS,
+    **small_matrices.OFFERS,
 }
 
 PULLBACKS = running.PULLBACKS
 RUNNING = ("cumulative_sum", "cumulative_prod")
+MATRICES = tuple(small_matrices.OFFERS)
 
 
 def preferred(kernels: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:

@@ -233,14 +233,18 @@ def _cofactor_by_inverse(backend: Any, a: Any) -> Any:
 def _cofactor_by_singular_values(backend: Any, a: Any) -> Any:
     """Return det(U V^H) conj(U) adj(S) V^T."""
     module, size = backend.module, a.shape[-1]
-    left, values, right = module.linalg.svd(a, full_matrices=False)
+    # A matrix with NaN or infinity has no singular values, and keeps no other from having its own.
+    is_lost = ~module.all(module.isfinite(a), axis=(-2, -1))[..., None, None]
+    safe = module.where(is_lost, module.eye(size, dtype=a.dtype), a)
+    left, values, right = module.linalg.svd(safe, full_matrices=False)
     ones = module.eye(size, dtype=values.dtype)
     # Row i without the i-th value: the product along it is that of all others.
     others = module.prod(values[..., None, :] * (1 - ones) + ones, axis=-1)
     turn = module.linalg.det(module.matmul(left, right))[..., None, None]
     if as_dtype(a.dtype).kind == "c":
         left, right = module.conj(left), module.conj(right)
-    return turn * module.matmul(left * others[..., None, :], right)
+    found = turn * module.matmul(left * others[..., None, :], right)
+    return module.where(is_lost, module.full_like(found, float("nan")), found)
 
 
 # --- triangular systems ---------------------------------------------------------------------------
