@@ -1,4 +1,4 @@
-"""What NumPy programs call on long arrays: orders, moduli, filters, powers, choices, reductions."""
+"""What NumPy programs call on long arrays: orders, filters, powers, choices, sums, positions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ LENGTH = 100_000
 TAPS = 50
 ROWS, FEATURES = 1000, 100
 WIDE = 512
+POSITIONS = np.random.default_rng(1).integers(0, WIDE, 2 * WIDE)
 
 
 def _convolved_by_torch(torch: Any, x: Any, taps: Any) -> Any:
@@ -40,6 +41,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "sum": lambda dg, x: dg.sum(x, axis=1),
         "max": lambda dg, x: dg.max(x, axis=1),
         "matrix": lambda dg, x, y: x @ y,
+        "columns of": lambda dg, x: dg.take(x, POSITIONS, axis=1),
     },
     "torch": {
         "sort": lambda torch, x: torch.sort(x, stable=True).values,
@@ -54,6 +56,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "sum": lambda torch, x: torch.sum(x, 1),
         "max": lambda torch, x: torch.amax(x, 1),
         "matrix": lambda torch, x, y: x @ y,
+        "columns of": lambda torch, x: torch.index_select(x, 1, torch.from_numpy(POSITIONS)),
     },
     "tensorflow": {
         "sort": lambda tf, x: tf.sort(x),
@@ -68,6 +71,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Any]]] = {
         "sum": lambda tf, x: tf.reduce_sum(x, 1),
         "max": lambda tf, x: tf.reduce_max(x, 1),
         "matrix": lambda tf, x, y: tf.linalg.matvec(x, y),
+        "columns of": lambda tf, x: tf.gather(x, POSITIONS, axis=1),
     },
 }
 
@@ -85,6 +89,7 @@ _SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "sum": (_LARGE,),
     "max": ((64, 250, 32),),
     "matrix": (_LARGE, (WIDE,)),
+    "columns of": (_LARGE,),
 }
 
 
