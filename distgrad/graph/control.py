@@ -23,7 +23,9 @@ from distgrad.errors import ShapeError
 from distgrad.graph.bodies import Body, refuse_difference
 from distgrad.graph.interpreted import Flags, Form, Interpreted, merged
 from distgrad.ops.picking.indexing import getitem
-from distgrad.ops.shaping.structure import broadcast_to, concat, stack
+from distgrad.ops.reducing.reductions import sum as sum_
+from distgrad.ops.shaping.structure import astype, broadcast_to, concat, stack
+from distgrad.shapes import Shape
 from distgrad.tensor import Operators, Tensor
 from distgrad.vectorizing import vmap
 
@@ -247,7 +249,8 @@ def scan(
     initial : nest of arrays
         The first carry.
     xs : nest of arrays
-        Of one length along the first axis, which is not 0.
+        Of one length along the first axis. If that is 0, no step runs: `f` is traced for the
+        shapes of what it returns, and the carry stays the first one.
     reverse : bool
         Whether to run from the last slice to the first; results keep their places.
 
@@ -259,7 +262,7 @@ def scan(
     Raises
     ------
     ShapeError
-        If the arrays differ in length, or are empty.
+        If the arrays differ in length, or there is none.
     TypeError
         If `f` returns no pair.
     """
@@ -280,16 +283,24 @@ def scan(
             state, ys[i] = run(state, [sequence[i] for sequence in along])
         return state, ys
 
-    if not _tracing():
+    if not (_tracing() or length == 0):
         last, rows = steps(
             lambda c, x: step_of_two(c, tree.unflatten(xs_treedef, x)), carry, sequences
         )
         return last, tree.map(lambda *each: stack([asarray(y) for y in each]), *rows)
 
-    one = [sequence[0] for sequence in sequences]
+    one = [
+        each[0] if length else _zeros_beside(each, each.shape[1:], each.dtype) for each in sequences
+    ]
     body = Body(step_of_two, (carry, tree.unflatten(xs_treedef, one)))
     carried = len(tree.flatten(carry)[0])
     refuse_difference("scan", "initial", body.leaves[:carried], "carry", body.specs[:carried])
+    if length == 0:
+        nothing = [
+            _zeros_beside(sequences[0], (0, *s.shape), s.dtype) for s in body.specs[carried:]
+        ]
+        last, ys = tree.unflatten(body.treedef, [*body.leaves[:carried], *nothing])
+        return last, ys
 
     def loop(*values: Tensor) -> list[Tensor]:
         along = values[carried : carried + len(sequences)]
@@ -310,13 +321,18 @@ def scan(
     return tree.unflatten(body.treedef, Interpreted("scan", loop, specs)(*operands))
 
 
+def _zeros_beside(x: Tensor, shape: Shape, dtype: Any) -> Any:
+    """Return zeros beside an array without elements, be that traced or batched."""
+    return broadcast_to(astype(sum_(x), dtype), shape)
+
+
 def _common_length(sequences: list[Tensor]) -> int:
-    lengths = {sequence.shape[0] if sequence.shape else 0 for sequence in sequences}
-    if len(lengths) != 1 or 0 in lengths:
+    lengths = {sequence.shape[0] if sequence.shape else -1 for sequence in sequences}
+    if len(lengths) != 1 or -1 in lengths:
         shapes = ", ".join(str(sequence.shape) for sequence in sequences)
         raise ShapeError(
-            f"scan: xs has shapes {shapes or 'of no array'}; expected one length, not 0, along the "
-            "first axis of each"
+            f"scan: xs has shapes {shapes or 'of no array'}; expected one length along the first "
+            "axis of each"
         )
     return int(lengths.pop())
 

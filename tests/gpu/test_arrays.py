@@ -168,3 +168,16 @@ def test_matrices_are_taken_in_either_order_and_backwards(order):
 
     for found, expected in zip(computed(cupy), computed(np), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_counts_and_orders_on_a_device_are_read_from_it():
+    x, counts = dg.asarray(cupy.arange(3.0) + 1), cupy.asarray([2, 0, 1])
+
+    for given in (counts, dg.asarray(counts)):
+        np.testing.assert_array_equal(dg.repeat(x, given).numpy(), [1, 1, 3])
+        np.testing.assert_allclose(
+            dg.special.polygamma(given, x).numpy(),
+            dg.special.polygamma([2, 0, 1], x.numpy()).numpy(),
+            rtol=1e-12,
+        )
+    np.testing.assert_array_equal(dg.repeat(x, counts[:1]).numpy(), [1, 1, 2, 2, 3, 3])

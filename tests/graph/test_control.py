@@ -161,10 +161,35 @@ def test_a_step_of_scan_that_returns_no_pair_is_refused(traced):
         (dg.function(f) if traced else f)(dg.asarray([1.0, 2.0, 3.0]))
 
 
-@pytest.mark.parametrize("xs", [np.ones((0, 2)), (np.ones(2), np.ones(3)), ()])
-def test_scan_over_nothing_or_unequal_lengths_is_refused(xs):
+@pytest.mark.parametrize("xs", [(np.ones(2), np.ones(3)), (), 1.0])
+def test_scan_over_unequal_lengths_or_no_array_is_refused(xs):
     with pytest.raises(ShapeError, match="expected one length"):
         dg.scan(lambda c, x: (c, x), 1.0, xs)
+
+
+def scanned_over_nothing(w, start):
+    def step(c, x):
+        return c + w * x["a"], (c * x["a"], x["b"] > 0)
+
+    return dg.scan(step, start, {"a": np.ones((0, 3)), "b": np.ones((0, 2), np.int8)})
+
+
+@pytest.mark.parametrize("run", [lambda f: f, dg.function], ids=["eager", "traced"])
+def test_scan_over_nothing_hands_the_first_carry_back(run):
+    w, start = np.ones(3), np.arange(3.0)
+
+    last, (products, signs) = run(scanned_over_nothing)(w, start)
+    to_start = run(dg.grad(lambda c: dg.sum(scanned_over_nothing(w, c)[0] ** 2)))(start)
+    to_w = run(dg.grad(lambda v: dg.sum(scanned_over_nothing(v, start)[1][0])))(w)
+    batched = run(dg.vmap(lambda c: scanned_over_nothing(w, c)))(np.ones((4, 3)))
+
+    np.testing.assert_array_equal(last, start)
+    assert (products.shape, products.dtype) == ((0, 3), np.float64)
+    assert (signs.shape, signs.dtype) == ((0, 2), np.bool_)
+    np.testing.assert_array_equal(to_start, 2 * start)
+    np.testing.assert_array_equal(to_w, np.zeros(3))
+    np.testing.assert_array_equal(batched[0], np.ones((4, 3)))
+    assert batched[1][0].shape == (4, 0, 3)
 
 
 def test_second_derivatives_with_respect_to_a_computed_scalar_are_not_lost_in_a_trace():

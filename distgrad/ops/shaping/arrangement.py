@@ -203,7 +203,9 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
     shape = shape_given(x)
     place = normalize_axis("repeat", axis, len(shape))
     if not isinstance(repeats, int):
-        counts = np.asarray(repeats)
+        is_host = isinstance(repeats, (list, tuple, np.ndarray, np.generic))
+        # A tensor's or a device's numbers come to the host: the result's shape depends on them.
+        counts = np.asarray(repeats) if is_host else reshape(repeats, shape_given(repeats)).numpy()
         if counts.size != 1:
             if counts.shape != (shape[place],):
                 raise ShapeError(

@@ -13,7 +13,9 @@ from distgrad.ops.elementwise.arithmetic import add, multiply
 from distgrad.ops.elementwise.comparison import equal, less
 from distgrad.ops.elementwise.selection import where
 from distgrad.ops.rules.families import sum_of
+from distgrad.ops.shaping.structure import reshape
 from distgrad.ops.special.families import special, special_of_parameters, special_of_two
+from distgrad.shapes import shape_given
 
 # --- the gamma function ---------------------------------------------------------------------------
 
@@ -67,7 +69,8 @@ def polygamma(n: Any, x: Any, /) -> Any:
     -----
     (-1)^(n+1) n! zeta(n + 1, x), with Hurwitz' zeta function.
     """
-    orders = np.asarray(n)
+    is_host = isinstance(n, (int, float, list, tuple, np.ndarray, np.generic))
+    orders = np.asarray(n) if is_host else reshape(n, shape_given(n)).numpy()
     if not (np.all(orders >= 0) and np.all(orders == np.floor(orders))):
         raise ValueError(f"polygamma: n is {n}; expected integers of 0 or more")
     if not orders.ndim:
