@@ -1,10 +1,8 @@
 """Checkpoints over MPI: any number of ranks reads what any other wrote; all fail as one."""
 
 import os
-import tempfile
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,16 +21,6 @@ from distgrad.errors import (
 pytestmark = pytest.mark.mpi
 
 ROWS = 11  # divided by no number of ranks here
-
-
-@pytest.fixture
-def directory():
-    """Return one directory for all ranks."""
-    world = dist.world()
-    name = tempfile.mkdtemp() if world.rank == 0 else None
-    path = Path(exchange_json(world, name)[0])
-    yield path
-    world.barrier()
 
 
 def model(seed):

@@ -2,9 +2,7 @@
 
 import math
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,9 +288,8 @@ def test_all_ranks_skip_a_step_that_overflowed_on_one():
     assert optimizer.iterations == 3
 
 
-def test_a_checkpoint_and_other_looks_complete_a_step_under_way():
+def test_a_checkpoint_and_other_looks_complete_a_step_under_way(directory):
     world = dist.world()
-    path = Path(exchange_json(world, tempfile.mkdtemp() if world.rank == 0 else None)[0])
     expected = model()
     trained(dist.DistributedOptimizer(Adam(0.05), overlap=False), world, expected)
     layers = model()
@@ -303,13 +300,13 @@ def test_a_checkpoint_and_other_looks_complete_a_step_under_way():
         optimizer.apply(tape.gradient(loss, layers), layers)
     assert all(type(layer) is not dg.Variable for layer in layers)
     dg.checkpoint.save(
-        path / "saved", {"model": layers, "optimizer": optimizer}, step=5, comm=world
+        directory / "saved", {"model": layers, "optimizer": optimizer}, step=5, comm=world
     )
 
     assert all(type(layer) is dg.Variable for layer in layers)
     fresh, again = model(seed=4), dist.DistributedOptimizer(Adam(0.05))
     again.build(fresh)
-    dg.checkpoint.load(path / "saved", {"model": fresh, "optimizer": again}, comm=world)
+    dg.checkpoint.load(directory / "saved", {"model": fresh, "optimizer": again}, comm=world)
     for mine, other in zip(fresh, expected, strict=True):
         np.testing.assert_allclose(mine.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
     assert again.iterations == 5

@@ -10,7 +10,6 @@ import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.distributed.replaying.recording import RecordingCommunicator
 from distgrad.distributed.replaying.replaying import ReplayCommunicator
-from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.testing.ranks import run_ranks
 
 pytestmark = pytest.mark.mpi(min_size=2)
@@ -36,16 +35,15 @@ def train(comm, rank, options):
     [{}, {"overlap": True, "bucket_bytes": 2000}, {"reduction": "hierarchical"}],
     ids=str,
 )
-def test_a_rank_replays_alone_to_the_same_bits(options):
+def test_a_rank_replays_alone_to_the_same_bits(options, directory):
     world = dist.world()
-    folder = Path(exchange_json(world, tempfile.mkdtemp() if world.rank == 0 else "")[0])
-    bits = train(RecordingCommunicator(world, folder), world.rank, options)
+    bits = train(RecordingCommunicator(world, directory), world.rank, options)
     world.barrier()
 
     # Each rank replays its neighbour: without a message, as far as the world can tell.
     begun = world.started
     other = (world.rank + 1) % world.size
-    assert train(ReplayCommunicator(folder, other), other, options) == bits
+    assert train(ReplayCommunicator(directory, other), other, options) == bits
     assert world.started == begun
 
 
@@ -74,20 +72,21 @@ os.write(1, line.encode())  # in one piece: ranks share the stream
 def test_variables_record_a_job_and_make_one_process_a_rank_of_it():
     if dist.world().rank:
         return
-    folder = Path(tempfile.mkdtemp())
-    (folder / "job.py").write_text(SCRIPT)
-    settings = {
-        "DISTGRAD_RECORD": str(folder / "heard"),
-        "DISTGRAD_TIMELINE": str(folder / "timeline.json"),  # its messages are not the job's
-    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "job.py").write_text(SCRIPT)
+        settings = {
+            "DISTGRAD_RECORD": str(folder / "heard"),
+            "DISTGRAD_TIMELINE": str(folder / "timeline.json"),  # its messages are not the job's
+        }
 
-    job = run_ranks(3, folder / "job.py", env=settings, timeout=60)
-    alone = run_ranks(
-        1,
-        folder / "job.py",
-        env={"DISTGRAD_REPLAY": str(folder / "heard"), "DISTGRAD_REPLAY_RANK": "2"},
-        timeout=60,
-    )
+        job = run_ranks(3, folder / "job.py", env=settings, timeout=60)
+        alone = run_ranks(
+            1,
+            folder / "job.py",
+            env={"DISTGRAD_REPLAY": str(folder / "heard"), "DISTGRAD_REPLAY_RANK": "2"},
+            timeout=60,
+        )
 
     assert job.returncode == alone.returncode == 0, job.stderr + alone.stderr
     (line,) = alone.stdout.splitlines()

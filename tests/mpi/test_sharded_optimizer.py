@@ -1,8 +1,6 @@
 """Sharded optimizers over MPI: the variables of averaged gradients, and checkpoints that re-cut."""
 
 import contextlib
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +13,6 @@ from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.errors import DesyncError
 
 pytestmark = pytest.mark.mpi
-
-
-@pytest.fixture
-def directory():
-    """Return one directory for all ranks."""
-    world = dist.world()
-    path = Path(exchange_json(world, tempfile.mkdtemp() if world.rank == 0 else None)[0])
-    yield path
-    world.barrier()
 
 
 def model(seed=0):

@@ -2,9 +2,7 @@
 
 import json
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +10,9 @@ import pytest
 import distgrad as dg
 import distgrad.distributed as dist
 from distgrad.distributed.tracing.clocks import compare_clocks
-from distgrad.distributed.verbs.communicator import exchange_json
 from distgrad.testing.ranks import run_ranks
 
 pytestmark = pytest.mark.mpi(min_size=2)
-
-
-@pytest.fixture
-def folder():
-    """Return a folder that all ranks see."""
-    world = dist.world()
-    own = tempfile.mkdtemp() if world.rank == 0 else ""
-    return Path(exchange_json(world, own)[0])
 
 
 def test_partners_swap_arrays_and_who_has_none_keeps_its_own():
@@ -47,9 +36,9 @@ def test_skewed_clocks_are_corrected_to_less_than_a_millisecond():
     assert abs(reading.offset - skew) < 1_000_000
 
 
-def test_all_ranks_stand_in_one_file_at_the_same_times(folder):
+def test_all_ranks_stand_in_one_file_at_the_same_times(directory):
     world = dist.world()
-    path = folder / "timeline.json"
+    path = directory / "timeline.json"
     model = [dg.Variable(np.ones((30, 30), np.float32), name=f"v{n}") for n in range(3)]
 
     with dist.timeline(path):
@@ -78,7 +67,7 @@ def test_all_ranks_stand_in_one_file_at_the_same_times(folder):
         assert names.count("bucket") >= 4
         assert {"forward", "backward", "pack", "unpack", "exposed"} <= set(names)
     assert trace["otherData"]["missing"] == []
-    assert list(folder.iterdir()) == [path]
+    assert list(directory.iterdir()) == [path]
 
 
 def test_the_report_names_the_rank_that_computes_longest_without_a_message_more():
@@ -126,15 +115,15 @@ world.barrier()
 
 @pytest.mark.fault
 @pytest.mark.parametrize("end", ["well", "fail"])
-def test_the_variable_records_jobs_that_end_well_and_jobs_that_die(folder, end):
+def test_the_variable_records_jobs_that_end_well_and_jobs_that_die(directory, end):
     world = dist.world()
     if world.rank:
         return
-    (folder / "job.py").write_text(SCRIPT)
-    path = folder / "timeline.json"
+    (directory / "job.py").write_text(SCRIPT)
+    path = directory / "timeline.json"
 
     result = run_ranks(
-        2, [folder / "job.py", end], env={"DISTGRAD_TIMELINE": os.fspath(path)}, timeout=60
+        2, [directory / "job.py", end], env={"DISTGRAD_TIMELINE": os.fspath(path)}, timeout=60
     )
 
     if end == "well":
