@@ -16,7 +16,7 @@ from distgrad.distributed import (
     shard,
 )
 from distgrad.distributed.averaging.adding import COMPRESSIONS
-from distgrad.distributed.averaging.overlap import Lane
+from distgrad.distributed.averaging.lanes import Lane
 from distgrad.distributed.stepping.awaiting import AwaitedVariable
 from distgrad.distributed.stepping.carrying import Carriage
 from distgrad.errors import (

@@ -1,5 +1,6 @@
 """A sharded optimizer's variables are those of the plain one, and it holds less."""
 
+import threading
 from contextlib import nullcontext
 from functools import partial
 
@@ -13,12 +14,15 @@ from distgrad.distributed import (
     RecordedCommunicator,
     SerialCommunicator,
     ShardedOptimizer,
+    last_report,
     logical_shards,
     micro_batches,
     shard,
 )
+from distgrad.distributed.sharded.prefetching import Prefetch
 from distgrad.errors import (
     BatchError,
+    CommunicationError,
     DesyncError,
     ShapeError,
     TapeError,
@@ -478,6 +482,208 @@ def test_a_variable_without_gradient_stays_and_one_that_some_ranks_use_moves(on_
         np.testing.assert_allclose(found, [[0.5] * 3, [0.5] * 3, [1.0] * 3], rtol=1e-6)
 
 
+# --- gradients that travel during the walk --------------------------------------------------------
+
+
+class Waiting(RecordedCommunicator):
+    """Sums of gradients are those of another rank that sends its own when it is told to."""
+
+    def __init__(self, size=2, rank=0):
+        super().__init__(size, rank)
+        self.arrived, self.threads, self.gathering = threading.Event(), [], []
+
+    def duplicate(self):
+        other = Waiting(self.size, self.rank)
+        for name in ("calls", "arrived", "threads", "gathering"):
+            setattr(other, name, getattr(self, name))
+        return other
+
+    def allgatherv(self, array, counts, *, out=None):
+        self.gathering.append(threading.current_thread())
+        return super().allgatherv(array, counts, out=out)
+
+    def reduce_scatter(self, array, op="sum"):
+        self.threads.append(threading.current_thread())
+        assert self.arrived.wait(20), "the walk did not go on while a message was under way"
+        return super().reduce_scatter(array, op)
+
+
+def telling(x, act):
+    """Return x; the way back through it does something."""
+
+    @dg.custom_gradient
+    def identity(x):
+        def gradient(g):
+            act()
+            return g
+
+        return x, gradient
+
+    return identity(x)
+
+
+def chain_of(comm, act, stage, overlap=True):
+    """Train four variables; the way back does something once it has the gradient of the last."""
+    kernels = [dg.Variable(np.eye(10) * (n + 1), name=f"kernel{n}") for n in range(4)]
+    optimizer = ShardedOptimizer(SGD(0.1), stage, comm, bucket_bytes=800, overlap=overlap)
+    layers = [lambda x, w=w: x @ w for w in kernels]
+    if stage == 3:
+        layers = [optimizer.block(f, [w]) for f, w in zip(layers, kernels, strict=True)]
+    optimizer.build(kernels)
+    with dg.GradientTape() as tape:
+        y = dg.ones((3, 10), dtype="float64")
+        for layer in layers[:-1]:
+            y = layer(y)
+        loss = dg.mean(layers[-1](telling(y, act)))
+    optimizer.minimize(loss, kernels, tape, examples=3)
+    return optimizer
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_walk_goes_on_while_gradients_travel(stage):
+    comm = Waiting()
+
+    chain_of(comm, comm.arrived.set, stage)
+
+    report = last_report(comm)
+    assert report.algorithm == "overlapped reduce_scatter"
+    assert report.buckets == len(comm.threads) == 4
+    assert threading.main_thread() not in comm.threads
+
+
+@pytest.mark.parametrize("overlap", [False, None])
+def test_without_cores_to_spare_gradients_are_reduced_by_the_thread_that_computes(
+    overlap, monkeypatch
+):
+    monkeypatch.setattr("distgrad.distributed.averaging.lanes.threads_per_rank", lambda ranks: 1)
+    comm = Waiting()
+    comm.arrived.set()
+
+    chain_of(comm, lambda: None, 2, overlap)
+
+    assert last_report(comm).algorithm == "reduce_scatter"
+    assert set(comm.threads) == {threading.main_thread()}
+
+
+def test_a_walk_that_fails_while_gradients_travel_is_told_at_the_next_one():
+    comm = Waiting()
+    comm.arrived.set()
+
+    def fail():
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        chain_of(comm, fail, 2)
+    with pytest.raises(CommunicationError, match="interrupted by an exception"):
+        chain_of(comm, lambda: None, 2)
+
+
+def blocks_of(comm, overlap=True, count=4):
+    """Return variables of one block each, these, and their optimizer."""
+    kernels = [dg.Variable(np.eye(10) * (n + 1), name=f"kernel{n}") for n in range(count)]
+    optimizer = ShardedOptimizer(SGD(0.1), 3, comm, overlap=overlap)
+    blocks = [optimizer.block(lambda x, w=w: x @ w, [w]) for w in kernels]
+    optimizer.build(kernels)
+    return kernels, blocks, optimizer
+
+
+def step_of(kernels, blocks, optimizer, order=None):
+    with dg.GradientTape() as tape:
+        y = dg.ones((3, 10), dtype="float64")
+        for place in range(len(blocks)) if order is None else order:
+            y = blocks[place](y)
+        loss = dg.mean(y)
+    optimizer.minimize(loss, kernels, tape, examples=3)
+
+
+def waiting(size=2):
+    comm = Waiting(size)
+    comm.arrived.set()
+    return comm
+
+
+def test_from_the_second_step_on_variables_are_gathered_ahead():
+    comm = waiting()
+    kernels, blocks, optimizer = blocks_of(comm)
+    main, found = threading.main_thread(), []
+
+    for _ in range(3):
+        comm.gathering.clear()
+        step_of(kernels, blocks, optimizer)
+        found.append([thread is main for thread in comm.gathering])
+
+    # The first of a step, and the last block again on the way back, are not foreseen in time.
+    ahead = [True, False, False, False, True, False, False, False]
+    assert found == [[True] * 8, ahead, ahead]
+
+
+def test_another_order_than_the_step_before_is_no_error():
+    comm = waiting()
+    kernels, blocks, optimizer = blocks_of(comm)
+    plain = blocks_of(waiting(), overlap=False)
+
+    for order in ((0, 1, 2, 3), (0, 2, 1, 3), (3, 3, 0), (0, 1, 2, 3), (0, 1), (0, 1, 2, 3)):
+        step_of(kernels, blocks, optimizer, order)
+        step_of(*plain, order)
+
+    with optimizer.gathered(), plain[2].gathered():
+        for mine, other in zip(kernels, plain[0], strict=True):
+            np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
+def test_what_is_assigned_while_it_is_gathered_ahead_is_read():
+    comm = waiting()
+    kernels, blocks, optimizer = blocks_of(comm)
+    step_of(kernels, blocks, optimizer)
+
+    x = dg.ones((3, 10), dtype="float64")
+    blocks[0](x)
+    assert optimizer._work.holdings._prefetch.bytes == 800  # of the second block
+    kernels[1].assign(np.zeros((10, 10)))
+
+    assert optimizer._work.holdings._prefetch.bytes == 0
+    with optimizer.gathered(kernels[1]):
+        np.testing.assert_array_equal(kernels[1].numpy()[:5], np.zeros((5, 10)))
+
+
+def test_what_a_checkpoint_loads_into_parts_is_not_what_was_gathered_before(tmp_path):
+    comm = SerialCommunicator()
+    kernels, blocks, optimizer = blocks_of(comm, overlap=None)
+    dg.checkpoint.save(tmp_path, {"optimizer": optimizer}, step=0, comm=comm)
+    optimizer._work.holdings._prefetch = foreseen = Prefetch(waiting(1), True)
+    for _ in range(2):
+        step_of(kernels, blocks, optimizer)
+    blocks[0](dg.ones((3, 10), dtype="float64"))
+    assert foreseen.bytes == 800
+
+    dg.checkpoint.load(tmp_path, {"optimizer": optimizer}, comm=comm)
+
+    assert foreseen.bytes == 0
+    np.testing.assert_array_equal(blocks[1](np.ones((1, 10))), np.full((1, 10), 2.0))
+
+
+def test_one_block_more_is_held_while_it_is_gathered_ahead():
+    peaks = {}
+    for overlap in (False, True):
+        kernels, blocks, optimizer = blocks_of(waiting(), overlap)
+        for _ in range(3):
+            step_of(kernels, blocks, optimizer)
+        peaks[overlap] = optimizer.report().gathered
+
+    assert peaks == {False: 800, True: 1600}
+
+
+def test_one_message_more_is_held_while_another_one_travels():
+    peaks = {}
+    for overlap in (False, True):
+        comm = Waiting()
+        comm.arrived.set()
+        peaks[overlap] = chain_of(comm, lambda: None, 2, overlap).report().gradients
+
+    message = 8 * 2 * (1 + 50)  # of one variable: a row for each rank, with its weight
+    assert peaks[False] <= peaks[True] <= peaks[False] + message
+
+
 # --- loss scaling ---------------------------------------------------------------------------------
 
 
@@ -513,6 +719,13 @@ def test_a_loss_scale_applies_a_sharded_optimizer(on_ranks):
 
 
 # --- what is refused ------------------------------------------------------------------------------
+
+
+def test_an_overlap_that_is_neither_yes_nor_no_is_refused():
+    with pytest.raises(
+        ValueError, match="ShardedOptimizer: overlap is 'walk'; expected True, False"
+    ):
+        ShardedOptimizer(SGD(0.1), 2, SerialCommunicator(), overlap="walk")
 
 
 def test_optimizers_of_whole_vectors_are_refused():

@@ -28,7 +28,9 @@ def passing(x):
 
 rng = np.random.default_rng(0)
 kernels = [dg.Variable(rng.normal(size=(20, 20)) / 5, name=f"kernel{n}") for n in range(3)]
-optimizer = dist.ShardedOptimizer(dg.optimizers.Adam(0.01), stage, bucket_bytes=4000)
+overlap = sys.argv[4] == "overlapped"
+options = {"bucket_bytes": 4000, "overlap": overlap}
+optimizer = dist.ShardedOptimizer(dg.optimizers.Adam(0.01), stage, **options)
 
 def layer(x):
     fails("forward")
@@ -56,8 +58,22 @@ for _ in range(4):
     optimizer.minimize(loss, kernels, tape, examples=4)
 with optimizer.gathered():
     dist.DivergenceAudit(kernels).check()
+assert ("overlapped" in dist.last_report().algorithm) == overlap
 print("trained", flush=True)
 """
+
+
+HOW = ["together", "overlapped"]
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_rank_that_raises_while_gradients_travel_is_heard_of_by_all(run_broken, stage):
+    job = run_broken(JOB, 3, stage, "walk", "raise", "overlapped")
+
+    for rank in (0, 2):
+        assert "RemoteRankError: rank 1 raised ValueError: planted in the walk" in job.by_rank(rank)
+    assert "trained" not in job.stdout
+    assert job.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -74,7 +90,7 @@ print("trained", flush=True)
     ],
 )
 def test_a_rank_that_raises_in_a_sharded_step_is_heard_of_by_all(run_broken, stage, place):
-    job = run_broken(JOB, 3, stage, place, "raise")
+    job = run_broken(JOB, 3, stage, place, "raise", "together")
 
     assert f"ValueError: planted in the {place}" in job.by_rank(1)
     for rank in (0, 2):
@@ -89,30 +105,34 @@ def test_a_rank_that_raises_in_a_sharded_step_is_heard_of_by_all(run_broken, sta
     ("stage", "place"), [(1, "walk"), (2, "reduction"), (3, "forward"), (3, "reduction")]
 )
 def test_a_rank_that_is_killed_in_a_sharded_step_ends_the_job(run_broken, stage, place):
-    job = run_broken(JOB, 3, stage, place, "kill")
+    job = run_broken(JOB, 3, stage, place, "kill", "together")
 
     assert "trained" not in job.stdout
 
 
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_rank_that_leaves_in_a_sharded_step_is_named(run_broken, stage):
-    job = run_broken(JOB, 3, stage, "walk", "exit")
+def test_a_rank_that_leaves_in_a_sharded_step_is_named(run_broken, stage, how):
+    job = run_broken(JOB, 3, stage, "walk", "exit", how)
 
     for rank in (0, 2):
         assert "RemoteRankError: rank 1 left by sys.exit(0)" in job.by_rank(rank)
     assert "trained" not in job.stdout
 
 
-def test_a_rank_that_hangs_in_a_sharded_step_is_named(run_broken):
-    job = run_broken(JOB, 3, 3, "walk", "stop", PATIENCE="1.5")
+@pytest.mark.parametrize("how", HOW)
+def test_a_rank_that_hangs_in_a_sharded_step_is_named(run_broken, how):
+    job = run_broken(JOB, 3, 3, "walk", "stop", how, PATIENCE="1.5")
 
     for rank in (0, 2):
         assert "StallError" in job.by_rank(rank)
         assert "not arrived: rank 1" in job.by_rank(rank)
 
 
-def test_without_a_fault_the_job_trains(run_job):
-    job = run_job(JOB, 3, 3, "nowhere", "raise")
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_without_a_fault_the_job_trains(run_job, stage, how):
+    job = run_job(JOB, 3, stage, "nowhere", "raise", how)
 
     assert job.returncode == 0, job.stderr
     assert job.stdout.count("trained") == 3

@@ -101,6 +101,48 @@ def test_variables_are_those_of_averaged_gradients(monkeypatch, stage, make, ele
     assert all(each == everyone[0] for each in everyone)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_gradients_that_travel_during_the_walk_have_the_same_bits(stage):
+    world, steps = dist.world(), batches(4, 16, last=4)
+    results = []
+    for overlap in (False, True):
+        own = model()
+        optimizer, first = sharded(world, stage, own, overlap=overlap)
+        take_steps(world, optimizer, own, first, steps)
+        assert ("overlapped" in dist.last_report(world).algorithm) == overlap
+        results.append(whole(optimizer, own))
+
+    for name, value in results[0].items():
+        np.testing.assert_array_equal(results[1][name], value)
+
+
+def test_blocks_that_are_gathered_ahead_give_the_same_bits():
+    world, results = dist.world(), []
+    for overlap in (False, True):
+        rng = np.random.default_rng(2)
+        kernels = [dg.Variable(rng.normal(size=(9, 9)) / 3, name=f"k{n}") for n in range(5)]
+        optimizer = dist.ShardedOptimizer(
+            dg.optimizers.Adam(0.05), 3, world, bucket_bytes=100, overlap=overlap
+        )
+        blocks = [optimizer.block(lambda x, w=w: dg.tanh(x @ w), [w]) for w in kernels[1:]]
+        optimizer.build(kernels)
+        for step in range(5):
+            if step == 3:
+                blocks.reverse()
+            x = np.random.default_rng(10 * step + world.rank).normal(size=(4, 9))
+            with dg.GradientTape() as tape:
+                y = dg.asarray(x) @ kernels[0]  # in no block
+                for block in blocks:
+                    y = block(y)
+                loss = dg.mean(dg.square(y - 1))
+            optimizer.minimize(loss, kernels, tape, examples=4)
+        with optimizer.gathered():
+            results.append([each.numpy() for each in kernels])
+
+    for mine, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_deterministic_sums_have_the_bits_of_one_rank(stage):
     def train(comm):

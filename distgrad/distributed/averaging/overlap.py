@@ -1,130 +1,31 @@
 """Let buckets travel during the walk back: by a thread of its own, on a communicator of its own.
 
-Collective operations that do not block make no progress by themselves, in none of the common MPIs;
-a thread that waits inside MPI does. Plans are compared before the walk, on the communicator that
-everybody uses: also with a rank that does something else there. Then each bucket leaves as soon as
-it is full and those before it have left, so that their order is that of the plan on every rank; at
-last the ranks compare who had which gradient. Which sources have dense gradients is taken from the
-step before; what came otherwise is averaged afterwards.
+Plans are compared before the walk, on the communicator that everybody uses: also with a rank that
+does something else there. Then each bucket leaves as soon as it is full and those before it have
+left, so that their order is that of the plan on every rank; at last the ranks compare who had which
+gradient. Which sources have dense gradients is taken from the step before; what came otherwise is
+averaged afterwards.
 """
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
-from weakref import WeakKeyDictionary, finalize
-
-import numpy as np
 
 from distgrad.distributed.averaging.adding import Adder
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.buffers import buffers_of
 from distgrad.distributed.averaging.by_host import passage_of
 from distgrad.distributed.averaging.exchange import on_host, take_out
+from distgrad.distributed.averaging.lanes import Job, Lane
 from distgrad.distributed.averaging.layouts import Layout
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.weights import slots_with, weights_in
-from distgrad.distributed.launching.threads import threads_per_rank
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.verbs.communicator import Communicator
-from distgrad.errors import CommunicationError
-
-
-class Job:
-    """Something that the thread does, and what came of it."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.work = work
-        self.done = threading.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
-class Lane:
-    """A thread that works off jobs in their order, on a communicator that nobody else uses.
-
-    Parameters
-    ----------
-    comm : Communicator
-        With a method `duplicate`; all ranks make their lanes together.
-    """
-
-    def __init__(self, comm: Any) -> None:
-        self.comm = comm.duplicate()
-        self.interrupted = False
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        # The thread holds the jobs alone, so that it ends with the ranks that it works for.
-        threading.Thread(
-            target=_work_off, args=(self._jobs,), daemon=True, name="distgrad-communication"
-        ).start()
-        finalize(self, self._jobs.put, None).atexit = False
-
-    def submit(self, work: Callable[[], Any]) -> Job:
-        """Have something done once all that was submitted before is done."""
-        job = Job(work)
-        self._jobs.put(job)
-        return job
-
-    def wait(self, job: Job) -> Any:
-        """Return a job's result once it is there, or raise its error.
-
-        Raises
-        ------
-        RemoteRankError, StallError
-            If the thread waits for a rank that failed, left or does not come.
-        """
-        self.comm.wait_for(job.done)
-        if job.error is not None:
-            raise job.error
-        return job.result
-
-
-def _work_off(jobs: SimpleQueue[Job | None]) -> None:
-    """Do one job after the other, until None comes in place of one."""
-    while job := jobs.get():
-        try:
-            job.result = job.work()
-        except BaseException as error:
-            job.error = error
-        job.done.set()
-        del job
-
-
-_lanes: WeakKeyDictionary[Communicator, Lane | None] = WeakKeyDictionary()
-
-
-def lane_of(comm: Any, overlap: bool | None) -> Lane | None:
-    """Return a communicator's lane, made at the first call; all ranks call this together.
-
-    Parameters
-    ----------
-    comm : Communicator
-        The ranks.
-    overlap : bool, optional
-        Whether there is to be one; by default, if every rank has two cores to itself: where the
-        thread takes the core that computes, nothing is gained.
-    """
-    if overlap is False or not hasattr(comm, "duplicate"):
-        return None
-    lane = _lanes.get(comm)
-    if lane is None and (comm not in _lanes or overlap):
-        if overlap is None:
-            ranks_here = int(comm.allreduce(np.array(comm.local_rank), "max")) + 1
-            cores = np.array(threads_per_rank(ranks_here))
-            overlap = int(comm.allreduce(cores, "min")) > 1
-        lane = _lanes[comm] = Lane(comm) if overlap else None
-    if lane is not None and lane.interrupted:
-        raise CommunicationError(
-            "gradient: an earlier gradient was interrupted by an exception after it had begun to "
-            "send, and the other ranks wait for the rest of it; let the exception end the job, or "
-            "pass overlap=False"
-        )
-    return lane
 
 
 class WalkedAverage(ABC):

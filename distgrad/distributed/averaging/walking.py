@@ -8,9 +8,10 @@ from typing import Any
 from distgrad.distributed.averaging.adding import Adder
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.exchange import take_out
+from distgrad.distributed.averaging.lanes import lane_of
 from distgrad.distributed.averaging.layouts import Layout
 from distgrad.distributed.averaging.on_device import packed
-from distgrad.distributed.averaging.overlap import OverlappedAverage, WalkedAverage, lane_of
+from distgrad.distributed.averaging.overlap import OverlappedAverage, WalkedAverage
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.distributed.verbs.device_line import Line

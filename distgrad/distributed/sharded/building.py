@@ -43,6 +43,8 @@ class CutVariablesOptimizer:
         As for `ShardedOptimizer`.
     count : int, optional
         How many logical shards there are, if sums are to be deterministic.
+    overlap : bool, optional
+        As for `ShardedOptimizer`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CutVariablesOptimizer:
         average: str | None,
         bucket_bytes: int,
         count: int | None,
+        overlap: bool | None,
     ) -> None:
         self.stage = stage
         self._inner = optimizer
@@ -60,6 +63,7 @@ class CutVariablesOptimizer:
         self._average = average
         self._bucket_bytes = bucket_bytes
         self._count = count
+        self._overlap = overlap
         self._known: _Work | None = None
         self._present: list[bool] = []
         self._gradient_bytes = 0
@@ -72,7 +76,7 @@ class CutVariablesOptimizer:
     def _work(self) -> _Work:
         if self._known is None:
             comm = ranks_of(self._comm)
-            self._known = _Work(comm, self.stage, self._average, self._count)
+            self._known = _Work(comm, self.stage, self._average, self._count, self._overlap)
         return self._known
 
     @property
@@ -188,6 +192,7 @@ class CutVariablesOptimizer:
         operation = (
             f"ShardedOptimizer.{method} (stage={self.stage}, average={self._average!r}, "
             f"deterministic={self._count}, bucket_bytes={self._bucket_bytes}, "
+            f"overlap={self._overlap}, "
             f"{described(self._inner.transform)})"
         )
         comm = self._work.holdings.comm
@@ -254,8 +259,12 @@ class CutVariablesOptimizer:
             raise ValueError(
                 "ShardedOptimizer: there is no state yet; call optimizer.build(variables) first"
             )
-        found = slots_of(self._inner, self._work.holdings)
-        return found | parameters_of(self._work.holdings) if self.stage == 3 else found
+        holdings = self._work.holdings
+        found = slots_of(self._inner, holdings)
+        if not isinstance(holdings, RestingHoldings):
+            return found
+        holdings.parts_may_change()
+        return found | parameters_of(holdings)
 
     def report(self) -> ShardReport:
         """Return how many bytes this rank holds, beside the formula; ``print`` shows a table."""
@@ -266,12 +275,17 @@ class _Work:
     """What a sharded optimizer works with once it knows the ranks."""
 
     def __init__(
-        self, comm: Communicator, stage: int, average: str | None, count: int | None
+        self,
+        comm: Communicator,
+        stage: int,
+        average: str | None,
+        count: int | None,
+        overlap: bool | None,
     ) -> None:
-        self.holdings = RestingHoldings(comm) if stage == 3 else Holdings(comm)
+        self.holdings = RestingHoldings(comm, overlap) if stage == 3 else Holdings(comm)
         self.sums = Collector(self.holdings, count)
         self.weights = Weights(comm, average, count)
-        self.walk = Walk(self.holdings, self.sums)
+        self.walk = Walk(self.holdings, self.sums, overlap)
 
     def skip(self, empty: int) -> None:
         """Add the zeros of logical shards without an example."""

@@ -154,19 +154,28 @@ class Holdings:
 
     def gather(self, unit: Unit) -> list[Array]:
         """Return the whole variables of a unit, where its messages are; all ranks call this."""
+        row = self.row(unit)
+        return self.cut(
+            unit, self.carrier(unit).allgatherv(row, unit.counts) if unit.length else row
+        )
+
+    def row(self, unit: Unit) -> Array:
+        """Return a copy of what this rank has of a unit, end to end."""
         carrier = self.carrier(unit)
-        pieces = unit.pieces[self.comm.rank]
-        row = carrier.module.empty(unit.counts[self.comm.rank], unit.dtype)
-        for piece in pieces:
+        row: Array = carrier.module.empty(unit.counts[self.comm.rank], unit.dtype)
+        for piece in unit.pieces[self.comm.rank]:
             part = self.parts[piece.position]
             length = piece.stop - piece.start
             row[piece.at : piece.at + length] = carrier.array_of(part._value)
-        flat = carrier.allgatherv(row, unit.counts) if unit.length else row
+        return row
+
+    def cut(self, unit: Unit, flat: Array) -> list[Array]:
+        """Return the whole variables of a unit, whose elements are all there."""
         arrays, offset = [], 0
         for position, size in zip(unit.positions, unit.sizes, strict=True):
             arrays.append(flat[offset : offset + size].reshape(self.leaves[position].shape))
             offset += size
-        return carrier.placed(arrays)
+        return self.carrier(unit).placed(arrays)
 
     @staticmethod
     def _own(array: Any, piece: Piece) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from distgrad.distributed.averaging.buckets import BUCKET_BYTES, checked_bucket_bytes
 from distgrad.distributed.averaging.finiteness import are_finite
 from distgrad.distributed.averaging.ordered_gradients import number_of_shards
+from distgrad.distributed.averaging.walking import check_overlap
 from distgrad.distributed.safety.fingerprint import agree
 from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.sharded.building import CutVariablesOptimizer
@@ -58,6 +59,11 @@ class ShardedOptimizer(CutVariablesOptimizer):
     bucket_bytes : int
         How many bytes of variables are reduced and gathered together. At stage 3 it matters for
         variables outside of blocks; a block's are gathered together.
+    overlap : bool, optional
+        At stages 2 and 3, whether `backward` and `minimize` reduce gradients by a thread while
+        others are being computed, which takes the memory of one more message. By default, where
+        every rank has two cores to itself. Messages between devices leave in turn with what is
+        computed there, and those of `deterministic` at the step.
 
     Raises
     ------
@@ -105,11 +111,13 @@ class ShardedOptimizer(CutVariablesOptimizer):
         average: str | None = "examples",
         deterministic: bool | int = False,
         bucket_bytes: int = BUCKET_BYTES,
+        overlap: bool | None = None,
     ) -> None:
         check_optimizer(optimizer)
         if stage not in (1, 2, 3):
             raise ValueError(f"ShardedOptimizer: stage is {stage!r}; expected 1, 2 or 3")
         checked_bucket_bytes("ShardedOptimizer", bucket_bytes)
+        check_overlap("ShardedOptimizer", overlap)
         if average not in _AVERAGES:
             raise ValueError(
                 f"ShardedOptimizer: average is {average!r}; expected one of "
@@ -122,7 +130,7 @@ class ShardedOptimizer(CutVariablesOptimizer):
                 "deterministic (which belongs to whoever averages); here leave average out and "
                 "give the gradients of this rank's examples"
             )
-        super().__init__(optimizer, stage, comm, average, bucket_bytes, count)
+        super().__init__(optimizer, stage, comm, average, bucket_bytes, count, overlap)
         self._averages: dict[int, Any] = {}
 
     # --- gradients --------------------------------------------------------------------------------

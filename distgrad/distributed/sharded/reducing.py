@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
+from distgrad.distributed.averaging.lanes import Job, Lane
 from distgrad.distributed.averaging.ordered import OrderedSum
 from distgrad.distributed.averaging.report import Tally
+from distgrad.distributed.sharded.carrying import HostCarrier
 from distgrad.distributed.sharded.holdings import Holdings
 from distgrad.distributed.sharded.layout import Unit
 from distgrad.distributed.verbs.communicator import Array
 from distgrad.errors import BatchError
+
+_AHEAD = 1  # messages that travel while the next one fills: each is memory
 
 
 class Collector:
@@ -37,7 +42,8 @@ class Collector:
         self._comm = holdings.comm
         self._holdings = holdings
         self._count = count
-        self.tally = Tally("reduce_scatter" if count is None else "ordered")
+        self._algorithm = "reduce_scatter" if count is None else "ordered"
+        self.tally = Tally(self._algorithm)
         self.bytes = self.peak_bytes = 0
         self._sums: dict[Unit, Array] = {}
         self._ordered: dict[Unit, OrderedSum] = {}
@@ -46,6 +52,8 @@ class Collector:
         self._queue: list[Unit] = []
         self._open: dict[Unit, Array] = {}
         self._missing: dict[Unit, int] = {}
+        self._lane: Lane | None = None
+        self._under_way: deque[tuple[Unit, int, Job]] = deque()
         # What one walk has brought so far, where each counts as one logical shard.
         self._walked: dict[Unit, Array] | None = None
 
@@ -62,9 +70,12 @@ class Collector:
 
     # --- gradients that come one by one, while a tape walks back ----------------------------------
 
-    def expect(self, units: Sequence[Unit]) -> None:
-        """Say of which units gradients come now; they are reduced in this order on all ranks."""
-        self._queue = list(units)
+    def expect(self, units: Sequence[Unit], lane: Lane | None = None) -> None:
+        """Say of which units gradients come now; they are reduced in this order on all ranks.
+
+        Those on the host travel by a lane, if there is one, while others are being computed.
+        """
+        self._queue, self._lane = list(units), lane
         self._open, self._missing = {}, {unit: len(unit.positions) for unit in units}
         self._walked = {} if self.is_ordered else None
 
@@ -85,7 +96,13 @@ class Collector:
             self._reduce(first, self._message(first) if rows is None else rows)
 
     def complete(self, units: Sequence[Unit]) -> None:
-        """Take what one walk has brought to these units as one logical shard; none is zeros."""
+        """End a walk: wait for what travels.
+
+        Of logical shards, take what it has brought to these units as one; none is zeros.
+        """
+        while self._under_way:
+            self._take_in()
+        self._lane = None
         walked, self._walked = self._walked, None
         if walked is None:
             return
@@ -100,7 +117,12 @@ class Collector:
         """
         held = [*self._sums.values(), *self._open.values()]
         self._grow(-sum(rows.nbytes for rows in held))
+        self._grow(-sum(nbytes for _, nbytes, _ in self._under_way))
         self._sums, self._open, self._queue = {}, {}, []
+        self._under_way.clear()
+        if self._lane is not None:
+            self._lane.interrupted = True  # the other ranks wait for the rest
+        self._lane = None
 
     # --- gradients of a whole unit ----------------------------------------------------------------
 
@@ -141,15 +163,35 @@ class Collector:
             # The message is one of its rows now, or was added to one.
             self._grow(sum(row.nbytes for row in total.rows) - before - rows.nbytes)
             return
+        carrier = self._holdings.carrier(unit)
+        if self._lane is not None and isinstance(carrier, HostCarrier):
+            self.tally.algorithm = f"overlapped {self._algorithm}"
+            send = partial(HostCarrier(self._lane.comm).reduce_scatter, rows)
+            job = self._lane.submit(partial(self.tally.carry, rows.nbytes, send))
+            self._under_way.append((unit, rows.nbytes, job))
+            while len(self._under_way) > _AHEAD:
+                self._take_in()
+            return
         with self.tally.exposed_time():
-            send = partial(self._holdings.carrier(unit).reduce_scatter, rows)
-            own = self.tally.carry(rows.nbytes, send)
+            own = self.tally.carry(rows.nbytes, partial(carrier.reduce_scatter, rows))
+        self._keep(unit, own, rows.nbytes)
+
+    def _take_in(self) -> None:
+        """Wait for the first message that travels, and keep this rank's row of the sum."""
+        unit, nbytes, job = self._under_way.popleft()
+        assert self._lane is not None  # noqa: S101  it carries them
+        with self.tally.exposed_time():
+            own = self._lane.wait(job)
+        self._keep(unit, own, nbytes)
+
+    def _keep(self, unit: Unit, own: Array, nbytes: int) -> None:
+        """Add this rank's row to the sum, and let go of the message that it came of."""
         if unit in self._sums:
             self._sums[unit] += own
         else:
             self._sums[unit] = own
             self._grow(own.nbytes)
-        self._grow(-rows.nbytes)
+        self._grow(-nbytes)
 
     def _grow(self, nbytes: int) -> None:
         self.bytes += nbytes
@@ -201,7 +243,7 @@ class Collector:
     def close(self) -> int:
         """Keep what the messages cost as the ranks' last report; return the most bytes held."""
         self.tally.close(self._comm)
-        self.tally = Tally(self.tally.algorithm)
+        self.tally = Tally(self._algorithm)
         peak, self.peak_bytes = self.peak_bytes, self.bytes
         return peak
 

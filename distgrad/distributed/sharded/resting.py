@@ -10,8 +10,10 @@ import numpy as np
 
 from distgrad.core.seam import LISTENERS, VALUES
 from distgrad.distributed.safety.fingerprint import agree
+from distgrad.distributed.sharded.carrying import HostCarrier
 from distgrad.distributed.sharded.holdings import Holdings
 from distgrad.distributed.sharded.layout import Unit
+from distgrad.distributed.sharded.prefetching import Prefetch
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.dtypes import DType, as_dtype
 from distgrad.errors import ShardedValueError, UnsupportedOptionError
@@ -159,14 +161,22 @@ class RestingVariable(Variable):
 class RestingHoldings(Holdings):
     """Variables that are in parts between uses, and what is whole at the moment.
 
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    overlap : bool, optional
+        Whether variables are gathered while others are in use, see `Prefetch`.
+
     Attributes
     ----------
     gathered_bytes, peak_gathered_bytes, last_peak_bytes : int
         Of whole variables: now, at most since the last step, and at most between the two before.
     """
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Communicator, overlap: bool | None) -> None:
         super().__init__(comm)
+        self._prefetch = Prefetch(comm, overlap)
         self.gathered_bytes = self.peak_gathered_bytes = self.last_peak_bytes = 0
         self._users: dict[Unit, int] = {}
         self._settled: set[Unit] = set()
@@ -184,6 +194,7 @@ class RestingHoldings(Holdings):
     def spread(self) -> None:
         """Gather again what is in use; after a step."""
         agree(self.comm, self.plan("parameters after a step"))
+        self._prefetch.end_step()
         self.release()
         for unit, users in self._users.items():
             if users:
@@ -236,11 +247,37 @@ class RestingHoldings(Holdings):
         if not users and unit not in self._settled:
             agree(self.comm, self.plan(f"gather parameters ({why})", unit))
             self._fetch(unit)
+            self._users[unit] = users + 1
+            self._foresee(unit)
+            return
         self._users[unit] = users + 1
+
+    def _foresee(self, unit: Unit) -> None:
+        """Have the unit gathered that is asked for after this one, if it is not whole."""
+        coming = self._prefetch.after(unit)
+        if coming is None or not self._prefetch.is_on or not coming.length:
+            return
+        if self._users.get(coming) or coming in self._settled:
+            return
+        if isinstance(self.carrier(coming), HostCarrier):
+            self._prefetch.begin(coming, self.row(coming))
+            whole = self.gathered_bytes + self._prefetch.bytes
+            self.peak_gathered_bytes = max(self.peak_gathered_bytes, whole)
+
+    def parts_may_change(self) -> None:
+        """Let go of what was gathered ahead: somebody is given the parts, who may assign them."""
+        self._prefetch.forget()
+
+    def set_part(self, position: int, array: Any) -> None:
+        """Let a part hold an array; what was gathered of it before has another value."""
+        self._prefetch.forget(self.unit_of(self.leaves[position]))
+        super().set_part(position, array)
 
     def _fetch(self, unit: Unit) -> None:
         nbytes = 0
-        for position, array in zip(unit.positions, self.gather(unit), strict=True):
+        flat = self._prefetch.take(unit)
+        arrays = self.gather(unit) if flat is None else self.cut(unit, flat)
+        for position, array in zip(unit.positions, arrays, strict=True):
             held = self._held(position)
             nbytes += array.nbytes if held.full is None else 0
             held.full = Tensor(held.kernels.backend.asarray(array), held.kernels, held.key)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from distgrad.distributed.averaging.lanes import Lane, lane_of
 from distgrad.distributed.safety.fingerprint import agree
 from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.sharded.holdings import Holdings
@@ -25,6 +26,8 @@ class Walk:
         The variables, and how they are cut.
     sums : Collector
         Where gradients go.
+    overlap : bool, optional
+        Whether they travel while others are being computed, see `lane_of`.
 
     Attributes
     ----------
@@ -38,13 +41,14 @@ class Walk:
         Whether a walk is under way.
     """
 
-    def __init__(self, holdings: Holdings, sums: Collector) -> None:
+    def __init__(self, holdings: Holdings, sums: Collector, overlap: bool | None) -> None:
         self.anchor = Variable(0.0, name="sharded/anchor", backend="numpy")
         self.present: list[bool] = []
         self.own_bytes = 0
         self.is_on = False
         self._holdings = holdings
         self._sums = sums
+        self._overlap = overlap
 
     def back(self, tape: GradientTape, target: Any, leaves: Collection[Variable]) -> None:
         """Walk back from a target, and add up the gradients of variables over ranks."""
@@ -54,9 +58,16 @@ class Walk:
         comm, operation = self._holdings.comm, "ShardedOptimizer.backward"
         with Undivided(comm, operation):
             agree(comm, self._holdings.plan(operation))
-            self._back(tape, target, leaves)
+            several = len(self._holdings.units) > 1  # of a single one nothing is left to compute
+            self._back(tape, target, leaves, lane_of(comm, self._overlap) if several else None)
 
-    def _back(self, tape: GradientTape, target: Any, leaves: Collection[Variable]) -> None:
+    def _back(
+        self,
+        tape: GradientTape,
+        target: Any,
+        leaves: Collection[Variable],
+        lane: Lane | None = None,
+    ) -> None:
         holdings, sums = self._holdings, self._sums
         given = {leaf.key for leaf in leaves}
         units, anchors = holdings.units, []
@@ -65,7 +76,7 @@ class Walk:
             units, anchors = holdings.in_use(), [self.anchor]
         sources = [holdings.leaves[position] for unit in units for position in unit.positions]
         self.present = [False] * len(holdings.leaves)
-        sums.expect(units)
+        sums.expect(units, lane)
 
         def ready(place: int, gradient: Any) -> bool:
             if place < len(anchors):
@@ -82,12 +93,12 @@ class Walk:
         self.is_on = True
         try:
             tape.gradient(target, [*anchors, *sources], on_ready=ready)
+            sums.complete(holdings.units)
         except BaseException:
             sums.drop()
             raise
         finally:
             self.is_on = False
-        sums.complete(holdings.units)
 
     # --- what blocks ask for ----------------------------------------------------------------------
 

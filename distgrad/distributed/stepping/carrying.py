@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distgrad.distributed.averaging.overlap import Job, Lane
+from distgrad.distributed.averaging.lanes import Job, Lane
 from distgrad.errors import CommunicationError
 
 

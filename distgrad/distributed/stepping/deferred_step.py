@@ -11,7 +11,7 @@ from distgrad import tree
 from distgrad.core.seam import LISTENERS
 from distgrad.distributed.averaging.buckets import Bucket
 from distgrad.distributed.averaging.exchange import take_out
-from distgrad.distributed.averaging.overlap import Job, Lane
+from distgrad.distributed.averaging.lanes import Job, Lane, nothing
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.stepping.awaiting import await_value, can_wait, release
 from distgrad.distributed.verbs.communicator import Array, Communicator
@@ -154,10 +154,6 @@ class DeferredStep:
         self._open.clear()
         for leaf in self._leaves:
             release(leaf)
-
-
-def nothing() -> None:
-    """Do what a job does that is only waited for."""
 
 
 def _last_part(optimizer: Optimizer) -> Any:

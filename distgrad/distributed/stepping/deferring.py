@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,20 +17,21 @@ from distgrad.distributed.averaging.exchange import (
     presence_of,
     refuse_listeners,
 )
+from distgrad.distributed.averaging.lanes import Job, Lane, finish_at_exit, lane_of
 from distgrad.distributed.averaging.layouts import (
     Layout,
     layout_known,
     layout_of,
     remember_layout,
 )
-from distgrad.distributed.averaging.overlap import Job, Lane, OverlappedAverage, lane_of
+from distgrad.distributed.averaging.overlap import OverlappedAverage
 from distgrad.distributed.averaging.report import Tally
 from distgrad.distributed.averaging.weights import weights_in
 from distgrad.distributed.batches.sharding import examples_here
 from distgrad.distributed.safety.fingerprint import Plan, agree
 from distgrad.distributed.safety.undivided import Undivided
 from distgrad.distributed.stepping.carrying import Carriage
-from distgrad.distributed.stepping.deferred_step import DeferredStep, nothing
+from distgrad.distributed.stepping.deferred_step import DeferredStep
 from distgrad.distributed.verbs.communicator import Communicator
 from distgrad.errors import CommunicationError
 from distgrad.optimizers.stateful import Optimizer
@@ -244,22 +242,3 @@ def _lane(comm: Communicator) -> Lane:
             "and so nothing that travels in the meantime; expected wait='step'"
         )
     return lane
-
-
-def finish_at_exit(lane: Lane) -> None:
-    """Have what is under way when the program ends come to its end: other ranks wait for it."""
-    if not _used_lanes:
-        atexit.register(_finish)  # after the job's own, and so called before it
-    _used_lanes.add(lane)
-
-
-_used_lanes: set[Lane] = set()
-
-
-def _finish() -> None:
-    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    if error is not None:
-        return  # the ranks have been told, and the job ends
-    for lane in _used_lanes:
-        with suppress(CommunicationError):  # of a job that ends otherwise anyway
-            lane.wait(lane.submit(nothing))
