@@ -14,6 +14,7 @@ import numpy as np
 
 from distgrad_numpy.compiled import crew, library
 from distgrad_numpy.compiled.library import address
+from distgrad_numpy.compiled.offers import dense
 
 Array = np.ndarray[Any, Any]
 
@@ -39,7 +40,7 @@ def _cumulative(name: str, x: Array, axis: int | None) -> Array | None:
         return None
     if not -x.ndim <= (axis or 0) < x.ndim:
         return None
-    place = (axis or 0) % x.ndim
+    x, place = dense(x), (axis or 0) % x.ndim
     # What passes back through a running sum is one from the end: an array that is turned round.
     turned = x.strides[place] < 0
     around = (slice(None),) * place + (slice(None, None, -1),)

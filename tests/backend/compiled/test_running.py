@@ -55,6 +55,15 @@ def test_results_are_those_of_numpy(name, shape, dtype, layout, without):
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_one_number_seen_as_many_is_taken_as_the_cotangent_of_a_sum_is(step):
+    ones = np.broadcast_to(np.float64(0.5), (40, 60))[:, ::step]
+
+    found = running.cumulative_sum(ones, axis=1)
+
+    np.testing.assert_array_equal(found, np.tile(np.arange(1, 61) / 2, (40, 1)))
+
+
 @pytest.mark.parametrize("name", RUNNING)
 def test_what_is_not_finite_goes_on_along_its_line(name):
     x = np.ones((20, 60), np.float32)
